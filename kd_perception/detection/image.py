@@ -1,0 +1,195 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Decoding of `sensor_msgs/Image` and `sensor_msgs/CompressedImage` payloads into BGR arrays.
+
+Works on the messages' fields, not on messages: bags, tests and nodes share it. Encodings follow
+`sensor_msgs/image_encodings.hpp`. What is not listed here is left to cv_bridge (see
+`nodes.conversions`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import cv2
+import numpy as np
+
+from kd_perception.errors import ImageError
+
+# Enough for any camera in use (8192 x 8192); a larger claim is a corrupt or hostile message.
+MAX_IMAGE_PIXELS = 1 << 26
+# A compressed image that is larger than its raw form is not an image.
+MAX_COMPRESSED_BYTES = MAX_IMAGE_PIXELS * 3
+
+REASONS = {
+    'unsupported_encoding': 'the encoding or compressed format is not known',
+    'zero_size': 'width or height is zero',
+    'too_large': f'more than {MAX_IMAGE_PIXELS} pixels',
+    'bad_step': 'step is smaller than a row, or the width does not fit the encoding',
+    'short_data': 'data holds fewer bytes than height and step promise',
+    'non_finite': 'a floating-point image holds NaN or infinity',
+    'value_range': 'a floating-point image holds values outside [0, 1]',
+    'corrupt_compressed': 'the compressed data cannot be decoded whole',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Memory layout of one encoding: element type, channels and how it becomes BGR."""
+
+    dtype: str
+    channels: int
+    to_bgr: int | None = None
+
+
+# OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first row's
+# first two: rggb is OpenCV's "BG".
+_LAYOUTS = {
+    'bgr8': _Layout('u1', 3),
+    '8UC3': _Layout('u1', 3),
+    'rgb8': _Layout('u1', 3, cv2.COLOR_RGB2BGR),
+    'bgra8': _Layout('u1', 4, cv2.COLOR_BGRA2BGR),
+    'rgba8': _Layout('u1', 4, cv2.COLOR_RGBA2BGR),
+    'mono8': _Layout('u1', 1, cv2.COLOR_GRAY2BGR),
+    '8UC1': _Layout('u1', 1, cv2.COLOR_GRAY2BGR),
+    'mono16': _Layout('u2', 1, cv2.COLOR_GRAY2BGR),
+    'bgr16': _Layout('u2', 3),
+    'rgb16': _Layout('u2', 3, cv2.COLOR_RGB2BGR),
+    'bayer_rggb8': _Layout('u1', 1, cv2.COLOR_BayerBG2BGR),
+    'bayer_bggr8': _Layout('u1', 1, cv2.COLOR_BayerRG2BGR),
+    'bayer_gbrg8': _Layout('u1', 1, cv2.COLOR_BayerGR2BGR),
+    'bayer_grbg8': _Layout('u1', 1, cv2.COLOR_BayerGB2BGR),
+    'yuv422': _Layout('u1', 2, cv2.COLOR_YUV2BGR_UYVY),
+    'uyvy': _Layout('u1', 2, cv2.COLOR_YUV2BGR_UYVY),
+    'yuv422_yuy2': _Layout('u1', 2, cv2.COLOR_YUV2BGR_YUY2),
+    'yuyv': _Layout('u1', 2, cv2.COLOR_YUV2BGR_YUY2),
+    '32FC1': _Layout('f4', 1, cv2.COLOR_GRAY2BGR),
+    '32FC3': _Layout('f4', 3),
+}
+SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
+
+
+def decode_raw(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data) -> np.ndarray:
+    """
+    Decode the fields of a `sensor_msgs/Image`.
+
+    :param encoding: one of `SUPPORTED_ENCODINGS`. 16-bit values are scaled by 255/65535; floats
+        are taken as intensities in [0, 1], and as BGR when they have three channels.
+    :param step: bytes from one row to the next, padding included; the last row's padding may be
+        missing from `data`.
+    :param data: any C-contiguous buffer of bytes.
+    :return: (height, width, 3) uint8 BGR. For bgr8 and 8UC3 this is a view of `data`, padding
+        skipped and nothing copied: treat it as read-only.
+    :raises ImageError: with a reason out of `REASONS`.
+    """
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        raise ImageError('unsupported_encoding',
+                         f'{encoding[:40]!r}; decoded here: {", ".join(SUPPORTED_ENCODINGS)}')
+    check_size(height, width)
+    itemsize = np.dtype(layout.dtype).itemsize
+    row_bytes = width * layout.channels * itemsize
+    if step < row_bytes:
+        raise ImageError('bad_step', f'{step}, expected at least {row_bytes} for {width} px of {encoding}')
+    if layout.channels == 2 and width % 2:
+        raise ImageError('bad_step', f'{encoding} needs an even width, got {width}')
+    needed = step * (height - 1) + row_bytes
+    buffer = memoryview(data).cast('B')
+    if buffer.nbytes < needed:
+        raise ImageError('short_data', f'{buffer.nbytes} bytes, expected {needed} for {width}x{height} {encoding}')
+    order = '>' if is_bigendian else '<'
+    pixels = np.ndarray(
+        (height, width, layout.channels), dtype=np.dtype(layout.dtype).newbyteorder(order), buffer=buffer,
+        strides=(step, layout.channels * itemsize, itemsize))
+    if layout.dtype != 'u1':
+        pixels = _to_uint8(pixels, encoding)
+    if layout.to_bgr is None:
+        return pixels
+    return cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_bgr)
+
+
+def decode_compressed(data, image_format: str = '') -> np.ndarray:
+    """
+    Decode the fields of a `sensor_msgs/CompressedImage` that holds a JPEG or PNG image.
+
+    The size is read from the file's header before anything is decompressed, and a truncated file
+    is refused: libjpeg would fill the missing part with grey without an error.
+
+    :param data: any C-contiguous buffer of bytes.
+    :param image_format: the message's `format`; compressedDepth is refused, otherwise the data's
+        own signature decides.
+    :return: (H, W, 3) uint8 BGR, as stored (EXIF orientation is not applied).
+    :raises ImageError: with a reason out of `REASONS`.
+    """
+    if 'compresseddepth' in image_format.lower():
+        raise ImageError('unsupported_encoding', f'{image_format[:60]!r} is a depth image')
+    buffer = memoryview(data).cast('B')
+    if buffer.nbytes > MAX_COMPRESSED_BYTES:
+        raise ImageError('too_large', f'{buffer.nbytes} compressed bytes, expected at most {MAX_COMPRESSED_BYTES}')
+    check_size(*_compressed_size_hw(buffer, image_format))
+    try:
+        image = cv2.imdecode(np.frombuffer(buffer, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ImageError('corrupt_compressed', f'{error.err if hasattr(error, "err") else error}') from error
+    if image is None:
+        raise ImageError('corrupt_compressed', f'{buffer.nbytes} bytes of {image_format[:40]!r} do not decode')
+    return image
+
+
+def check_size(height: int, width: int) -> None:
+    """
+    Refuse an image that is empty or absurdly large, before memory is spent on it.
+
+    :raises ImageError: zero_size or too_large.
+    """
+    if height <= 0 or width <= 0:
+        raise ImageError('zero_size', f'{width}x{height}')
+    if height * width > MAX_IMAGE_PIXELS:
+        raise ImageError('too_large', f'{width}x{height}, expected at most {MAX_IMAGE_PIXELS} pixels')
+
+
+def _to_uint8(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    if pixels.dtype.kind == 'u':
+        # Rounded, as cv_bridge does; 65535 = 255 * 257.
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values = pixels.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError('non_finite', f'{encoding} holds {int((~np.isfinite(values)).sum())} NaN or infinite values')
+    if values.min() < 0 or values.max() > 1:
+        raise ImageError('value_range', f'{encoding} spans [{values.min():g}, {values.max():g}], expected [0, 1]')
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def _compressed_size_hw(buffer: memoryview, image_format: str) -> tuple[int, int]:
+    head = bytes(buffer[:8])
+    # Some cameras pad the file with zero bytes behind its end marker.
+    tail = bytes(buffer[-64:]).rstrip(b'\0')
+    if head == b'\x89PNG\r\n\x1a\n':
+        if buffer.nbytes < 33 or b'IEND' not in tail:
+            raise ImageError('corrupt_compressed', 'the PNG data ends early')
+        width, height = struct.unpack('>II', buffer[16:24])
+        return height, width
+    if head[:2] == b'\xff\xd8':
+        if not tail.endswith(b'\xff\xd9'):
+            raise ImageError('corrupt_compressed', 'the JPEG data ends early')
+        return _jpeg_size_hw(buffer)
+    if not head:
+        raise ImageError('short_data', 'the compressed image is empty')
+    raise ImageError('unsupported_encoding', f'{image_format[:40]!r}: the data is neither JPEG nor PNG')
+
+
+def _jpeg_size_hw(buffer: memoryview) -> tuple[int, int]:
+    """Find the start-of-frame segment (ITU-T T.81, B.2.2), which holds the size."""
+    position = 2
+    while position + 9 <= buffer.nbytes:
+        if buffer[position] != 0xFF:
+            break
+        marker = buffer[position + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            position += 1 if marker == 0xFF else 2
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack('>HH', buffer[position + 5:position + 9])
+        position += 2 + struct.unpack('>H', buffer[position + 2:position + 4])[0]
+    raise ImageError('corrupt_compressed', 'the JPEG data holds no frame header')
