@@ -2,10 +2,10 @@
 """
 Setuptools commands that turn a folder of .msg files into a wheel of ROS 2 interfaces.
 
-The generators, templates and headers are those of the ROS wheels in the running environment (`sys.prefix`). What
-`rosidl_generate_interfaces()` does in CMake is done here without CMake: .msg -> .idl -> type description and hash
--> C structs, Fast DDS and introspection type support, Python classes and their converters, all linked into the one
-extension module that the generated Python classes import.
+The generators, templates and headers are those of the ROS wheels in the running environment
+(`sys.prefix`). What `rosidl_generate_interfaces()` does in CMake is done here without CMake: .msg -> .idl
+-> type description and hash -> C structs, Fast DDS and introspection type support, Python classes and
+their converters, all linked into the one extension module that the generated Python classes import.
 
 Two type supports are needed: rmw_fastrtps_cpp serialises with `rosidl_typesupport_fastrtps_c` and asks
 `rosidl_typesupport_introspection_c` when it registers the type.
@@ -34,8 +34,8 @@ ROOT = pathlib.Path(__file__).resolve().parent
 PREFIX = pathlib.Path(sys.prefix)
 SHARE = PREFIX / 'share'
 
-# rosidl_typesupport_c finds a message's type support with dlopen('lib<package>__<typesupport>.so'). Here all of them
-# are in this one module, so a handle only has to choose between two functions.
+# rosidl_typesupport_c finds a message's type support with dlopen('lib<package>__<typesupport>.so'). Here all
+# of them are in this one module, so a handle only has to choose between two functions.
 DISPATCH_HEAD = """\
 #include <string.h>
 #include "rosidl_runtime_c/message_type_support_struct.h"
@@ -146,17 +146,20 @@ class BuildInterfaces(Command):
             (output / 'msg').mkdir(parents=True)
             resource = SHARE / generator / 'resource'
             arguments = self.generated / f'{generator}__arguments.json'
-            arguments.write_text(json.dumps({**common, 'output_dir': str(output), 'template_dir': str(resource)}))
+            arguments.write_text(json.dumps(
+                {**common, 'output_dir': str(output), 'template_dir': str(resource)}))
             header = f'{generator}__visibility_control.h'
             if (resource / f'{header}.in').exists():
                 text = (resource / f'{header}.in').read_text()
-                text = text.replace('@PROJECT_NAME@', PACKAGE).replace('@PROJECT_NAME_UPPER@', PACKAGE.upper())
+                text = text.replace('@PROJECT_NAME@', PACKAGE)
+                text = text.replace('@PROJECT_NAME_UPPER@', PACKAGE.upper())
                 (output / 'msg' / header).write_text(text)
             generate(str(arguments))
         return sorted(descriptions.glob('*.json'))
 
     def _write_dispatch(self):
-        parts = [DISPATCH_MESSAGE.substitute(name=f'{PACKAGE}__msg__{message.stem}') for message in self.messages]
+        parts = [DISPATCH_MESSAGE.substitute(name=f'{PACKAGE}__msg__{message.stem}')
+                 for message in self.messages]
         (self.generated / 'dispatch.c').write_text(DISPATCH_HEAD + ''.join(parts))
 
     def _complete_extension(self):
@@ -182,7 +185,8 @@ class BuildInterfaces(Command):
         ]
         extension.library_dirs = [str(PREFIX / 'lib')]
         extension.libraries = [
-            'rosidl_runtime_c', FASTRTPS_C, 'rosidl_typesupport_fastrtps_cpp', INTROSPECTION_C, 'fastcdr', 'rcutils',
+            'rosidl_runtime_c', FASTRTPS_C, 'rosidl_typesupport_fastrtps_cpp', INTROSPECTION_C,
+            'fastcdr', 'rcutils',
             *(f'{package}__{part}' for package in DEPENDENCIES
               for part in (GENERATOR_C, FASTRTPS_C, INTROSPECTION_C, GENERATOR_PY)),
         ]
@@ -198,7 +202,8 @@ class BuildInterfaces(Command):
     def _add_data_files(self, generated):
         """Add what ament_index, `ros2 interface` and bag recorders read under share/."""
         index = self.generated / 'resource_index'
-        names = sorted(f'msg/{path.stem}{suffix}' for path in self.messages for suffix in ('.idl', '.json', '.msg'))
+        names = sorted(f'msg/{path.stem}{suffix}'
+                       for path in self.messages for suffix in ('.idl', '.json', '.msg'))
         data_files = [(f'share/{PACKAGE}', [str(ROOT / 'package.xml')]),
                       (f'share/{PACKAGE}/msg', [*map(str, self.messages), *map(str, generated)])]
         for kind, content in (('packages', ''), ('rosidl_interfaces', '\n'.join(names))):
@@ -246,9 +251,9 @@ class BuildExtension(build_ext):
 
 
 def _require_environment():
-    missing = [name for name in (*DEPENDENCIES, GENERATOR_C, GENERATOR_PY, TYPE_DESCRIPTION, FASTRTPS_C,
-                                 INTROSPECTION_C) if not (SHARE / name).is_dir()]
+    needed = (*DEPENDENCIES, GENERATOR_C, GENERATOR_PY, TYPE_DESCRIPTION, FASTRTPS_C, INTROSPECTION_C)
+    missing = [name for name in needed if not (SHARE / name).is_dir()]
     if missing:
         raise SetupError(
             f'{PACKAGE}: the ROS wheels of {", ".join(missing)} are not installed in {PREFIX}; install the '
-            'requirements there first, then build with --no-build-isolation and the python of that environment')
+            'requirements there first, then build with its python and --no-build-isolation')
