@@ -1,0 +1,204 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+The facts of a model, read from the ONNX file's own metadata.
+
+One file is the whole contract: whoever loads it learns labels, input, decoder and thresholds from
+it, so nothing beside the file can contradict the weights. The metadata holds four JSON documents:
+
+=========================== ==================================================================
+`kd_perception.spec`        what is needed to run the model: the fields of `ModelSpec`
+`kd_perception.precision`   bits per layer: {layer: {"bits": 1|8|32, "weights": count}}
+`kd_perception.provenance`  how it was made: data, licences, commands, seed
+`kd_perception.metrics`     what was measured, with counts
+=========================== ==================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any, Literal
+
+from kd_perception.config import from_mapping, to_mapping
+from kd_perception.detection.image import MAX_IMAGE_PIXELS
+from kd_perception.errors import ConfigError, ModelError
+
+SPEC_VERSION = 1
+SPEC_KEY = 'kd_perception.spec'
+DOCUMENT_KEYS = {name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics')}
+MAX_DOCUMENT_CHARS = 1 << 22
+MAX_CLASSES = 1000
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """
+    The model's image input, batch size 1.
+
+    :param height, width: px.
+    :param layout: `NHWC` or `NCHW`.
+    :param dtype: `uint8` (values 0..255; the graph normalises) or `float32`.
+    :param color: channel order that the model expects.
+    :param mean, std: with float32 input, x = (pixel - mean) / std per channel, in the order of
+        `color`, in grey levels (0..255). Must be absent with uint8 input.
+    :param pad_value: grey level of the letterbox padding.
+    """
+
+    height: int
+    width: int
+    layout: Literal['NHWC', 'NCHW'] = 'NHWC'
+    dtype: Literal['uint8', 'float32'] = 'uint8'
+    color: Literal['bgr', 'rgb'] = 'bgr'
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    pad_value: int = 114
+
+    def __post_init__(self):
+        """Check ranges."""
+        _require(self.height > 0 and self.width > 0 and self.height * self.width <= MAX_IMAGE_PIXELS,
+                 f'height and width must be positive and at most {MAX_IMAGE_PIXELS} px together')
+        _require(0 <= self.pad_value <= 255, 'pad_value must be in 0..255')
+        _require((self.mean is None) == (self.std is None), 'mean and std belong together')
+        _require(self.dtype == 'float32' or self.mean is None, 'a uint8 input is normalised inside the graph')
+        _require(self.std is None or all(value > 0 for value in self.std), 'std must be positive')
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """(height, width) px."""
+        return self.height, self.width
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The tensor's shape."""
+        return (1, self.height, self.width, 3) if self.layout == 'NHWC' else (1, 3, self.height, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderSpec:
+    """
+    How outputs become boxes; see `detection.decode`.
+
+    :param type: `gfl` (one map of class logits and box distributions a level) or `boxes_scores`
+        (boxes and class scores already decoded by the graph).
+    :param strides: px a cell, one per output level (gfl).
+    :param reg_max: last bin of the box distributions, in cells (gfl).
+    """
+
+    type: Literal['gfl', 'boxes_scores']
+    strides: tuple[int, ...] = ()
+    reg_max: int = 7
+
+    def __post_init__(self):
+        """Check ranges."""
+        _require(all(stride > 0 for stride in self.strides), 'strides must be positive')
+        _require(bool(self.strides) == (self.type == 'gfl'), 'strides are given with gfl, and only with gfl')
+        _require(1 <= self.reg_max <= 64, 'reg_max must be in 1..64')
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdSpec:
+    """
+    Default thresholds; a user may tune each.
+
+    :param score: working threshold, for consumers that act on a detection.
+    :param score_low: the lowest score worth keeping, for evaluation and for judging ambiguity.
+    :param nms_iou: IoU above which the weaker of two boxes of a class is dropped.
+    :param max_detections: at most this many a frame.
+    """
+
+    score: float = 0.4
+    score_low: float = 0.05
+    nms_iou: float = 0.5
+    max_detections: int = 100
+
+    def __post_init__(self):
+        """Check ranges."""
+        _require(0 < self.score_low <= self.score <= 1, 'expected 0 < score_low <= score <= 1')
+        _require(0 < self.nms_iou <= 1, 'nms_iou must be in (0, 1]')
+        _require(1 <= self.max_detections <= 10000, 'max_detections must be in 1..10000')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """
+    Everything needed to run a model, and what is known about it.
+
+    :param name: short name, for example `teacher_picodet_s`.
+    :param labels: class names; the index is the class id.
+    :param licence: SPDX expression or a sentence.
+    :param documents: the JSON documents `precision`, `provenance` and `metrics`, as far as given.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    input: InputSpec
+    decoder: DecoderSpec
+    thresholds: ThresholdSpec = ThresholdSpec()
+    version: str = '1'
+    licence: str = ''
+    spec_version: int = SPEC_VERSION
+    documents: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        """Check labels and version."""
+        _require(self.spec_version == SPEC_VERSION,
+                 f'spec_version is {self.spec_version}, this package reads {SPEC_VERSION}')
+        _require(bool(self.name), 'name must not be empty')
+        _require(1 <= len(self.labels) <= MAX_CLASSES, f'expected 1 to {MAX_CLASSES} labels')
+        _require(len(set(self.labels)) == len(self.labels), 'labels must differ from one another')
+        _require(all(label and label == label.strip() for label in self.labels), 'labels must not be empty')
+        unknown = set(self.documents) - set(DOCUMENT_KEYS)
+        _require(not unknown, f'unknown documents: {sorted(unknown)}')
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str) -> ModelSpec:
+        """
+        Read the metadata of an ONNX file.
+
+        :param metadata: the file's custom metadata map.
+        :param source: how messages name the file.
+        :raises ModelError: the metadata is missing, malformed or out of range.
+        """
+        if SPEC_KEY not in metadata:
+            raise ModelError(
+                f'{source}: holds no metadata {SPEC_KEY!r}; export it with this package or add it '
+                '(docs/models.md)')
+        fields = _load_json(metadata, SPEC_KEY, source)
+        if isinstance(fields, dict) and 'documents' in fields:
+            raise ModelError(f'{source}: {SPEC_KEY}.documents: documents have keys of their own')
+        try:
+            spec = from_mapping(cls, fields, f'{source}: {SPEC_KEY}')
+        except ConfigError as error:
+            raise ModelError(str(error)) from error
+        documents = {
+            name: _load_json(metadata, key, source) for name, key in DOCUMENT_KEYS.items() if key in metadata}
+        return dataclasses.replace(spec, documents=documents)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata entries to store in an ONNX file; the inverse of `from_metadata`."""
+        fields = to_mapping(self)
+        documents = fields.pop('documents')
+        metadata = {SPEC_KEY: json.dumps(fields, sort_keys=True)}
+        for name, document in documents.items():
+            metadata[DOCUMENT_KEYS[name]] = json.dumps(document, sort_keys=True)
+        return metadata
+
+
+def _load_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
+    text = metadata[key]
+    if len(text) > MAX_DOCUMENT_CHARS:
+        raise ModelError(f'{source}: {key}: {len(text)} characters, expected at most {MAX_DOCUMENT_CHARS}')
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f'{source}: {key}: is not valid JSON ({error})') from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f'{name} is not JSON')

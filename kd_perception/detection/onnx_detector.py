@@ -1,0 +1,277 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""Run one model file with onnxruntime: image in, detections out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+import time
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from kd_perception.detection.boxes import clip_boxes
+from kd_perception.detection.decode import decode, output_shapes
+from kd_perception.detection.detections import Detections
+from kd_perception.detection.letterbox import Letterbox
+from kd_perception.detection.model_spec import InputSpec, ModelSpec
+from kd_perception.detection.nms import nms
+from kd_perception.errors import ModelError
+
+# ONNX files are limited to 2 GiB by protobuf.
+MAX_MODEL_BYTES = (1 << 31) - 1
+
+PROVIDERS = {
+    'cpu': 'CPUExecutionProvider',
+    'openvino': 'OpenVINOExecutionProvider',
+    'cuda': 'CUDAExecutionProvider',
+    'tensorrt': 'TensorrtExecutionProvider',
+}
+_NUMPY_TYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionOptions:
+    """
+    How onnxruntime runs a model.
+
+    :param threads: threads inside an operator; 0 lets onnxruntime take every core.
+    :param allow_spinning: idle threads poll instead of sleeping: a little faster, and it burns a
+        core between frames, so it is off by default.
+    :param provider: one of `PROVIDERS`.
+    :param allow_cpu_fallback: run on the CPU when the provider is not available, instead of failing.
+    """
+
+    threads: int = 1
+    allow_spinning: bool = False
+    provider: str = 'cpu'
+    allow_cpu_fallback: bool = False
+
+    def __post_init__(self):
+        """Check ranges."""
+        if not 0 <= self.threads <= 256:
+            raise ValueError(f'threads must be in 0..256, got {self.threads}')
+        if self.provider not in PROVIDERS:
+            raise ValueError(f'provider must be one of {", ".join(PROVIDERS)}, got {self.provider!r}')
+
+
+@dataclasses.dataclass(frozen=True)
+class StageTimings:
+    """Durations of one call in ns: letterbox and layout, the session, decoding and NMS."""
+
+    preprocess_ns: int
+    inference_ns: int
+    postprocess_ns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionResult:
+    """Detections in px of the source image, and how long each stage took."""
+
+    detections: Detections
+    timings: StageTimings
+
+
+class Session(Protocol):
+    """The part of `onnxruntime.InferenceSession` that is used; tests inject their own."""
+
+    def run(self, output_names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Compute the named outputs."""
+
+
+class OnnxDetector:
+    """
+    A detector made of a session and the facts of its model.
+
+    Not thread-safe: it reuses one input buffer. Build it with `load`, or with a session of your
+    own (tests).
+    """
+
+    def __init__(self, session: Session, spec: ModelSpec, input_name: str = 'images', sha256: str = '',
+                 path: Path | None = None, provider: str = ''):
+        """Wrap a session whose inputs and outputs are known to match `spec`."""
+        self.session = session
+        self.spec = spec
+        self.sha256 = sha256
+        self.path = path
+        self.provider = provider
+        self._input_name = input_name
+        self._output_names = list(output_shapes(spec))
+        self._canvas = np.empty((*spec.input.hw, 3), dtype=np.uint8)
+
+    @classmethod
+    def load(cls, path: str | Path, options: ExecutionOptions = ExecutionOptions(),
+             expected_sha256: str | None = None) -> OnnxDetector:
+        """
+        Load a model file and check that it is what it says it is.
+
+        The bytes that are hashed are the bytes that run: the file is read once.
+
+        :param expected_sha256: hexadecimal digest that the file must have; None skips the check.
+        :raises ModelError: one line that names the file: missing, not ONNX, another digest,
+            metadata missing or contradicting the graph, provider not available.
+        """
+        path = Path(path)
+        model_bytes, digest = read_model(path, expected_sha256)
+        session = _create_session(model_bytes, options, path)
+        spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+        input_name = _check_input(session, spec.input, path)
+        _check_outputs(session, spec, path)
+        return cls(session, spec, input_name, digest, path, session.get_providers()[0])
+
+    def warm_up(self, runs: int = 2) -> None:
+        """
+        Run on an empty image, so that the first frame does not pay for lazy allocations.
+
+        :raises ModelError: the model fails to run or its outputs have other shapes than declared.
+        """
+        blank = np.full((*self.spec.input.hw, 3), self.spec.input.pad_value, dtype=np.uint8)
+        for _ in range(runs):
+            self.detect(blank)
+
+    def detect(self, image_bgr: np.ndarray, score_threshold: float | None = None,
+               nms_iou: float | None = None, max_detections: int | None = None) -> DetectionResult:
+        """
+        Detect objects in one image.
+
+        :param image_bgr: (H, W, 3) uint8.
+        :param score_threshold, nms_iou, max_detections: None takes the model's own (for the score
+            the working threshold).
+        :return: detections in descending score, in px of `image_bgr`, clipped to it; a box with
+            nothing inside the image is dropped.
+        :raises ModelError: the session failed.
+        """
+        thresholds = self.spec.thresholds
+        score_threshold = thresholds.score if score_threshold is None else score_threshold
+        nms_iou = thresholds.nms_iou if nms_iou is None else nms_iou
+        max_detections = thresholds.max_detections if max_detections is None else max_detections
+
+        start = time.perf_counter_ns()
+        letterbox = Letterbox.fit(image_bgr.shape[:2], self.spec.input.hw)
+        letterbox.apply(image_bgr, self.spec.input.pad_value, out=self._canvas)
+        tensor = to_tensor(self._canvas, self.spec.input)
+        preprocessed = time.perf_counter_ns()
+        try:
+            outputs = self.session.run(self._output_names, {self._input_name: tensor})
+        except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
+            raise ModelError(f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
+        inferred = time.perf_counter_ns()
+        self._check_shapes(outputs)
+        candidates = decode(outputs, self.spec, score_threshold)
+        kept = candidates.select(nms(
+            candidates.boxes_xyxy, candidates.scores, candidates.class_ids, nms_iou, max_detections))
+        boxes = clip_boxes(letterbox.to_image(kept.boxes_xyxy), letterbox.source_hw)
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        detections = Detections(boxes, kept.scores, kept.class_ids).select(inside)
+        done = time.perf_counter_ns()
+        return DetectionResult(
+            detections, StageTimings(preprocessed - start, inferred - preprocessed, done - inferred))
+
+    def _check_shapes(self, outputs: list[np.ndarray]) -> None:
+        for output, (name, shape) in zip(outputs, output_shapes(self.spec).items()):
+            if not _fits(output.shape, shape):
+                raise ModelError(
+                    f'{self.path or self.spec.name}: output {name!r} has shape {list(output.shape)}, '
+                    f'expected {_show(shape)}')
+
+
+def read_model(path: Path, expected_sha256: str | None = None) -> tuple[bytes, str]:
+    """
+    Read a model file and its sha256.
+
+    :return: (content, hexadecimal digest).
+    :raises ModelError: missing, not a regular file, too large, empty, or of another digest.
+    """
+    try:
+        if not path.is_file():
+            raise ModelError(f'{path}: no such model file')
+        size = path.stat().st_size
+        if not 0 < size <= MAX_MODEL_BYTES:
+            raise ModelError(f'{path}: {size} bytes, expected 1 to {MAX_MODEL_BYTES}')
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f'{path}: cannot be read ({error.strerror or error})') from error
+    digest = hashlib.sha256(content).hexdigest()
+    if expected_sha256 and digest != expected_sha256.lower():
+        raise ModelError(f'{path}: sha256 is {digest}, expected {expected_sha256.lower()}')
+    return content, digest
+
+
+def to_tensor(canvas_bgr: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """
+    Turn the letterboxed image (H, W, 3) uint8 BGR into the model's input tensor.
+
+    A uint8 NHWC BGR model gets a view: nothing is copied.
+    """
+    image = canvas_bgr if spec.color == 'bgr' else cv2.cvtColor(canvas_bgr, cv2.COLOR_BGR2RGB)
+    if spec.dtype == 'float32':
+        image = image.astype(np.float32)
+        if spec.mean is not None:
+            image -= np.array(spec.mean, dtype=np.float32)
+            image *= 1 / np.array(spec.std, dtype=np.float32)
+    if spec.layout == 'NCHW':
+        image = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return image[None]
+
+
+def _create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) -> Any:
+    # Imported here: the rest of the core works, and imports fast, without it.
+    import onnxruntime as ort
+    provider = PROVIDERS[options.provider]
+    if provider not in ort.get_available_providers():
+        if not options.allow_cpu_fallback:
+            raise ModelError(
+                f'{path}: provider {options.provider!r} is not available in this onnxruntime; available: '
+                f'{", ".join(name for name, p in PROVIDERS.items() if p in ort.get_available_providers())}')
+        provider = PROVIDERS['cpu']
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = options.threads
+    session_options.inter_op_num_threads = 1
+    session_options.add_session_config_entry('session.intra_op.allow_spinning', str(int(options.allow_spinning)))
+    session_options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(model_bytes, session_options, providers=[provider])
+    except Exception as error:
+        raise ModelError(f'{path}: is not a model that onnxruntime can load: {_first_line(error)}') from error
+
+
+def _check_input(session: Any, spec: InputSpec, path: Path) -> str:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise ModelError(f'{path}: has {len(inputs)} inputs, expected one image')
+    found_type = _NUMPY_TYPES.get(inputs[0].type, inputs[0].type)
+    if found_type != spec.dtype or not _fits(inputs[0].shape, spec.shape):
+        raise ModelError(
+            f'{path}: input {inputs[0].name!r} is {found_type} {inputs[0].shape}, '
+            f'the metadata promise {spec.dtype} {_show(spec.shape)}')
+    return inputs[0].name
+
+
+def _check_outputs(session: Any, spec: ModelSpec, path: Path) -> None:
+    found = {output.name: output for output in session.get_outputs()}
+    for name, shape in output_shapes(spec).items():
+        if name not in found:
+            raise ModelError(
+                f'{path}: has no output {name!r}, which decoder {spec.decoder.type!r} needs; '
+                f'outputs: {", ".join(found)}')
+        if not _fits(found[name].shape, shape):
+            raise ModelError(
+                f'{path}: output {name!r} has shape {found[name].shape}, expected {_show(shape)} '
+                f'for {len(spec.labels)} labels and decoder {spec.decoder.type!r}')
+
+
+def _fits(found: Any, expected: tuple[int | None, ...]) -> bool:
+    """Whether a shape fits; symbolic (string or None) sizes of the graph fit anything."""
+    return len(found) == len(expected) and all(
+        want is None or not isinstance(have, int) or have == want for have, want in zip(found, expected))
+
+
+def _show(shape: tuple[int | None, ...]) -> str:
+    return '[' + ', '.join('any' if size is None else str(size) for size in shape) + ']'
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__)[:300]
