@@ -1,0 +1,94 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+The command line: `python -m kd_perception COMMAND`, and the same commands as executables.
+
+A command is a module with `HELP`, `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`. It is
+imported only when it is asked for, so that one command's dependencies are not another's.
+
+Exit codes: 0 success; 1 a check that the command makes has failed; 2 wrong usage or input, with
+one line on stderr; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import importlib
+import os
+import sys
+
+from kd_perception import __version__
+from kd_perception.errors import KdPerceptionError
+
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+# Command -> one line of help. The line stands here so that `--help` imports no command.
+COMMANDS = {
+    'demo': 'run the nodes on real footage and show what they see',
+    'detect': 'run a model on a folder of images, a video or a bag',
+    'evaluate': 'average precision, miss rate and calibration, with a report',
+    'convert': 'make bags out of KITTI folders',
+    'train': 'train a detector',
+    'export': 'turn a checkpoint into one ONNX file',
+    'model': 'show or verify a model file',
+    'benchmark': 'measure the node and the models on this computer',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COMMANDS:
+        return run_command(argv[0], argv[1:])
+    parser = argparse.ArgumentParser(
+        prog='python -m kd_perception', formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Binary-weight object detection for ROS 2, with a full-precision teacher as fallback.',
+        epilog='commands:\n' + '\n'.join(f'  {name:<10} {text}' for name, text in COMMANDS.items())
+        + '\n\n`python -m kd_perception COMMAND --help` explains a command and shows examples.')
+    parser.add_argument('--version', action='version', version=f'kd_perception {__version__}')
+    parser.add_argument('command', metavar='COMMAND', nargs='?', choices=COMMANDS)
+    parser.parse_args(argv[:1])
+    parser.print_help()
+    return EXIT_BAD_INPUT
+
+
+def run_command(name: str, argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command `name` with its own arguments; returns the exit code.
+
+    Errors of this package become one line on stderr.
+    """
+    prog = f'kd_perception {name}'
+    try:
+        module = importlib.import_module(f'kd_perception.cli.{name}')
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith('kd_perception'):
+            raise
+        print(f'{prog}: error: needs the Python package {error.name!r}, which is not installed', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    parser = argparse.ArgumentParser(
+        prog=prog, description=module.HELP, epilog='examples:\n' + module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(module.run(args))
+    except KdPerceptionError as error:
+        print(f'{prog}: error: {error}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f'{prog}: interrupted', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: not an error. Python would complain
+        # again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split('.')[0] == 'kd_perception':
+            raise
+        print(f'{prog}: error: needs the Python package {error.name!r}, which is not installed', file=sys.stderr)
+        return EXIT_BAD_INPUT
