@@ -1,0 +1,152 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`model`: show or verify a model file."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+import json
+from pathlib import Path
+import sys
+
+import numpy as np
+
+from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
+from kd_perception.config import to_mapping
+from kd_perception.detection.decode import output_shapes
+from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import ModelError
+from kd_perception.resources import models_folder
+
+HELP = 'Show what a model file says about itself, or verify that it is sound.'
+EXAMPLES = """\
+  kd_perception model info teacher                 a shipped model, by its name
+  kd_perception model info my_model.onnx --json
+  kd_perception model verify my_model.onnx --sha256 0f3a...
+                                                   exit code 0 sound, 1 not"""
+
+_WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify')
+    info = actions.add_parser('info', help='facts, thresholds, metrics and a table of layers')
+    info.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
+    info.add_argument('--json', action='store_true', help='print one JSON document instead of tables')
+    verify = actions.add_parser(
+        'verify', help='check digest, metadata, shapes, and that it runs; exit code 1 if not')
+    verify.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
+    verify.add_argument('--sha256', help='expected digest; default: what the manifest beside the file pins')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `model info` or `model verify`."""
+    path = resolve_model(args.model, models_folder())
+    if args.action == 'info':
+        return _info(path, args.json)
+    return _verify(path, args.sha256)
+
+
+def _info(path: Path, as_json: bool) -> int:
+    detector = OnnxDetector.load(path)
+    layers = _layers(path)
+    if as_json:
+        spec = to_mapping(detector.spec)
+        print(json.dumps({'file': str(path), 'sha256': detector.sha256, 'size_bytes': path.stat().st_size,
+                          'pinned_sha256': pinned_sha256(path), 'spec': spec, 'layers': layers}, indent=2))
+        return EXIT_OK
+    spec = detector.spec
+    pin = pinned_sha256(path)
+    pinned = 'not in a manifest' if pin is None else 'as pinned' if pin == detector.sha256 else f'PINNED AS {pin}'
+    rows = [
+        ('file', f'{path} ({path.stat().st_size / 1e6:.2f} MB)'),
+        ('sha256', f'{detector.sha256} ({pinned})'),
+        ('name', f'{spec.name}, version {spec.version}'),
+        ('labels', ', '.join(spec.labels)),
+        ('input', f'{spec.input.width}x{spec.input.height} px, {spec.input.color} {spec.input.dtype} '
+                  f'{spec.input.layout}'),
+        ('decoder', f'{spec.decoder.type}, strides {", ".join(map(str, spec.decoder.strides)) or "none"}'),
+        ('thresholds', ', '.join(f'{k} {v}' for k, v in to_mapping(spec.thresholds).items())),
+        ('licence', spec.licence or 'not stated'),
+    ]
+    for name, text in rows:
+        print(f'{name:<11}{text}')
+    for name in ('metrics', 'provenance'):
+        if spec.documents.get(name):
+            print(f'\n{name}:\n' + json.dumps(spec.documents[name], indent=2))
+    _print_layers(layers)
+    return EXIT_OK
+
+
+def _print_layers(layers: list[dict] | None) -> None:
+    if layers is None:
+        print('\nlayers: install the Python package onnx to see them')
+        return
+    total = sum(layer['bytes'] for layer in layers) or 1
+    print(f'\n{"layer":<40}{"operator":<13}{"shape":<22}{"type":>8}{"bytes":>11}{"share":>8}')
+    for layer in layers:
+        shape = 'x'.join(map(str, layer['shape']))
+        print(f'{layer["name"][-39:]:<40}{layer["operator"]:<13}{shape:<22}{layer["type"]:>8}'
+              f'{layer["bytes"]:>11,}{layer["bytes"] / total:>8.1%}')
+    print(f'{len(layers)} initialisers, {total:,} bytes')
+
+
+def _layers(path: Path) -> list[dict] | None:
+    try:
+        import onnx
+    except ImportError:
+        return None
+    graph = onnx.load(str(path), load_external_data=False).graph
+    used_by = {}
+    for node in graph.node:
+        for name in node.input:
+            if name not in used_by or node.op_type in _WEIGHTED_OPS:
+                used_by[name] = node.op_type
+    layers = []
+    for tensor in graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        layers.append({'name': tensor.name, 'operator': used_by.get(tensor.name, 'unused'),
+                       'shape': list(array.shape), 'type': str(array.dtype), 'bytes': int(array.nbytes)})
+    return layers
+
+
+def _verify(path: Path, expected_sha256: str | None) -> int:
+    checks = []
+    try:
+        expected = expected_sha256 or pinned_sha256(path)
+        detector = OnnxDetector.load(path, expected_sha256=expected)
+        checks.append('sha256 matches' if expected else 'sha256 not pinned anywhere: not checked')
+        checks.append('loads in onnxruntime; metadata and graph agree')
+        detector.warm_up(1)
+        checks.append(f'runs at {detector.spec.input.width}x{detector.spec.input.height}; '
+                      f'outputs as declared: {", ".join(output_shapes(detector.spec))}')
+        _check_repeatable(detector)
+        checks.append('gives finite and repeatable detections')
+    except ModelError as error:
+        for check in checks:
+            print(f'ok    {check}')
+        print(f'FAIL  {error}', file=sys.stderr)
+        return EXIT_CHECK_FAILED
+    for check in checks:
+        print(f'ok    {check}')
+    return EXIT_OK
+
+
+def _check_repeatable(detector: OnnxDetector) -> None:
+    """Run twice on noise (seeded); a model that answers differently cannot be validated."""
+    noise = np.random.default_rng(0).integers(0, 256, (*detector.spec.input.hw, 3), dtype=np.uint8)
+    first, second = (detector.detect(noise, score_threshold=1e-3).detections for _ in range(2))
+    if Counter(first.class_ids.tolist()) != Counter(second.class_ids.tolist()) or not np.allclose(
+            first.scores, second.scores, atol=1e-5):
+        raise ModelError(f'{detector.path}: two runs on the same image differ')
+
+
+def main() -> int:
+    """Entry point of the executable."""
+    return run_command('model')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
