@@ -1,0 +1,143 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Labelled images under one data root, mixed into an endless, resumable stream of training samples.
+
+Sample number i is a pure function of (seed, i): an interrupted run goes on with the very samples it
+would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from kd_perception.detection.detections import Detections
+from kd_perception.errors import TrainingError
+from kd_perception.evaluation.kitti_labels import KittiObjects, read_label_file
+from kd_perception.training.augmentation import random_colours, random_crop
+from kd_perception.training.losses import ImageTargets
+from kd_perception.training.settings import DatasetSettings, TrainingSettings
+from kd_perception.training.targets import reconcile, Targets
+
+_SUFFIXES = ('.jpg', '.jpeg', '.png')
+_MAX_SPLITS_BYTES = 8 << 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One image of a set, with its labels as written."""
+
+    dataset: DatasetSettings
+    name: str
+    path: Path
+    objects: KittiObjects
+
+    def read(self) -> np.ndarray:
+        """Return (H, W, 3) uint8 BGR; raise TrainingError if it cannot be decoded."""
+        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise TrainingError(f'{self.path}: cannot be decoded as an image')
+        return image
+
+
+def hash_fraction(name: str) -> float:
+    """Return a number in [0, 1) that depends on the name alone; used to hold images out."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], 'big') / 2 ** 48
+
+
+def load_dataset(root: Path, dataset: DatasetSettings) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """
+    List a set's images, as (training, development); held-out images of other sets are in neither.
+
+    :raises TrainingError: a folder, image or split is missing; LabelError: a label file is malformed.
+    """
+    folder = root / dataset.folder
+    if not (folder / 'label_2').is_dir():
+        raise TrainingError(f'{folder / "label_2"}: no such folder of label files')
+    names = sorted(path.stem for path in (folder / 'label_2').glob('*.txt'))
+    if dataset.split != 'all':
+        names = _split(root, dataset)
+    training, development = [], []
+    for name in names:
+        kept = hash_fraction(name) < dataset.train_below
+        if kept or dataset.develop:
+            path = next((p for p in (folder / 'images' / f'{name}{s}' for s in _SUFFIXES) if p.is_file()), None)
+            if path is None:
+                raise TrainingError(f'{folder / "images" / name}: no image (.jpg, .jpeg or .png) for this label')
+            image = LabelledImage(dataset, name, path, read_label_file(folder / 'label_2' / f'{name}.txt', False))
+            (training if kept else development).append(image)
+    if not training:
+        raise TrainingError(f'{folder}: no image left to train on')
+    return training, development
+
+
+def _split(root: Path, dataset: DatasetSettings) -> list[str]:
+    path = root / 'splits.json'
+    try:
+        if path.stat().st_size > _MAX_SPLITS_BYTES:
+            raise TrainingError(f'{path}: larger than {_MAX_SPLITS_BYTES} bytes')
+        names = json.loads(path.read_text(encoding='utf-8'))[dataset.folder][dataset.split]
+    except OSError as error:
+        raise TrainingError(f'{path}: cannot be read: {error.strerror}') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f'{path}: holds no list {dataset.folder}.{dataset.split}') from error
+    return sorted(str(name) for name in names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One training sample: (H, W, 3) uint8 BGR and its targets."""
+
+    image: torch.Tensor
+    targets: ImageTargets
+
+
+class MixedStream(torch.utils.data.Dataset):
+    """
+    Training samples drawn from several sets by their shares.
+
+    :param images: training images of each set, in the order of the settings' datasets.
+    :param pretrained: returns the pretrained network's detections of an image (80-class ids, image px).
+    """
+
+    def __init__(self, settings: TrainingSettings, images: Sequence[Sequence[LabelledImage]],
+                 pretrained: Callable[[LabelledImage], Detections]):
+        self.settings = settings
+        self.images = [list(group) for group in images]
+        shares = np.array([dataset.share for dataset in settings.datasets])
+        self.cumulative = np.cumsum(shares / shares.sum())
+        self.targets: list[list[Targets]] = [
+            [reconcile(image.objects, pretrained(image), settings.labels, dataset, settings.pseudo_labels)
+             for image in group] for dataset, group in zip(settings.datasets, self.images)]
+
+    def __len__(self) -> int:
+        """Return the number of samples of the whole run."""
+        return self.settings.steps * self.settings.batch
+
+    def __getitem__(self, index: int) -> Sample:
+        """Build sample `index`: choose a set, an image, a crop and its colours."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, index])
+        group = min(int(np.searchsorted(self.cumulative, rng.random(), side='right')), len(self.images) - 1)
+        chosen = int(rng.integers(len(self.images[group])))
+        dataset = settings.datasets[group]
+        image, targets = random_crop(self.images[group][chosen].read(), self.targets[group][chosen],
+                                     settings.train_hw, dataset.width_px, settings.augmentation, rng)
+        image = random_colours(image, settings.augmentation, rng)
+        labelled = torch.tensor([label in dataset.labelled for label in settings.labels])
+        return Sample(torch.from_numpy(image), ImageTargets(
+            torch.from_numpy(targets.boxes_xyxy), torch.from_numpy(targets.class_ids),
+            torch.from_numpy(targets.ignore_xyxy), torch.from_numpy(targets.ignore_classes),
+            labelled, dataset.weight, dataset.distil))
+
+
+def collate(samples: Sequence[Sample]) -> tuple[torch.Tensor, list[ImageTargets]]:
+    """Stack the images of a batch to (N, H, W, 3) uint8; targets stay a list."""
+    return torch.stack([sample.image for sample in samples]), [sample.targets for sample in samples]
