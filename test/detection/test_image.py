@@ -1,0 +1,176 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""Image decoding: against rosbags-image, with padded rows, both byte orders, and every refusal."""
+
+import types
+
+import cv2
+from hypothesis import given, strategies as st
+from kd_perception.detection import image as image_module
+from kd_perception.detection.image import decode_compressed, decode_raw, REASONS, SUPPORTED_ENCODINGS
+from kd_perception.errors import ImageError
+import numpy as np
+import pytest
+
+rosbags_image = pytest.importorskip(
+    'rosbags.image', reason='rosbags-image, the oracle of this test, is not installed')
+
+HEIGHT, WIDTH = 6, 8
+# (bytes of an element, channels); floats are not among the oracle's conversions to BGR.
+ORACLE = {'bgr8': (1, 3), '8UC3': (1, 3), 'rgb8': (1, 3), 'bgra8': (1, 4), 'rgba8': (1, 4), 'mono8': (1, 1),
+          '8UC1': (1, 1), 'mono16': (2, 1), 'bgr16': (2, 3), 'rgb16': (2, 3), 'bayer_rggb8': (1, 1),
+          'bayer_bggr8': (1, 1), 'bayer_gbrg8': (1, 1), 'bayer_grbg8': (1, 1), 'yuv422': (1, 2), 'uyvy': (1, 2),
+          'yuv422_yuy2': (1, 2), 'yuyv': (1, 2)}
+
+
+def padded(rows, padding):
+    """Rows (H, row bytes) with noise behind each."""
+    noise = np.random.default_rng(1).integers(0, 256, (len(rows), padding), dtype=np.uint8)
+    return np.concatenate([rows, noise], axis=1).tobytes()
+
+
+def oracle_bgr(encoding, rows, is_bigendian):
+    """What rosbags-image makes of the same pixels (it ignores step, so it gets them unpadded)."""
+    # It calls 8UC1 generic; as an intensity image it is mono8, and 8UC3 is bgr8.
+    encoding = {'8UC1': 'mono8', '8UC3': 'bgr8'}.get(encoding, encoding)
+    message = types.SimpleNamespace(height=HEIGHT, width=WIDTH, encoding=encoding, is_bigendian=is_bigendian,
+                                    step=rows.shape[1], data=rows.reshape(-1))
+    return rosbags_image.message_to_cvimage(message, 'bgr8')
+
+
+@pytest.mark.parametrize('padding', [0, 1, 6])
+@pytest.mark.parametrize('encoding', ORACLE)
+def test_agrees_with_rosbags_image(encoding, padding):
+    itemsize, channels = ORACLE[encoding]
+    rows = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH * channels * itemsize), dtype=np.uint8)
+    image = decode_raw(encoding, HEIGHT, WIDTH, rows.shape[1] + padding, 0, padded(rows, padding))
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
+    # The oracle truncates 16-bit values where cv_bridge, and this package, round.
+    tolerance = 1 if itemsize == 2 else 0
+    assert np.abs(image.astype(int) - np.atleast_3d(oracle_bgr(encoding, rows, False))).max() <= tolerance
+
+
+def test_every_encoding_is_compared_or_a_float():
+    assert set(SUPPORTED_ENCODINGS) == set(ORACLE) | {'32FC1', '32FC3'}
+
+
+@pytest.mark.parametrize('encoding,channels', [('mono16', 1), ('bgr16', 3)])
+def test_byte_order(encoding, channels):
+    values = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH * channels))
+    little = decode_raw(encoding, HEIGHT, WIDTH, WIDTH * channels * 2, 0, values.astype('<u2').tobytes())
+    big = decode_raw(encoding, HEIGHT, WIDTH, WIDTH * channels * 2, 1, values.astype('>u2').tobytes())
+    assert np.array_equal(little, big)
+    expected = np.rint(values / 257).reshape(HEIGHT, WIDTH, channels)
+    assert np.array_equal(little, np.broadcast_to(expected, (HEIGHT, WIDTH, 3)))
+
+
+def test_floats_are_intensities():
+    values = np.linspace(0, 1, HEIGHT * WIDTH * 3, dtype='>f4')
+    image = decode_raw('32FC3', HEIGHT, WIDTH, WIDTH * 12, 1, values.tobytes())
+    assert np.array_equal(image.reshape(-1), np.rint(values.astype(float) * 255))
+
+
+def test_bgr8_is_a_view():
+    data = bytearray(HEIGHT * (WIDTH * 3 + 5))
+    image = decode_raw('bgr8', HEIGHT, WIDTH, WIDTH * 3 + 5, 0, data)
+    data[WIDTH * 3 + 5] = 99
+    assert image[1, 0, 0] == 99
+
+
+def test_last_row_needs_no_padding():
+    assert decode_raw('mono8', 2, 3, 10, 0, bytes(13)).shape == (2, 3, 3)
+
+
+def raw_case(reason, **changes):
+    fields = dict(encoding='bgr8', height=4, width=4, step=12, is_bigendian=0, data=bytes(48))
+    return pytest.param({**fields, **changes}, reason, id=f'{reason}-{"-".join(changes)}')
+
+
+@pytest.mark.parametrize('fields,reason', [
+    raw_case('unsupported_encoding', encoding='nonsense'),
+    raw_case('unsupported_encoding', encoding=''),
+    raw_case('zero_size', height=0),
+    raw_case('zero_size', width=0),
+    raw_case('too_large', height=2**31, width=2**31, step=2**32 - 1),
+    raw_case('bad_step', step=11),
+    raw_case('bad_step', step=0),
+    raw_case('bad_step', encoding='yuv422', width=3),
+    raw_case('short_data', data=bytes(47)),
+    raw_case('short_data', data=b''),
+    raw_case('short_data', step=10**9),
+    raw_case('non_finite', encoding='32FC1', step=16, data=np.full(16, np.nan, 'f4').tobytes()),
+    raw_case('non_finite', encoding='32FC1', step=16, data=np.full(16, -np.inf, 'f4').tobytes()),
+    raw_case('value_range', encoding='32FC1', step=16, data=np.full(16, 1.5, 'f4').tobytes()),
+])
+def test_bad_raw_image(fields, reason):
+    with pytest.raises(ImageError) as error:
+        decode_raw(**fields)
+    assert error.value.reason == reason and reason in REASONS
+    assert '\n' not in str(error.value)
+
+
+@given(encoding=st.sampled_from([*SUPPORTED_ENCODINGS, 'other']), height=st.integers(0, 9), width=st.integers(0, 9),
+       step=st.integers(0, 120), is_bigendian=st.integers(0, 255), data=st.binary(max_size=1200))
+def test_any_message_is_an_image_or_an_image_error(encoding, height, width, step, is_bigendian, data):
+    try:
+        image = decode_raw(encoding, height, width, step, is_bigendian, data)
+    except ImageError as error:
+        assert error.reason in REASONS
+    else:
+        assert image.shape == (height, width, 3) and image.dtype == np.uint8
+
+
+def encode(extension, size_hw=(20, 30)):
+    image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+    return image, cv2.imencode(extension, image)[1].tobytes()
+
+
+def test_png_is_exact_and_jpeg_is_what_opencv_decodes():
+    image, data = encode('.png')
+    assert np.array_equal(decode_compressed(data, 'bgr8; png compressed bgr8'), image)
+    _, data = encode('.jpg')
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(decode_compressed(data, 'jpeg'), expected)
+    assert np.array_equal(decode_compressed(data + bytes(7), 'jpeg'), expected)
+
+
+def test_grey_jpeg_becomes_bgr():
+    data = cv2.imencode('.jpg', np.full((5, 7), 90, np.uint8))[1].tobytes()
+    assert decode_compressed(data).shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize('make,reason', [
+    (lambda: b'', 'short_data'),
+    (lambda: b'GIF89a' + bytes(50), 'unsupported_encoding'),
+    (lambda: encode('.jpg')[1][:-40], 'corrupt_compressed'),
+    (lambda: encode('.png')[1][:-20], 'corrupt_compressed'),
+    (lambda: b'\xff\xd8' + bytes(60) + b'\xff\xd9', 'corrupt_compressed'),
+    (lambda: encode('.png')[1][:16] + b'\0\xff\xff\xff\0\xff\xff\xff' + encode('.png')[1][24:], 'too_large'),
+    (lambda: encode('.png')[1][:40] + bytes(60) + encode('.png')[1][100:], 'corrupt_compressed'),
+])
+def test_bad_compressed_image(make, reason):
+    with pytest.raises(ImageError) as error:
+        decode_compressed(make(), 'jpeg')
+    assert error.value.reason == reason
+
+
+def test_depth_is_no_picture():
+    with pytest.raises(ImageError, match='depth'):
+        decode_compressed(encode('.png')[1], '16UC1; compressedDepth')
+
+
+def test_claimed_size_is_checked_before_decompression(monkeypatch):
+    """A decompression bomb must not reach the decoder."""
+    monkeypatch.setattr(image_module, 'MAX_IMAGE_PIXELS', 100)
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: pytest.fail('decompressed'))
+    for extension in ('.png', '.jpg'):
+        with pytest.raises(ImageError) as error:
+            decode_compressed(encode(extension)[1])
+        assert error.value.reason == 'too_large'
+
+
+@given(st.binary(max_size=300), st.sampled_from([b'', b'\xff\xd8', b'\x89PNG\r\n\x1a\n']))
+def test_any_bytes_are_an_image_or_an_image_error(data, prefix):
+    try:
+        assert decode_compressed(prefix + data).ndim == 3
+    except ImageError as error:
+        assert error.reason in REASONS
