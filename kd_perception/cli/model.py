@@ -12,26 +12,30 @@ import sys
 import numpy as np
 
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
-from kd_perception.config import to_mapping
+from kd_perception.config import load_config, to_mapping
 from kd_perception.detection.decode import output_shapes
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
-from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
 
-HELP = 'Show what a model file says about itself, or verify that it is sound.'
+HELP = 'Show what a model file says about itself, verify that it is sound, or describe a model of your own.'
 EXAMPLES = """\
   kd_perception model info teacher                 a shipped model, by its name
   kd_perception model info my_model.onnx --json
   kd_perception model verify my_model.onnx --sha256 0f3a...
-                                                   exit code 0 sound, 1 not"""
+                                                   exit code 0 sound, 1 not
+  kd_perception model attach yolo.onnx --spec yolo.yaml --out described.onnx
+                                                   write labels, input and decoder into a model of
+                                                   your own (docs/models.md)"""
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify')
+    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify|attach')
     info = actions.add_parser('info', help='facts, thresholds, metrics and a table of layers')
     info.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     info.add_argument('--json', action='store_true', help='print one JSON document instead of tables')
@@ -39,11 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'verify', help='check digest, metadata, shapes, and that it runs; exit code 1 if not')
     verify.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     verify.add_argument('--sha256', help='expected digest; default: what the manifest beside the file pins')
+    attach = actions.add_parser('attach', help='write the metadata of docs/models.md into an ONNX file')
+    attach.add_argument('model', help='path of an ONNX file')
+    attach.add_argument('--spec', type=Path, required=True, help='YAML with the fields of ModelSpec')
+    attach.add_argument('--out', type=Path, required=True, help='ONNX file to write; must not exist')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `model info` or `model verify`."""
+    """Run `model info`, `model verify` or `model attach`."""
     path = resolve_model(args.model, models_folder())
+    if args.action == 'attach':
+        return _attach(path, args.spec, args.out)
     if args.action == 'info':
         return _info(path, args.json)
     return _verify(path, args.sha256)
@@ -131,6 +141,30 @@ def _verify(path: Path, expected_sha256: str | None) -> int:
         return EXIT_CHECK_FAILED
     for check in checks:
         print(f'ok    {check}')
+    return EXIT_OK
+
+
+def _attach(path: Path, spec_path: Path, out: Path) -> int:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ModelError('attaching metadata needs the Python package onnx, which is not installed') from error
+    spec = load_config(ModelSpec, spec_path)
+    if out.exists():
+        raise ModelError(f'{out}: exists already, expected a new file')
+    read_model(path)
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # protobuf and onnx raise families of their own
+        raise ModelError(f'{path}: is not an ONNX file: {str(error)[:200]}') from error
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**kept, **spec.to_metadata()})
+    content = model.SerializeToString()
+    # Written only once it is known to be sound, so that a mistake leaves nothing behind.
+    detector = OnnxDetector.from_bytes(content, out)
+    detector.warm_up(1)
+    out.write_bytes(content)
+    print(f'{out}: {len(content):,} bytes, sha256 {detector.sha256}')
     return EXIT_OK
 
 

@@ -114,11 +114,21 @@ class OnnxDetector:
             metadata missing or contradicting the graph, provider not available.
         """
         path = Path(path)
-        model_bytes, digest = read_model(path, expected_sha256)
+        return cls.from_bytes(read_model(path, expected_sha256)[0], path, options)
+
+    @classmethod
+    def from_bytes(cls, model_bytes: bytes, path: Path,
+                   options: ExecutionOptions = ExecutionOptions()) -> OnnxDetector:
+        """
+        Load a model from memory; `path` is how messages name it.
+
+        :raises ModelError: as `load`.
+        """
         session = _create_session(model_bytes, options, path)
         spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
         input_name = _check_input(session, spec.input, path)
         _check_outputs(session, spec, path)
+        digest = hashlib.sha256(model_bytes).hexdigest()
         return cls(session, spec, input_name, digest, path, session.get_providers()[0])
 
     def warm_up(self, runs: int = 2) -> None:

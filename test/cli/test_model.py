@@ -52,3 +52,27 @@ def test_verify(model, capsys):
     model.write_bytes(model.read_bytes() + b'\0')
     assert main(['model', 'verify', str(model)]) == 1
     assert main(['model', 'verify', 'absent.onnx']) == 1
+
+
+def test_attach(model, tmp_path, capsys):
+    bare = onnx.load(str(model))
+    del bare.metadata_props[:]
+    helper.set_model_props(bare, {'origin': 'elsewhere'})
+    source, out = tmp_path / 'bare.onnx', tmp_path / 'out.onnx'
+    onnx.save(bare, str(source))
+    spec = tmp_path / 'spec.yaml'
+    text = ('name: mine\nlabels: [x, y]\n'
+            'input: {height: 32, width: 64, layout: NCHW, dtype: float32, color: rgb}\n'
+            'decoder: {type: gfl, strides: [8], reg_max: 1}\n')
+    spec.write_text(text)
+    assert main(['model', 'verify', str(source)]) == 1
+    assert main(['model', 'attach', str(source), '--spec', str(spec), '--out', str(out)]) == 0
+    assert main(['model', 'verify', str(out)]) == 0
+    assert {'origin', 'kd_perception.spec'} <= {entry.key for entry in onnx.load(str(out)).metadata_props}
+    assert main(['model', 'attach', str(source), '--spec', str(spec), '--out', str(out)]) == 2
+    assert 'exists already' in capsys.readouterr().err
+    # A spec that contradicts the graph writes nothing.
+    spec.write_text(text.replace('[x, y]', '[x, y, z]'))
+    other = tmp_path / 'other.onnx'
+    assert main(['model', 'attach', str(source), '--spec', str(spec), '--out', str(other)]) == 2
+    assert 'for 3 labels' in capsys.readouterr().err and not other.exists()
