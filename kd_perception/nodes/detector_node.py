@@ -1,0 +1,207 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""detector_node: camera images in, vision_msgs/Detection2DArray out. See docs/detector_node.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+
+from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import KdPerceptionError
+from kd_perception.health.camera_monitor import DEACTIVATED, SUPERSEDED
+from kd_perception.health.model_monitor import model_facts, ModelMonitor
+from kd_perception.health.throttle import Throttle
+from kd_perception.nodes import parameters, qos
+from kd_perception.nodes.camera_channel import CameraChannel, Frame
+from kd_perception.nodes.detector_parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
+from kd_perception.nodes.diagnostics import diagnostics_message
+from kd_perception.nodes.frame_pipeline import FramePipeline
+from kd_perception.nodes.mailbox import Mailbox
+from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.worker import Worker
+from kd_perception.resources import models_folder
+
+DIAGNOSTICS_PERIOD_S = 1.0
+LOG_PERIOD_NS = 1_000_000_000
+# An inference that takes longer than this is taken for hung.
+STOP_TIMEOUT_S = 10.0
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR)
+
+
+class DetectorNode(RobustLifecycleNode):
+    """
+    Lifecycle node: configure loads and warms up the model, activate subscribes.
+
+    The executor's thread only receives and answers; one worker thread runs the model for all cameras.
+
+    :param load: loads a model; a seam for tests.
+    :param clock: steady clock, nanoseconds.
+    """
+
+    def __init__(self, load: Callable[..., OnnxDetector] = OnnxDetector.load,
+                 clock: Callable[[], int] = time.monotonic_ns, **kwargs: Any):
+        """Declare parameters and start the diagnostics; nothing is loaded yet."""
+        super().__init__('detector', **kwargs)
+        self._load, self._steady_ns = load, clock
+        self._detector: OnnxDetector | None = None
+        self._channels: dict[str, CameraChannel] = {}
+        self._mailbox: Mailbox | None = None
+        self._worker: Worker | None = None
+        self._pipeline: FramePipeline | None = None
+        self._model_monitor = ModelMonitor(clock)
+        self._throttle = Throttle(LOG_PERIOD_NS, clock)
+        self.settings = DetectorSettings.from_values(parameters.declare_parameters(self, DETECTOR_PARAMETERS))
+        for name in parameters.unknown_overrides(self, DETECTOR_PARAMETERS):
+            self.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
+        parameters.guard_changes(
+            self, DETECTOR_PARAMETERS, lambda: self.state == 'unconfigured', check_combination, self._apply)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+        # A steady clock: under use_sim_time a ROS timer would stand still with the simulation.
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def start(self) -> None:
+        """Configure and activate where `autostart` says so; a failure leaves the node unconfigured."""
+        if self.settings.autostart and self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and warm up the model; a bad one fails with one line in log and diagnostics."""
+        settings = self.settings
+        self.get_logger().info(f'loading model {settings.model}')
+        try:
+            start_ns = self._steady_ns()
+            path = resolve_model(settings.model, models_folder())
+            detector = self._load(path, settings.execution, settings.expected_sha256 or pinned_sha256(path))
+            detector.warm_up()
+            for camera in settings.cameras:
+                self._channels[camera] = CameraChannel(
+                    self, camera, settings, self._throttle, self._deliver, self._steady_ns)
+            facts = model_facts(detector, settings.execution)
+        except Exception as error:  # what a runtime or driver raises is no reason to die either
+            known = isinstance(error, KdPerceptionError)
+            reason = one_line(error if known else f'{type(error).__name__}: {error}')
+            self._release()
+            self._model_monitor.failed(reason, (('model', settings.model),))
+            self.get_logger().error(f'configure failed: {reason}')
+            return FAILURE
+        self._detector = detector
+        load_ms = f'{(self._steady_ns() - start_ns) / 1e6:.0f}'
+        self._model_monitor.loaded((*facts, ('load_ms', load_ms)), detector.sha256[:12])
+        self.get_logger().info(f'model {detector.spec.name} ready: sha256 {detector.sha256[:12]}, '
+                               f'{detector.provider}, cameras {", ".join(self._channels)}')
+        return super().on_configure(state)
+
+    @logs_errors
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the worker and subscribe."""
+        result = super().on_activate(state)
+        self._pipeline = FramePipeline(
+            self._detector, self._channels, self._model_monitor, self.settings.thresholds, self._steady_ns)
+        self._mailbox = Mailbox(list(self._channels))
+        self._worker = Worker(self._mailbox, self._pipeline.process, self._pipeline.fail)
+        self._worker.start()
+        self._apply_settings()
+        for channel in self._channels.values():
+            channel.subscribe()
+        self._publish_label_info()
+        return result
+
+    @logs_errors
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe, finish the frame in work, count what waited."""
+        if not self._stop():
+            self.get_logger().error(f'the model has not answered for {STOP_TIMEOUT_S:g} s and is given up')
+            return ERROR
+        return super().on_deactivate(state)
+
+    @logs_errors
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give the model and the topics back."""
+        result = super().on_cleanup(state)
+        self._release()
+        return result
+
+    @logs_errors
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End from any state."""
+        self._stop()
+        result = super().on_shutdown(state)
+        self._release()
+        return result
+
+    @logs_errors
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, from where a new configure may succeed."""
+        self._stop()
+        self._release()
+        return SUCCESS
+
+    def close(self) -> None:
+        """Stop the worker; the process is about to end."""
+        self._stop()
+
+    def _stop(self) -> bool:
+        """Return whether the worker has ended (also where there was none)."""
+        for channel in self._channels.values():
+            channel.unsubscribe()
+        worker, self._worker, self._mailbox = self._worker, None, None
+        if worker is None:
+            return True
+        left, ended = worker.stop(STOP_TIMEOUT_S)
+        self._pipeline.abandoned = not ended
+        for camera, _ in left:
+            self._channels[camera].drop(DEACTIVATED)
+        return ended
+
+    def _release(self) -> None:
+        for channel in self._channels.values():
+            channel.destroy()
+        self._channels, self._detector, self._pipeline = {}, None, None
+        self._model_monitor.unloaded()
+
+    def _deliver(self, camera: str, frame: Frame) -> None:
+        if self._mailbox is not None and self._mailbox.put(camera, frame) is not None:
+            self._channels[camera].drop(SUPERSEDED)
+
+    def _apply(self, values: dict[str, Any]) -> None:
+        """Take changed parameters over; the worker sees the new thresholds with its next frame."""
+        before, self.settings = self.settings, DetectorSettings.from_values(values)
+        self._apply_settings()
+        if self.state == 'active' and before.thresholds.score != self.settings.thresholds.score:
+            self._publish_label_info()
+
+    def _apply_settings(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.thresholds = self.settings.thresholds
+        for channel in self._channels.values():
+            channel.monitor.set_limits(self.settings.limits)
+            channel.monitor.set_enabled(self.settings.thresholds.enabled)
+
+    def _publish_label_info(self) -> None:
+        spec, score = self._detector.spec, self.settings.thresholds.score
+        for channel in self._channels.values():
+            channel.publish_label_info(spec.labels, spec.thresholds.score if score is None else score)
+
+    def _publish_diagnostics(self) -> None:
+        reports = [self._model_monitor.report(), *(c.monitor.report() for c in self._channels.values())]
+        reports = [report.with_values(('lifecycle', self.state)) for report in reports]
+        self.publish_safely(self._diagnostics, diagnostics_message(
+            reports, self.get_fully_qualified_name(), self.get_clock().now().to_msg()))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to end."""
+    return run_node(DetectorNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

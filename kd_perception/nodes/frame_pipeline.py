@@ -1,0 +1,103 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""What the worker does with a frame: decode, detect, publish, measure. A failure costs that frame only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from sensor_msgs.msg import CompressedImage
+
+from kd_perception.detection.detections import Detections
+from kd_perception.detection.drawing import draw_detections
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import ImageError
+from kd_perception.health.camera_monitor import DISABLED
+from kd_perception.health.model_monitor import ModelMonitor
+from kd_perception.nodes.camera_channel import CameraChannel, Frame
+from kd_perception.nodes.conversions import (
+    bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr)
+from kd_perception.nodes.detector_parameters import Thresholds
+
+# Reasons for a dropped frame beyond those of `detection.image.REASONS`.
+INFERENCE_ERROR = 'inference_error'
+PUBLISH_ERROR = 'publish_error'
+INTERNAL_ERROR = 'internal_error'
+
+
+class FramePipeline:
+    """
+    Runs on the worker's thread.
+
+    :param thresholds: replaced as a whole by the executor's thread, read once a frame.
+    :param clock: steady clock, nanoseconds.
+    """
+
+    def __init__(self, detector: OnnxDetector, channels: Mapping[str, CameraChannel],
+                 model_monitor: ModelMonitor, thresholds: Thresholds, clock: Callable[[], int]):
+        """Wire the stages together."""
+        self.thresholds = thresholds
+        self.abandoned = False
+        self._detector = detector
+        self._channels = channels
+        self._model_monitor = model_monitor
+        self._clock = clock
+
+    def process(self, camera: str, frame: Frame) -> None:
+        """Turn one frame into exactly one message on `detections`, or into one counted drop."""
+        channel, thresholds = self._channels[camera], self.thresholds
+        taken_ns = self._clock()
+        if not thresholds.enabled:
+            channel.drop(DISABLED)
+            return
+        message = frame.message
+        try:
+            decode = compressed_to_bgr if isinstance(message, CompressedImage) else image_to_bgr
+            image = decode(message)
+        except ImageError as error:
+            channel.drop(error.reason, str(error))
+            return
+        decoded_ns = self._clock()
+        try:
+            result = self._detector.detect(
+                image, thresholds.score, thresholds.nms_iou, thresholds.max_detections)
+        except Exception as error:  # whatever a runtime raises must not end the other cameras' service
+            self._model_monitor.inference_failed(str(error))
+            channel.drop(INFERENCE_ERROR, f'{INFERENCE_ERROR}: {error}')
+            return
+        self._model_monitor.inference_passed()
+        if self.abandoned:
+            return
+        detected_ns = self._clock()
+        try:
+            channel.detections.publish(
+                detections_to_message(result.detections, self._detector.spec.labels, message.header))
+        except Exception as error:  # RCLError: the middleware refused, or the context is shutting down
+            channel.drop(PUBLISH_ERROR, f'{PUBLISH_ERROR}: {error}')
+            return
+        published_ns = self._clock()
+        total_ns, timings = published_ns - frame.arrival_ns, result.timings
+        stages = {
+            'wait': taken_ns - frame.arrival_ns, 'decode': decoded_ns - taken_ns,
+            'preprocess': timings.preprocess_ns, 'inference': timings.inference_ns,
+            'postprocess': timings.postprocess_ns, 'publish': published_ns - detected_ns,
+            'total': total_ns, 'overhead': total_ns - timings.inference_ns}
+        age_ns = channel.age_ns(message)
+        if age_ns is not None:
+            stages['age'] = age_ns
+        channel.monitor.processed(stages, len(result.detections))
+        self._publish_debug_image(channel, image, result.detections, message)
+
+    def fail(self, camera: str, error: Exception) -> None:
+        """Count what `process` did not foresee: a fault of this package, and still only one frame's."""
+        self._channels[camera].drop(INTERNAL_ERROR, f'{INTERNAL_ERROR}: {type(error).__name__}: {error}')
+
+    def _publish_debug_image(self, channel: CameraChannel, image: np.ndarray, detections: Detections,
+                             message) -> None:
+        try:
+            if channel.debug_image.get_subscription_count() == 0:
+                return
+            drawn = draw_detections(image, detections, self._detector.spec.labels)
+            channel.debug_image.publish(bgr_to_image(drawn, message.header))
+        except Exception as error:  # the frame's result is out: a lost picture is worth a line, not a drop
+            channel.warn('debug_image', f'debug image lost ({error})')

@@ -1,0 +1,147 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""What every node of this package shares: a process that starts, spins and ends cleanly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import sys
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+
+from kd_perception.errors import KdPerceptionError
+
+# Not exported by rclpy.exceptions in every release.
+RCLError = rclpy_implementation.RCLError
+EXIT_OK = 0
+EXIT_BAD_INPUT = 2
+# A middleware that fails this often in a row does not recover.
+MAX_FAILURES_IN_A_ROW = 100
+
+
+def one_line(text: Any, limit: int = 500) -> str:
+    """Return text without line breaks and of bounded length, fit for a log line."""
+    return ' '.join(str(text).split())[:limit]
+
+
+def logs_errors(transition: Callable) -> Callable:
+    """
+    Log what a transition callback lets out, on one line.
+
+    rclpy turns any exception there into the ERROR return code without a word.
+    """
+    @functools.wraps(transition)
+    def wrapped(self: Any, state: Any) -> Any:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.get_logger().error(f'{transition.__name__}: {type(error).__name__}: {one_line(error)}')
+            raise
+    return wrapped
+
+
+class RobustLifecycleNode(LifecycleNode):
+    """
+    A lifecycle node that a wrong request cannot end.
+
+    rclpy lets an invalid transition (activate while unconfigured) escape from the service's callback as
+    RCLError, out of the executor and the process; here the answer is `success: false`.
+    """
+
+    def __init__(self, name: str, **kwargs: Any):
+        """Create the node and guard its change_state service."""
+        super().__init__(name, **kwargs)
+        service = self._service_change_state
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                self.get_logger().warning(
+                    f'transition {request.transition.label or request.transition.id} is not possible '
+                    f'in state {self.state}: {one_line(error)}')
+                response.success = False
+                return response
+
+        service.callback = guarded
+
+    @property
+    def state(self) -> str:
+        """The label of the lifecycle state, for example `active`."""
+        return self._state_machine.current_state[1]
+
+    def publish_safely(self, publisher: Any, message: Any) -> bool:
+        """Publish; return whether it went out: a refusal of the middleware is logged, not raised."""
+        try:
+            publisher.publish(message)
+            return True
+        except RCLError as error:
+            if self.context.ok():
+                self.get_logger().warning(f'{publisher.topic_name}: not published: {one_line(error)}',
+                                          throttle_duration_sec=1.0)
+            return False
+
+
+def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
+    """
+    Create a node and spin it until SIGINT, SIGTERM or a shutdown of the context.
+
+    A node may have `start()`, called before the first spin, and `close()`, called before it is destroyed.
+
+    :return: 0 after an orderly end, 2 when the node refused its parameters (one line on stderr).
+    """
+    rclpy.init(args=args)
+    node = executor = None
+    try:
+        node = create()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if hasattr(node, 'start'):
+            node.start()
+        _spin(executor, node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except KdPerceptionError as error:
+        print(f'kd_perception: error: {one_line(error)}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Exception:
+        # A signal that arrives between two calls makes the next one fail on an invalid context.
+        if rclpy.ok():
+            raise
+    finally:
+        _end(node, executor)
+    return EXIT_OK
+
+
+def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
+    """Spin; a message that the middleware cannot deserialise is logged and skipped."""
+    failures = 0
+    while rclpy.ok():
+        try:
+            executor.spin_once()
+            failures = 0
+        except RCLError as error:
+            failures += 1
+            if not rclpy.ok() or failures >= MAX_FAILURES_IN_A_ROW:
+                raise
+            node.get_logger().error(f'the middleware failed: {one_line(error)}', throttle_duration_sec=1.0)
+
+
+def _end(node: Any, executor: Any) -> None:
+    try:
+        if hasattr(node, 'close'):
+            node.close()
+        if executor is not None:
+            executor.shutdown(timeout_sec=1.0)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    except (KeyboardInterrupt, RCLError):
+        # A second signal, or handles that the first one has taken away.
+        pass
