@@ -184,10 +184,12 @@ class FolderSource(FrameSource):
 
     def _camera_frames(self, camera: str) -> Iterator[Frame]:
         files, stamps = self._images[camera]
+        # 000001.png beside 000001.jpg: the suffix keeps their outputs apart.
+        unique = len({item.stem for item in files}) == len(files)
         for index, (path, stamp_ns) in enumerate(zip(files, stamps)):
             image_format = _JPEG_PNG.get(path.suffix.lower())
             yield Frame(
-                camera, stamp_ns, camera, path.stem, index, stamp_ns,
+                camera, stamp_ns, camera, path.stem if unique else path.name, index, stamp_ns,
                 _decode=functools.partial(read_image_file, path),
                 _encoded=functools.partial(_read_encoded, path, image_format) if image_format else None)
 

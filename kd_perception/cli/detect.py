@@ -1,0 +1,241 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`detect`: run a model on a folder of images, a video or a bag, without ROS."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+import json
+from pathlib import Path
+import shutil
+import sys
+from typing import Any
+
+from kd_perception.bags.frames import FrameSource
+from kd_perception.bags.sources import open_source
+from kd_perception.cli.detection_writers import (
+    encode_jpeg, folder_of_camera, JsonWriter, KittiWriter, McapWriter)
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
+from kd_perception.detection.drawing import draw_detections
+from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
+from kd_perception.errors import ConfigError, ImageError
+from kd_perception.resources import models_folder
+
+HELP = 'Run a model on a folder of images, a video or a recording; write KITTI text, JSON or MCAP.'
+EXAMPLES = """\
+  kd_perception detect --model teacher --input drive/image_02 --out out
+                                                   out/<frame>.txt in KITTI's format
+  kd_perception detect --model my.onnx --input clip.mp4 --out out --format json --annotated
+  kd_perception detect --model teacher --input bag/ --camera front --out out --format mcap --images
+                                                   out/detections.mcap, opens in Foxglove"""
+
+# Written last: where it lies, the folder is ours and complete.
+SUMMARY_NAME = 'summary.json'
+_COMMAND = 'kd_perception detect'
+_SHOWN_PROBLEMS = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--model', required=True,
+                        help='path of an ONNX file, or a name of the shipped manifest')
+    parser.add_argument('--input', required=True, type=Path,
+                        help='folder of images, video, or rosbag2 recording (folder, .mcap, .db3)')
+    parser.add_argument('--out', required=True, type=Path,
+                        help='folder to write to; for json and mcap also a file name with that suffix')
+    parser.add_argument('--format', choices=('kitti', 'json', 'mcap'), default='kitti',
+                        help='kitti: OUT/<frame>.txt; json: OUT/detections.json; mcap: OUT/detections.mcap '
+                             '(default: kitti)')
+    parser.add_argument('--annotated', action='store_true',
+                        help='also draw each frame: OUT/annotated/<frame>.jpg')
+    parser.add_argument('--images', action='store_true', help='mcap: store the images too, as JPEG')
+    parser.add_argument('--score-threshold', type=_unit_interval, metavar='S',
+                        help="least score that is written; default: the model's lowest (for average "
+                             "precision); pictures and annotations use the model's working threshold unless "
+                             'S is given')
+    parser.add_argument('--camera', action='append', metavar='NAME',
+                        help='camera or image topic of the input; repeat for several; default: all')
+    parser.add_argument('--fps', type=_positive, help='frame rate for images without stamps (default: 10)')
+    parser.add_argument('--timestamps', type=Path, metavar='FILE',
+                        help="stamps of a folder's images, one a line; default: timestamps.txt beside them")
+    parser.add_argument('--max-frames', type=int, metavar='N', help='stop after N frames')
+    parser.add_argument('--threads', type=int, default=0, metavar='N',
+                        help='threads of the model; default 0: one for each core')
+    parser.add_argument('--provider', default='cpu', choices=tuple(PROVIDERS),
+                        help='where the model runs (default: cpu)')
+    parser.add_argument('--overwrite', action='store_true',
+                        help='write into a folder that is not empty; an earlier run is replaced')
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the model over the input; 0 unless not a single frame could be processed."""
+    if args.images and args.format != 'mcap':
+        raise ConfigError('--images applies to --format mcap')
+    if args.max_frames is not None and args.max_frames < 1:
+        raise ConfigError(f'--max-frames is {args.max_frames}, expected at least 1')
+    try:
+        options = ExecutionOptions(threads=args.threads, provider=args.provider)
+    except ValueError as error:
+        raise ConfigError(f'--threads, --provider: {error}') from error
+    model_path = resolve_model(args.model, models_folder())
+    detector = OnnxDetector.load(model_path, options, pinned_sha256(model_path))
+    with open_source(args.input, args.camera, args.fps, args.timestamps) as source:
+        out, file = _prepare_output(args)
+        return _detect(args, detector, source, out, file)
+
+
+def _detect(args, detector: OnnxDetector, source: FrameSource, out: Path, file: Path | None) -> int:
+    spec, many = detector.spec, len(source.cameras) > 1
+    score = spec.thresholds.score_low if args.score_threshold is None else args.score_threshold
+    drawn_score = spec.thresholds.score if args.score_threshold is None else args.score_threshold
+    if args.format == 'kitti':
+        writer: Any = KittiWriter(out, spec, many)
+    elif args.format == 'json':
+        writer = JsonWriter(file, spec)
+    else:
+        writer = McapWriter(file, spec, drawn_score, args.images, args.overwrite)
+    pictures = out / 'annotated' if file is None or file.parent == args.out else (
+        file.with_name(file.stem + '_annotated'))
+    processed, skipped, per_class = 0, [], Counter()
+    try:
+        for frame in _progress(source, args):
+            try:
+                image = frame.decode()
+            except ImageError as error:
+                skipped.append({'camera': frame.camera, 'name': frame.name, 'reason': error.reason,
+                                'detail': error.detail})
+                continue
+            detections = detector.detect(image, score_threshold=score).detections
+            writer.add(frame, image, detections)
+            if args.annotated:
+                folder = folder_of_camera(pictures, frame.camera, many)
+                folder.mkdir(parents=True, exist_ok=True)
+                drawn = draw_detections(image, detections, spec.labels, drawn_score)
+                (folder / f'{frame.name}.jpg').write_bytes(encode_jpeg(drawn)[0])
+            per_class.update(spec.labels[i] for i in detections.above(drawn_score).class_ids)
+            processed += 1
+        summary = {
+            'command': _COMMAND, 'format': args.format, 'input': str(args.input),
+            'cameras': [camera.name for camera in source.cameras],
+            'model': {'name': spec.name, 'file': str(args.model), 'sha256': detector.sha256,
+                      'labels': list(spec.labels)},
+            'score_threshold': score, 'working_threshold': drawn_score, 'frames_processed': processed,
+            'frames_skipped': len(skipped), 'skipped': skipped, 'frames_lost': source.lost,
+            'input_problems': source.problems,
+            'detections_per_class': {label: per_class[label] for label in spec.labels}}
+        writer.close(summary)
+    except BaseException:
+        writer.abort()
+        raise
+    if file is None or file.parent == args.out:
+        (out / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
+    return _report(summary, source, out if file is None else file)
+
+
+def _report(summary: dict, source: FrameSource, target: Path) -> int:
+    """Say what was done and what was not."""
+    for problem in source.problems[:_SHOWN_PROBLEMS]:
+        print(f'{_COMMAND}: note: {problem}', file=sys.stderr)
+    skipped = summary['skipped']
+    for item in skipped[:_SHOWN_PROBLEMS]:
+        print(f'{_COMMAND}: warning: {item["name"]}: {item["reason"]}: {item["detail"]}', file=sys.stderr)
+    if skipped:
+        total = len(skipped) + summary['frames_processed']
+        print(f'{_COMMAND}: warning: {len(skipped)} of {total} frames could not be decoded and were skipped',
+              file=sys.stderr)
+    if not summary['frames_processed']:
+        print(f'{_COMMAND}: error: {summary["input"]}: not a single frame could be processed',
+              file=sys.stderr)
+        return EXIT_BAD_INPUT
+    counts = ', '.join(f'{count} {label}' for label, count in summary['detections_per_class'].items())
+    print(f'{summary["frames_processed"]} frames -> {target}; '
+          f'at score {summary["working_threshold"]:g}: {counts}')
+    return EXIT_OK
+
+
+def _progress(source: FrameSource, args):
+    frames, total = iter(source), source.frame_count
+    if args.max_frames is not None:
+        # Not islice: it would read one frame too many before it stops.
+        frames = (frame for _, frame in zip(range(args.max_frames), frames))
+        total = min(total, args.max_frames) if total is not None else args.max_frames
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return frames
+    # disable=None: silent unless stderr is a terminal.
+    return tqdm(frames, total=total, unit='frame', disable=True if args.quiet else None)
+
+
+def _prepare_output(args) -> tuple[Path, Path | None]:
+    """
+    Make room for the output.
+
+    :return: (folder, file); the file is None for KITTI's many.
+    :raises ConfigError: there is something already, and `--overwrite` was not given.
+    """
+    out = args.out
+    as_file = args.format != 'kitti' and out.suffix == f'.{args.format}' and not out.is_dir()
+    try:
+        if as_file:
+            if out.exists() and not args.overwrite:
+                raise ConfigError(f'{out}: exists already; give --overwrite or another --out')
+            out.parent.mkdir(parents=True, exist_ok=True)
+            return out.parent, out
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f'{out}: is a file, expected a folder')
+        if out.is_dir() and any(out.iterdir()):
+            if not args.overwrite:
+                raise ConfigError(f'{out}: is not empty; give --overwrite or another --out')
+            _remove_earlier_run(out)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f'{out}: cannot be written ({error.strerror or error})') from error
+    return out, None if args.format == 'kitti' else out / f'detections.{args.format}'
+
+
+def _remove_earlier_run(out: Path) -> None:
+    """
+    Remove what an earlier `detect` wrote, so that its frames do not mix with the new ones.
+
+    Only a folder that carries our summary is cleaned, and only of files of our kinds.
+    """
+    try:
+        ours = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8')).get('command') == _COMMAND
+        cameras = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8'))['cameras']
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        return
+    folders = [out] + [out / str(name).replace('/', '_') for name in cameras]
+    for folder in folders:
+        for path in [*folder.glob('*.txt'), folder / 'detections.json', folder / 'detections.mcap']:
+            if path.is_file():
+                path.unlink()
+    shutil.rmtree(out / 'annotated', ignore_errors=True)
+    (out / SUMMARY_NAME).unlink()
+
+
+def _unit_interval(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is out of range, expected 0 < S <= 1')
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10000:
+        raise argparse.ArgumentTypeError(f'{text} is out of range, expected 0 < FPS <= 10000')
+    return value
+
+
+def main() -> int:
+    """Run as an executable of its own."""
+    return run_command('detect')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
