@@ -123,7 +123,7 @@ class PseudoLabelSettings:
     person: float = 0.5
     rider: float = 0.4
     uncertain: float = 0.2
-    agree_iou: float = 0.5
+    agree_iou: float = 0.6
 
 
 @dataclasses.dataclass(frozen=True)

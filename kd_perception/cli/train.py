@@ -1,0 +1,65 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`train`: train a detector as a configuration file says."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from kd_perception.cli.main import EXIT_OK
+from kd_perception.errors import TrainingError
+
+HELP = 'Train a detector: progress with losses and images/s, checkpoints that resume exactly.'
+EXAMPLES = """\
+  kd_perception train --config config/training/teacher.yaml --data DATA --init picodet_s_416_coco.onnx
+  kd_perception train --config config/training/teacher.yaml --data DATA --init ... --resume
+  kd_perception train --config config/training/teacher_smoke.yaml        rendered images, under a minute"""
+DATA_VARIABLE = 'KD_PERCEPTION_DATA'
+INIT_VARIABLE = 'KD_PERCEPTION_PICODET_ONNX'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_run_arguments(parser)
+    parser.add_argument('--resume', action='store_true',
+                        help='go on from the last checkpoint of the run folder, if there is one')
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `train` and `export` share: configuration, data, initial weights, run folder."""
+    parser.add_argument('--config', required=True, type=Path, help='a file like config/training/teacher.yaml')
+    parser.add_argument('--data', type=Path, default=_from_environment(DATA_VARIABLE),
+                        help=f'folder that holds the data sets (default: ${DATA_VARIABLE})')
+    parser.add_argument('--init', type=Path, default=_from_environment(INIT_VARIABLE),
+                        help=f'published initial weights (default: ${INIT_VARIABLE})')
+    parser.add_argument('--run', type=Path, help='folder for checkpoints and logs (default: runs/<config name>)')
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    """Return the run's folder."""
+    return args.run or Path('runs') / args.config.stem
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train."""
+    from kd_perception.config import load_config
+    from kd_perception.training.settings import TrainingSettings
+    from kd_perception.training.trainer import CHECKPOINT_NAME, Trainer
+    settings = load_config(TrainingSettings, args.config)
+    folder = run_folder(args)
+    if args.data is None and not settings.rendered:
+        raise TrainingError(f'give the folder of the data sets with --data or ${DATA_VARIABLE}')
+    if not args.resume and (folder / CHECKPOINT_NAME).exists():
+        raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run folder')
+    trainer = Trainer(settings, args.data, folder, args.init)
+    if args.resume:
+        trainer.resume()
+    trainer.run()
+    print(f'done: {trainer.checkpoint_path}')
+    return EXIT_OK
+
+
+def _from_environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None

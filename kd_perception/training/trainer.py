@@ -1,0 +1,257 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""The training loop: resumable to the bit, with an average of the weights and a log."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+from pathlib import Path
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from kd_perception.config import to_mapping
+from kd_perception.errors import TrainingError
+from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream
+from kd_perception.training.losses import DetectionLoss
+from kd_perception.training.models.picodet import PicoDet
+from kd_perception.training.models.picodet_onnx import load_picodet
+from kd_perception.training.preprocess import FromCamera
+from kd_perception.training.pretrained import PretrainedView
+from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.torch_detector import detection_spec, torch_detector
+from kd_perception.training.validation import evaluate
+from kd_perception.detection.detections import Detections
+from kd_perception.detection.model_spec import ThresholdSpec
+
+CHECKPOINT_NAME = 'last.pt'
+LOG_NAME = 'log.csv'
+_LOG_FIELDS = ('step', 'total', 'classes', 'box', 'distribution', 'distil', 'lr', 'images_per_s')
+_LOG_EVERY = 10
+
+
+class Trainer:
+    """
+    One training run.
+
+    :param settings: the configuration.
+    :param data_root: folder that holds the data sets.
+    :param run_folder: checkpoints, log and caches go here.
+    :param init_path: the published weights, for `init.kind: picodet_onnx`.
+    """
+
+    def __init__(self, settings: TrainingSettings, data_root: Path, run_folder: Path, init_path: Path | None):
+        self.settings, self.run_folder = settings, run_folder
+        torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        run_folder.mkdir(parents=True, exist_ok=True)
+        self.network, pretrained, self.reference = _initial(settings, init_path)
+        groups = [load_dataset(data_root, dataset) for dataset in settings.datasets]
+        self.development = [image for _, held in groups for image in held]
+        training = [images for images, _ in groups]
+        self.stream = MixedStream(settings, training, _view(pretrained, training, run_folder))
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimiser = _optimiser(self.network, settings)
+        self.loss = _loss(settings, self.network, distil=self.reference is not None)
+        self.step = 0
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file that `resume` reads and training replaces."""
+        return self.run_folder / CHECKPOINT_NAME
+
+    def resume(self) -> None:
+        """
+        Go on where the last checkpoint of the run folder stands; start anew where there is none.
+
+        :raises TrainingError: the checkpoint is unreadable or of another configuration.
+        """
+        if not self.checkpoint_path.is_file():
+            return
+        state = load_checkpoint(self.checkpoint_path)
+        if state['settings'] != to_mapping(self.settings):
+            raise TrainingError(f'{self.checkpoint_path}: was made with another configuration; '
+                                'choose another run folder or restore the configuration')
+        self.network.load_state_dict(state['network'])
+        self.average.load_state_dict(state['average'])
+        self.optimiser.load_state_dict(state['optimiser'])
+        self.step = int(state['step'])
+
+    def run(self) -> None:
+        """
+        Train until the configured number of steps.
+
+        :raises TrainingError: the loss is not finite, or a checkpoint cannot be written; the last good
+            checkpoint stays.
+        """
+        settings = self.settings
+        first = self.step * settings.batch
+        loader = DataLoader(self.stream, settings.batch, sampler=range(first, len(self.stream)),
+                            num_workers=settings.workers, collate_fn=collate, drop_last=True)
+        self.network.train().to(memory_format=torch.channels_last)
+        normalise = FromCamera(self.network).normalise
+        started, seen = time.monotonic(), 0
+        with tqdm(total=settings.steps, initial=self.step, desc='train', unit='step', smoothing=0.05) as bar:
+            for images, targets in loader:
+                losses = self._step(normalise(images).contiguous(memory_format=torch.channels_last), targets)
+                self.step += 1
+                seen += len(images)
+                rate = seen / (time.monotonic() - started)
+                bar.update()
+                bar.set_postfix({'loss': f'{losses["total"]:.3f}', 'cls': f'{losses["classes"]:.3f}',
+                                 'box': f'{losses["box"]:.3f}', 'kd': f'{losses["distil"]:.3f}',
+                                 'img/s': f'{rate:.1f}'})
+                if self.step % _LOG_EVERY == 0:
+                    self._log(losses, rate)
+                if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
+                    self._save()
+                if self.step % settings.validate_every == 0 or self.step == settings.steps:
+                    self._validate(bar)
+
+    def _step(self, images: torch.Tensor, targets: list) -> dict[str, float]:
+        rate = learning_rate_share(self.step, self.settings)
+        for group in self.optimiser.param_groups:
+            group['lr'] = group['base_lr'] * rate
+        taught = None
+        if self.reference is not None and self.settings.loss.distil > 0:
+            with torch.no_grad():
+                levels = self.reference(images)
+                taught = torch.cat([level[:, :len(self.settings.labels)].flatten(2) for level in levels], 2)
+                taught = taught.transpose(1, 2).sigmoid()
+        losses = self.loss(self.network(images), targets, taught)
+        if not torch.isfinite(losses['total']):
+            raise TrainingError(f'step {self.step}: the loss is {float(losses["total"])}; stopped. '
+                                f'{self.checkpoint_path} holds the last good state')
+        self.optimiser.zero_grad(set_to_none=True)
+        losses['total'].backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimiser.clip_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(f'step {self.step}: the gradient is not finite; stopped. '
+                                f'{self.checkpoint_path} holds the last good state')
+        self.optimiser.step()
+        # A short average first, so that the start does not linger in it.
+        decay = min(self.settings.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.network.parameters()):
+                slow.lerp_(fast, 1 - decay)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _save(self) -> None:
+        state = {'settings': to_mapping(self.settings), 'step': self.step, 'network': self.network.state_dict(),
+                 'average': self.average.state_dict(), 'optimiser': self.optimiser.state_dict()}
+        temporary = self.checkpoint_path.with_suffix('.tmp')
+        try:
+            torch.save(state, temporary)
+            temporary.replace(self.checkpoint_path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise TrainingError(f'{self.checkpoint_path}: cannot be written ({error}); the last one stays') from error
+
+    def _log(self, losses: dict[str, float], rate: float) -> None:
+        path = self.run_folder / LOG_NAME
+        new = not path.exists()
+        with path.open('a', newline='', encoding='utf-8') as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(_LOG_FIELDS)
+            values = {**losses, 'step': self.step, 'lr': self.optimiser.param_groups[0]['lr'], 'images_per_s': rate}
+            writer.writerow([values[f] if f == 'step' else f'{values[f]:.6g}' for f in _LOG_FIELDS])
+
+    def _validate(self, bar: tqdm) -> None:
+        if not self.development:
+            return
+        report = validate(self.average, self.settings, self.development)
+        bar.write(f'step {self.step} development: ' + summary(report))
+
+
+def summary(report: dict[str, dict[str, object]]) -> str:
+    """Return one line: AP at IoU 0.5 and number of objects for each class."""
+    return ', '.join(f'{name} {entry["ap50"]:.3f} ({entry["objects"]})' for name, entry in report.items())
+
+
+def validate(network: nn.Module, settings: TrainingSettings, images: list[LabelledImage],
+             input_hw: tuple[int, int] | None = None, intervals: bool = False) -> dict[str, dict[str, object]]:
+    """Measure a network on labelled images at the configured (or another) input size."""
+    export = settings.export
+    thresholds = ThresholdSpec(export.score, export.score_low, export.nms_iou, export.max_detections)
+    spec = detection_spec(export.name, settings.labels, input_hw or settings.input_hw, network, thresholds)
+    detector = torch_detector(network, spec)
+    return evaluate(lambda image: detector.detect(image, export.score_low).detections, images, settings.labels,
+                    intervals)
+
+
+def learning_rate_share(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then a cosine down to `final_lr_share`."""
+    optimiser = settings.optimiser
+    if step < optimiser.warmup_steps:
+        return (step + 1) / optimiser.warmup_steps
+    done = (step - optimiser.warmup_steps) / max(1, settings.steps - optimiser.warmup_steps)
+    low = optimiser.final_lr_share
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def load_checkpoint(path: Path) -> dict:
+    """
+    Read a checkpoint; only tensors and plain values are accepted from the file.
+
+    :raises TrainingError: it is missing, unreadable or lacks a part.
+    """
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises several unrelated types for damaged files
+        raise TrainingError(f'{path}: is not a readable checkpoint ({str(error).splitlines()[0][:200]})') from error
+    missing = {'settings', 'step', 'network', 'average', 'optimiser'} - set(state if isinstance(state, dict) else ())
+    if missing:
+        raise TrainingError(f'{path}: lacks {sorted(missing)}, not a checkpoint of this program')
+    return state
+
+
+def initial_network(settings: TrainingSettings, init_path: Path | None) -> PicoDet:
+    """
+    Build the network with its initial weights.
+
+    :raises TrainingError: the configuration needs a weights file and none, or a wrong one, is given.
+    """
+    if settings.init.kind == 'random':
+        torch.manual_seed(settings.seed)
+        return PicoDet(len(settings.labels))
+    if init_path is None:
+        raise TrainingError('init.kind is picodet_onnx: give the published weights with --init')
+    return load_picodet(init_path, settings.init.class_rows)
+
+
+def _initial(settings: TrainingSettings, init_path: Path | None) -> tuple[PicoDet, PicoDet | None, PicoDet | None]:
+    """Return the network to train, the 80-class network and the frozen one of our classes."""
+    network = initial_network(settings, init_path)
+    if settings.init.kind == 'random':
+        return network, None, None
+    reference = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return network, load_picodet(init_path).requires_grad_(False), reference
+
+
+def _view(pretrained: PicoDet | None, groups: list[list[LabelledImage]], folder: Path):
+    if pretrained is None:
+        return lambda image: Detections.empty()
+    view = PretrainedView(pretrained, folder / 'pretrained_view.json')
+    view.prepare([image for group in groups for image in group])
+    return view
+
+
+def _optimiser(network: PicoDet, settings: TrainingSettings) -> torch.optim.AdamW:
+    chosen = settings.optimiser
+    backbone = list(network.backbone.parameters())
+    rest = [p for name, p in network.named_parameters() if not name.startswith('backbone.')]
+    low = chosen.lr * chosen.backbone_lr_share
+    return torch.optim.AdamW([{'params': rest, 'lr': chosen.lr, 'base_lr': chosen.lr},
+                              {'params': backbone, 'lr': low, 'base_lr': low}], weight_decay=chosen.weight_decay)
+
+
+def _loss(settings: TrainingSettings, network: PicoDet, distil: bool) -> DetectionLoss:
+    labels = list(settings.labels)
+    distilled = [labels.index(name) for name in ('Car', 'Pedestrian') if name in labels] if distil else []
+    pair = (labels.index('Cyclist'), labels.index('Pedestrian')) if {'Cyclist', 'Pedestrian'} <= set(labels) else None
+    return DetectionLoss(settings.loss, len(labels), network.strides, network.reg_max, distilled, pair)
