@@ -1,0 +1,66 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+# For a machine without a ROS install. `make demo` and `make test` set up all they need in .venv; on a machine with
+# ROS use colcon (docs/install.md).
+
+PYTHON ?=
+VENV ?= $(CURDIR)/.venv
+TRAIN ?= 1
+INPUT ?=
+PYTEST_ARGS ?=
+
+override VENV := $(abspath $(VENV))
+VENV_PYTHON := $(VENV)/bin/python
+
+# The recipes see these as variables of the shell, so that no value is ever read as part of a command.
+export INPUT VENV PYTHON
+
+# Nothing of a sourced ROS install or of another environment may leak in; see tools/make_env.py.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH VIRTUAL_ENV CMAKE_PREFIX_PATH COLCON_PREFIX_PATH RMW_IMPLEMENTATION
+unexport ROS_VERSION ROS_PYTHON_VERSION _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export AMENT_PREFIX_PATH := $(VENV)
+export ROS_DISTRO := jazzy
+
+MAKE_ENV = python=$$(tools/find_python.sh "$$PYTHON" "$$VENV") && "$$python" tools/make_env.py --venv "$$VENV"
+# A single test that hangs is ended by this, whatever limits it sets itself.
+PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 $(PYTEST_ARGS)
+SLOW_TESTS = $(wildcard test/integration test/launch test/training)
+
+.PHONY: help demo test env env-train test-fast test-integration lint clean distclean
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@echo 'make demo [INPUT=folder|video|bag]   run the nodes over DDS on real footage; results in build/demo'
+	@echo 'make test [TRAIN=0]                  all tests; TRAIN=0 neither installs PyTorch nor runs what needs it'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo
+	@echo '  PYTHON=python3.12   the interpreter of the environment (3.10 to 3.14)'
+	@echo '  VENV=folder         where the environment lies (.venv)'
+
+demo: env ## replay -> detector over DDS; overview.png, detections.mcap, summary.json
+	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} --out build/demo
+
+test: env $(if $(filter 0,$(TRAIN)),,env-train) ## all tests: first the fast ones, then those that need ROS or torch
+	@$(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
+	@$(PYTEST) $(SLOW_TESTS)
+
+test-fast: env ## the tests that need neither ROS nor torch
+	@$(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
+
+test-integration: env ## real processes over DDS
+	@$(PYTEST) test/integration
+
+env: ## the environment: locked wheels, vision_msgs, this package
+	@$(MAKE_ENV)
+
+env-train: ## the environment, with PyTorch
+	@$(MAKE_ENV) --train
+
+lint: env ## flake8
+	@"$$VENV/bin/python" -m flake8
+
+clean: ## remove what was built, but for the environment
+	rm -rf build install log dist .pytest_cache .hypothesis kd_perception.egg-info
+
+distclean: clean ## remove the environment too
+	rm -rf "$$VENV" "$$VENV.lock"
