@@ -47,8 +47,7 @@ class CameraChannel:
         self.label_info = node.create_lifecycle_publisher(LabelInfo, f'{name}/label_info', qos.LATCHED)
         self.debug_image = node.create_lifecycle_publisher(Image, f'{name}/debug_image', qos.DEBUG_IMAGE)
         self._subscription = None
-        namespace = self.detections.topic_name.rsplit('/', 1)[0]
-        self.monitor = CameraMonitor(name, namespace, settings.limits, clock)
+        self.monitor = CameraMonitor(name, node.resolve_topic_name(name), settings.limits, clock)
 
     def subscribe(self) -> None:
         """Start to receive images."""
