@@ -88,7 +88,7 @@ class KittiObjects:
         if values is not None:
             wrong |= ~np.isfinite(values)
         if wrong.any():
-            raise LabelError(f'from_boxes: object {int(np.argmax(wrong))} is not finite or has an inverted box')
+            raise LabelError(f'from_boxes: object {int(np.argmax(wrong))} is not finite or inverted')
         return cls(tuple(types), np.full(count, UNKNOWN_TRUNCATION), np.full(count, UNKNOWN_OCCLUSION),
                    np.full(count, UNKNOWN_ANGLE), boxes, np.full((count, 3), UNKNOWN_DIMENSION),
                    np.full((count, 3), UNKNOWN_LOCATION), np.full(count, UNKNOWN_ANGLE), values)
