@@ -11,6 +11,7 @@ from pathlib import Path
 import re
 from typing import Dict, Iterator, List, Optional
 
+from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader
 import yaml
 
@@ -24,11 +25,12 @@ MAX_MESSAGE_BYTES = 2 ** 28
 
 @dataclass(frozen=True)
 class BagTopic:
-    """A topic of a recording; `count` messages can be read."""
+    """A topic of a recording; `count` messages can be read, `latched` if it was offered transient-local."""
 
     name: str
     msgtype: str
     count: int
+    latched: bool = False
 
 
 def natural_key(text: str) -> tuple:
@@ -61,6 +63,8 @@ class _IndexedPart:
         for item in self._connections:
             self.counts[item.topic] += item.msgcount
             self.types[item.topic] = item.msgtype
+        self.latched = {item.topic for item in self._connections if any(
+            qos.durability == QosDurability.TRANSIENT_LOCAL for qos in item.ext.offered_qos_profiles)}
         self.start_ns = self._reader.start_time if self._reader.message_count else None
 
     def records(self, topics, start_ns, problems) -> Iterator[Record]:
@@ -107,6 +111,7 @@ class _SalvagedPart:
         self.path = path
         self.counts = Counter()
         self.types = {}
+        self.latched = set()
         self.start_ns = None
         for record in self.walk(path, problems):
             self.counts[record.topic] += 1
@@ -161,8 +166,9 @@ class BagReader:
         for part in self._parts:
             counts.update(part.counts)
             types.update(part.types)
+        latched = set().union(*(part.latched for part in self._parts))
         self.topics: Dict[str, BagTopic] = {
-            name: BagTopic(name, types[name], counts[name]) for name in sorted(types)}
+            name: BagTopic(name, types[name], counts[name], name in latched) for name in sorted(types)}
         self.lost_messages: Optional[int] = None if self._salvaged else 0
         if self._declared is not None:
             total = sum(self._declared.values())

@@ -135,17 +135,24 @@ class BagSource(FrameSource):
         """Yield the frames in the order of their log times."""
         return (item for item in self.items() if isinstance(item, Frame))
 
-    def items(self, other: Callable[[str], bool] = lambda topic: False) -> Iterator[Frame | Record]:
+    @property
+    def start_ns(self) -> int:
+        """Log time of the first message of any topic."""
+        return self._bag.start_ns or 0
+
+    def items(self, other: Callable[[str], bool] = lambda topic: False,
+              start_ns: int | None = None) -> Iterator[Frame | Record]:
         """
         Yield frames, and of the other topics the records as stored.
 
         :param other: tells for a topic that is no chosen camera whether to serve it.
+        :param start_ns: skip what was logged earlier; frames are numbered from there.
         """
         others = {name for name in self.topics if name not in self._camera_of and other(name)}
         wanted = others.union(self._camera_of)
         index = dict.fromkeys(self._camera_of.values(), 0)
         unstamped = damaged = 0
-        for record in self._bag.messages(wanted):
+        for record in self._bag.messages(wanted, start_ns):
             camera = self._camera_of.get(record.topic)
             if camera is None:
                 yield record
