@@ -1,0 +1,198 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Who may import whom: the pure core runs with neither ROS nor torch installed.
+
+Checked twice: on the source, where an import inside a function counts too, and by importing every module
+that promises it in a process in which torch, ROS and the message packages cannot be imported.
+"""
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'kd_perception'
+
+MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs',
+            'rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs', 'service_msgs', 'std_msgs', 'std_srvs',
+            'unique_identifier_msgs', 'vision_msgs'}
+ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
+TORCH = {'torch', 'torchvision'}
+CORE = {'config', 'errors', 'resources', '__init__'}
+PURE = {*CORE, 'bags', 'detection', 'evaluation', 'fallback', 'health'}
+
+# Part of the package -> the installed packages that it may import, beyond the standard library.
+THIRD_PARTY = {
+    **{part: {'yaml'} for part in CORE},
+    'bags': {'cv2', 'mcap', 'numpy', 'rosbags', 'yaml'},
+    'detection': {'cv2', 'numpy', 'onnxruntime', 'yaml'},
+    'evaluation': {'cv2', 'matplotlib', 'numpy', 'yaml'},
+    'fallback': {'cv2', 'numpy', 'yaml'},
+    'health': {'numpy', 'yaml'},
+    'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
+    'nodes': {'cv2', 'numpy', 'psutil', 'yaml', *ROS},
+    # A command may need anything when it runs; what it may import when it is merely loaded is checked below.
+    'cli': {'cv2', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'psutil', 'rosbags', 'tqdm', 'yaml',
+            *ROS, *TORCH},
+    '__main__': set(),
+}
+# Part of the package -> the other parts that it may import.
+PARTS = {
+    **{part: PURE for part in PURE},
+    'training': {*PURE, 'training'},
+    'nodes': {*PURE, 'nodes'},
+    'cli': {*PURE, 'cli', 'nodes', 'training'},
+    '__main__': {'cli'},
+}
+# Each of these has one door: the rest of the package does not depend on its interface.
+ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py'}
+
+
+def imported_names(source, package):
+    """
+    Return [(dotted name, line number, at the module's top level)] of every import in a source text.
+
+    :param package: the dotted name of the package that the module lies in, for relative imports.
+    """
+    tree = ast.parse(source)
+    inside_functions = {id(inner) for node in ast.walk(tree)
+                        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+                        for inner in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level:
+                parents = package.split('.')[:len(package.split('.')) - node.level + 1]
+                base = '.'.join([*parents, *([base] if base else [])])
+            names = [base]
+            if base == 'kd_perception':  # `from kd_perception import nodes` names the part behind the import
+                names = [f'{base}.{alias.name}' for alias in node.names]
+        elif isinstance(node, ast.Call) and _callee(node) in {'import_module', '__import__', 'find_spec'}:
+            first = node.args[0] if node.args else None
+            names = [first.value] if isinstance(first, ast.Constant) and isinstance(first.value, str) else []
+        found += [(name, node.lineno, id(node) not in inside_functions) for name in names]
+    return found
+
+
+def _callee(call):
+    return getattr(call.func, 'attr', getattr(call.func, 'id', ''))
+
+
+def violations(source, part, package='kd_perception'):
+    """Return one line for each import in `source` that its part of the package may not make."""
+    bad = []
+    for name, line, top_level in imported_names(source, package):
+        first, *rest = name.split('.')
+        if first == 'kd_perception':
+            # `from kd_perception import __version__` names no part but the package itself.
+            allowed = (rest[0] if rest and rest[0] in PARTS else '__init__') in PARTS[part]
+        else:
+            allowed = first in sys.stdlib_module_names or first in THIRD_PARTY[part]
+        if part == 'cli' and top_level and (first in ROS | TORCH or name.startswith(
+                ('kd_perception.nodes', 'kd_perception.training'))):
+            allowed = False
+        if not allowed:
+            where = ' at its top level' if part == 'cli' else ''
+            bad.append(f'line {line}: {part} may not import {name}{where}')
+    return bad
+
+
+def modules():
+    """Return [(path below the package, part)] of every module."""
+    paths = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
+    return [(path, path.parts[0] if len(path.parts) > 1 else path.stem) for path in paths]
+
+
+@pytest.mark.parametrize('path, part', modules(), ids=lambda value: str(value))
+def test_source_keeps_to_the_table(path, part):
+    package = '.'.join(['kd_perception', *path.parts[:-1]])
+    assert part in PARTS, f'{path}: a new part of the package: add it to the table'
+    assert not violations((PACKAGE / path).read_text(), part, package)
+
+
+@pytest.mark.parametrize('third_party, module', ONE_MODULE.items())
+def test_one_module_wraps(third_party, module):
+    importers = {str(path) for path, _ in modules()
+                 for name, _, _ in imported_names((PACKAGE / path).read_text(), 'kd_perception')
+                 if name.split('.')[0] == third_party}
+    assert importers == {module}
+
+
+@pytest.mark.parametrize('part, source', [
+    ('detection', 'import torch'),
+    ('detection', 'import torch.nn as nn'),
+    ('detection', 'def f():\n    from rclpy.node import Node'),
+    ('bags', 'import importlib\nimportlib.import_module("vision_msgs.msg")'),
+    ('evaluation', 'from kd_perception.nodes import qos'),
+    ('evaluation', 'from kd_perception import training'),
+    ('health', 'from ..nodes.qos import x'),
+    ('health', 'import scipy'),
+    ('nodes', 'from kd_perception.training.trainer import train'),
+    ('nodes', 'from kd_perception.cli.main import main'),
+    ('nodes', 'import torch'),
+    ('training', 'import rclpy'),
+    ('cli', 'import torch'),
+    ('cli', 'from kd_perception.nodes.detector_node import main'),
+    ('cli', 'class A:\n    import rclpy'),
+])
+def test_the_scan_sees(part, source):
+    assert violations(source, part, f'kd_perception.{part}')
+
+
+@pytest.mark.parametrize('part, source', [
+    ('detection', 'from . import boxes\nfrom .boxes import box_iou'),
+    ('detection', 'from kd_perception.errors import ModelError'),
+    ('detection', 'import onnxruntime, numpy, os.path'),
+    ('cli', 'def run(args):\n    import torch\n    from kd_perception.nodes.detector_node import main'),
+    ('nodes', 'from kd_perception import __version__'),
+])
+def test_the_scan_allows(part, source):
+    assert not violations(source, part, f'kd_perception.{part}')
+
+
+IMPORT_ALL = """
+import importlib, sys
+
+BLOCKED = {blocked!r}
+
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in BLOCKED:
+            raise ModuleNotFoundError('blocked by the test: ' + name, name=name)
+
+
+sys.meta_path.insert(0, Block())
+for name in BLOCKED:
+    sys.modules.pop(name, None)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise SystemExit('not blocked: ' + name)
+for name in {names!r}:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise SystemExit('import ' + name + ': ' + str(error))
+print(len({names!r}))
+"""
+
+
+def test_core_and_commands_load_without_ros_and_torch():
+    names = ['.'.join(['kd_perception', *path.with_suffix('').parts]).replace('.__init__', '')
+             for path, part in modules() if part in PURE | {'cli'}]
+    assert len(names) > 20
+    script = IMPORT_ALL.format(blocked=sorted(ROS | TORCH), names=names)
+    result = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(len(names))]
