@@ -178,7 +178,8 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
 
 
 def _wrong(where: str, hint: Any, value: Any) -> ConfigError:
-    return ConfigError(f'{where}: expected {getattr(hint, "__name__", hint)}, got {_type_name(value)} {value!r:.60}')
+    expected = getattr(hint, '__name__', hint)
+    return ConfigError(f'{where}: expected {expected}, got {_type_name(value)} {value!r:.60}')
 
 
 def _type_name(value: Any) -> str:

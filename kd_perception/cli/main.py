@@ -67,8 +67,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith('kd_perception'):
             raise
-        print(f'{prog}: error: needs the Python package {error.name!r}, which is not installed', file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _missing_package(prog, error)
     parser = argparse.ArgumentParser(
         prog=prog, description=module.HELP, epilog='examples:\n' + module.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,5 +89,9 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if not error.name or error.name.split('.')[0] == 'kd_perception':
             raise
-        print(f'{prog}: error: needs the Python package {error.name!r}, which is not installed', file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _missing_package(prog, error)
+
+
+def _missing_package(prog: str, error: ModuleNotFoundError) -> int:
+    print(f'{prog}: error: needs the Python package {error.name!r}, which is not installed', file=sys.stderr)
+    return EXIT_BAD_INPUT

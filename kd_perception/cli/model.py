@@ -20,7 +20,7 @@ from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
 
-HELP = 'Show what a model file says about itself, verify that it is sound, or describe a model of your own.'
+HELP = 'Show what a model file says about itself, verify that it is sound, or describe your own.'
 EXAMPLES = """\
   kd_perception model info teacher                 a shipped model, by its name
   kd_perception model info my_model.onnx --json
@@ -64,12 +64,13 @@ def _info(path: Path, as_json: bool) -> int:
     layers = _layers(path)
     if as_json:
         spec = to_mapping(detector.spec)
-        print(json.dumps({'file': str(path), 'sha256': detector.sha256, 'size_bytes': path.stat().st_size,
-                          'pinned_sha256': pinned_sha256(path), 'spec': spec, 'layers': layers}, indent=2))
+        document = {'file': str(path), 'sha256': detector.sha256, 'pinned_sha256': pinned_sha256(path),
+                    'size_bytes': path.stat().st_size, 'spec': spec, 'layers': layers}
+        print(json.dumps(document, indent=2))
         return EXIT_OK
     spec = detector.spec
     pin = pinned_sha256(path)
-    pinned = 'not in a manifest' if pin is None else 'as pinned' if pin == detector.sha256 else f'PINNED AS {pin}'
+    pinned = 'as pinned' if pin == detector.sha256 else f'PINNED AS {pin}' if pin else 'not in a manifest'
     rows = [
         ('file', f'{path} ({path.stat().st_size / 1e6:.2f} MB)'),
         ('sha256', f'{detector.sha256} ({pinned})'),
@@ -148,7 +149,7 @@ def _attach(path: Path, spec_path: Path, out: Path) -> int:
     try:
         import onnx
     except ImportError as error:
-        raise ModelError('attaching metadata needs the Python package onnx, which is not installed') from error
+        raise ModelError('attaching metadata needs the Python package onnx (not installed)') from error
     spec = load_config(ModelSpec, spec_path)
     if out.exists():
         raise ModelError(f'{out}: exists already, expected a new file')

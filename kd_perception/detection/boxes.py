@@ -48,4 +48,5 @@ def box_intersection_over_area(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.nda
 def clip_boxes(boxes_xyxy: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
     """A copy of boxes (N, 4) limited to an image of `(height, width)` px."""
     height, width = image_hw
-    return np.clip(boxes_xyxy, 0, np.array([width, height, width, height], dtype=np.asarray(boxes_xyxy).dtype))
+    limit = np.array([width, height, width, height], dtype=np.asarray(boxes_xyxy).dtype)
+    return np.clip(boxes_xyxy, 0, limit)

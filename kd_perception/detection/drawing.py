@@ -46,7 +46,7 @@ def draw_detections(image_bgr: np.ndarray, detections: Detections, labels: Seque
     return canvas
 
 
-def _draw_label(canvas: np.ndarray, text: str, corner_xy: tuple[int, int], color: tuple, scale: float) -> None:
+def _draw_label(canvas: np.ndarray, text: str, corner_xy: tuple[int, int], color: tuple, scale: float):
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
     x = min(max(corner_xy[0], 0), max(canvas.shape[1] - width, 0))
     y = corner_xy[1] if corner_xy[1] >= height + baseline else corner_xy[1] + height + baseline
@@ -65,7 +65,8 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str] = (), co
     :raises ValueError: no picture, or captions that do not match.
     """
     if not images or (captions and len(captions) != len(images)):
-        raise ValueError(f'expected at least one image and as many captions, got {len(images)} and {len(captions)}')
+        raise ValueError(
+            f'expected at least one image and as many captions, got {len(images)} and {len(captions)}')
     columns = min(columns, len(images))
     tiles = []
     for i, image in enumerate(images):

@@ -70,7 +70,8 @@ _LAYOUTS = {
 SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
 
 
-def decode_raw(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data) -> np.ndarray:
+def decode_raw(
+        encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data) -> np.ndarray:
     """
     Decode the fields of a `sensor_msgs/Image`.
 
@@ -97,7 +98,8 @@ def decode_raw(encoding: str, height: int, width: int, step: int, is_bigendian: 
     needed = step * (height - 1) + row_bytes
     buffer = memoryview(data).cast('B')
     if buffer.nbytes < needed:
-        raise ImageError('short_data', f'{buffer.nbytes} bytes, expected {needed} for {width}x{height} {encoding}')
+        raise ImageError(
+            'short_data', f'{buffer.nbytes} bytes, expected {needed} for {width}x{height} {encoding}')
     order = '>' if is_bigendian else '<'
     pixels = np.ndarray(
         (height, width, layout.channels), dtype=np.dtype(layout.dtype).newbyteorder(order), buffer=buffer,
@@ -126,14 +128,17 @@ def decode_compressed(data, image_format: str = '') -> np.ndarray:
         raise ImageError('unsupported_encoding', f'{image_format[:60]!r} is a depth image')
     buffer = memoryview(data).cast('B')
     if buffer.nbytes > MAX_COMPRESSED_BYTES:
-        raise ImageError('too_large', f'{buffer.nbytes} compressed bytes, expected at most {MAX_COMPRESSED_BYTES}')
+        raise ImageError(
+            'too_large', f'{buffer.nbytes} compressed bytes, expected at most {MAX_COMPRESSED_BYTES}')
     check_size(*_compressed_size_hw(buffer, image_format))
     try:
-        image = cv2.imdecode(np.frombuffer(buffer, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(
+            np.frombuffer(buffer, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise ImageError('corrupt_compressed', f'{error.err if hasattr(error, "err") else error}') from error
+        raise ImageError('corrupt_compressed', ' '.join(str(error).split())[:200]) from error
     if image is None:
-        raise ImageError('corrupt_compressed', f'{buffer.nbytes} bytes of {image_format[:40]!r} do not decode')
+        raise ImageError(
+            'corrupt_compressed', f'{buffer.nbytes} bytes of {image_format[:40]!r} do not decode')
     return image
 
 
@@ -155,9 +160,11 @@ def _to_uint8(pixels: np.ndarray, encoding: str) -> np.ndarray:
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     values = pixels.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ImageError('non_finite', f'{encoding} holds {int((~np.isfinite(values)).sum())} NaN or infinite values')
+        bad = np.count_nonzero(~np.isfinite(values))
+        raise ImageError('non_finite', f'{encoding} holds {bad} NaN or infinite values')
     if values.min() < 0 or values.max() > 1:
-        raise ImageError('value_range', f'{encoding} spans [{values.min():g}, {values.max():g}], expected [0, 1]')
+        raise ImageError(
+            'value_range', f'{encoding} spans [{values.min():g}, {values.max():g}], expected [0, 1]')
     return np.rint(values * 255).astype(np.uint8)
 
 

@@ -130,8 +130,8 @@ def write_entry(folder: str | Path, name: str, file_name: str, spec: ModelSpec) 
     folder = Path(folder)
     content = (folder / file_name).read_bytes()
     entry = ManifestEntry(
-        file_name, hashlib.sha256(content).hexdigest(), len(content), spec.labels, spec.input.hw, spec.licence,
-        spec.documents.get('metrics', {}))
+        file_name, hashlib.sha256(content).hexdigest(), len(content), spec.labels, spec.input.hw,
+        spec.licence, spec.documents.get('metrics', {}))
     models = load_manifest(folder).models if (folder / MANIFEST_NAME).exists() else {}
     manifest = Manifest({**models, name: entry})
     temporary = folder / (MANIFEST_NAME + '.tmp')

@@ -166,7 +166,8 @@ class OnnxDetector:
         try:
             outputs = self.session.run(self._output_names, {self._input_name: tensor})
         except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
-            raise ModelError(f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
+            raise ModelError(
+                f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
         inferred = time.perf_counter_ns()
         self._check_shapes(outputs)
         candidates = decode(outputs, self.spec, score_threshold)
@@ -239,7 +240,8 @@ def _create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) -
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = options.threads
     session_options.inter_op_num_threads = 1
-    session_options.add_session_config_entry('session.intra_op.allow_spinning', str(int(options.allow_spinning)))
+    session_options.add_session_config_entry(
+        'session.intra_op.allow_spinning', str(int(options.allow_spinning)))
     session_options.log_severity_level = 3
     try:
         return ort.InferenceSession(model_bytes, session_options, providers=[provider])

@@ -7,7 +7,8 @@ import pytest
 
 
 def make(count):
-    return Detections(np.arange(count * 4).reshape(count, 4), np.linspace(0.1, 0.9, count), np.arange(count) % 3)
+    boxes = np.arange(count * 4).reshape(count, 4)
+    return Detections(boxes, np.linspace(0.1, 0.9, count), np.arange(count) % 3)
 
 
 def test_empty_is_an_ordinary_value():

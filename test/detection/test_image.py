@@ -18,7 +18,8 @@ HEIGHT, WIDTH = 6, 8
 # (bytes of an element, channels); floats are not among the oracle's conversions to BGR.
 ORACLE = {'bgr8': (1, 3), '8UC3': (1, 3), 'rgb8': (1, 3), 'bgra8': (1, 4), 'rgba8': (1, 4), 'mono8': (1, 1),
           '8UC1': (1, 1), 'mono16': (2, 1), 'bgr16': (2, 3), 'rgb16': (2, 3), 'bayer_rggb8': (1, 1),
-          'bayer_bggr8': (1, 1), 'bayer_gbrg8': (1, 1), 'bayer_grbg8': (1, 1), 'yuv422': (1, 2), 'uyvy': (1, 2),
+          'bayer_bggr8': (1, 1), 'bayer_gbrg8': (1, 1), 'bayer_grbg8': (1, 1),
+          'yuv422': (1, 2), 'uyvy': (1, 2),
           'yuv422_yuy2': (1, 2), 'yuyv': (1, 2)}
 
 
@@ -108,8 +109,9 @@ def test_bad_raw_image(fields, reason):
     assert '\n' not in str(error.value)
 
 
-@given(encoding=st.sampled_from([*SUPPORTED_ENCODINGS, 'other']), height=st.integers(0, 9), width=st.integers(0, 9),
-       step=st.integers(0, 120), is_bigendian=st.integers(0, 255), data=st.binary(max_size=1200))
+@given(encoding=st.sampled_from([*SUPPORTED_ENCODINGS, 'other']),
+       height=st.integers(0, 9), width=st.integers(0, 9), step=st.integers(0, 120),
+       is_bigendian=st.integers(0, 255), data=st.binary(max_size=1200))
 def test_any_message_is_an_image_or_an_image_error(encoding, height, width, step, is_bigendian, data):
     try:
         image = decode_raw(encoding, height, width, step, is_bigendian, data)

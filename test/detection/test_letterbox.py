@@ -40,7 +40,8 @@ def test_corners_map_to_corners(source_hw, target_hw):
 
 
 @pytest.mark.parametrize('source_hw,target_hw', [
-    ((375, 1242), (384, 1280)), ((480, 640), (192, 640)), ((1080, 1920), (192, 640)), ((90, 100), (384, 1280))])
+    ((375, 1242), (384, 1280)), ((480, 640), (192, 640)), ((1080, 1920), (192, 640)),
+    ((90, 100), (384, 1280))])
 def test_pixels_land_where_boxes_say(source_hw, target_hw):
     """A bright rectangle is found again at the mapped box, to within one pixel."""
     image = np.zeros((*source_hw, 3), dtype=np.uint8)

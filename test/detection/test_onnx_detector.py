@@ -12,14 +12,16 @@ from onnx import helper, TensorProto
 import pytest
 
 HW = (32, 64)
-SPEC = ModelSpec('fixed', ('a', 'b'), InputSpec(*HW), DecoderSpec('boxes_scores'), ThresholdSpec(0.5, 0.1, 0.5, 10))
+SPEC = ModelSpec('fixed', ('a', 'b'), InputSpec(*HW), DecoderSpec('boxes_scores'),
+                 ThresholdSpec(0.5, 0.1, 0.5, 10))
 
 
 class FixedSession:
     """Answers with the same boxes, and remembers what it was fed."""
 
     def __init__(self, boxes, scores):
-        self.outputs = [np.array(boxes, np.float32).reshape(1, -1, 4), np.array(scores, np.float32).reshape(1, -1, 2)]
+        self.outputs = [np.array(boxes, np.float32).reshape(1, -1, 4),
+                        np.array(scores, np.float32).reshape(1, -1, 2)]
 
     def run(self, names, feeds):
         assert names == ['boxes', 'scores']
