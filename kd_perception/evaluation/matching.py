@@ -7,7 +7,7 @@ detections in file order. Only the order inside a frame matters, so that here th
 every frame is matched at the same time, and only against detections that overlap enough.
 """
 from dataclasses import dataclass
-from typing import Iterator, List, Tuple
+from typing import Iterator, Tuple
 
 from kd_perception.evaluation.object_table import ObjectTable
 import numpy as np
@@ -38,6 +38,27 @@ class Pairs:
         return Pairs(self.truth[keep], self.detection[keep], self.overlap[keep])
 
 
+def frame_products(rows_per_frame: np.ndarray,
+                   offsets: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """
+    Yield all (row, detection) index pairs within frames, in blocks, by row, then detection.
+
+    :param rows_per_frame: (R,) int64: the frame of each row, rising.
+    :param offsets: (F + 1,) int64: the detections of frame f are offsets[f]:offsets[f + 1].
+    """
+    counts = np.diff(offsets)[rows_per_frame]
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(counts):
+        before = ends[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends, before + _BLOCK, side='right')), first + 1)
+        number = counts[first:last]
+        start = offsets[rows_per_frame[first:last]] - (ends[first:last] - number - before)
+        detections = np.arange(int(ends[last - 1] - before)) + np.repeat(start, number)
+        yield np.repeat(np.arange(first, last), number), detections
+        first = last
+
+
 def overlapping_pairs(truths: ObjectTable, detections: ObjectTable, rows: np.ndarray, above: float,
                       of_detection: bool = False) -> Pairs:
     """
@@ -49,39 +70,26 @@ def overlapping_pairs(truths: ObjectTable, detections: ObjectTable, rows: np.nda
         it for DontCare regions; else intersection over union. No +1 in widths.
     """
     frames = np.searchsorted(truths.offsets, rows, side='right') - 1
-    counts = np.diff(detections.offsets)[frames] if len(rows) else np.zeros(0, dtype=np.int64)
-    ends = np.cumsum(counts)
-    box_columns = np.ascontiguousarray(detections.boxes_xyxy.T)
-    areas = (box_columns[2] - box_columns[0]) * (box_columns[3] - box_columns[1])
-    truth_boxes = truths.boxes_xyxy[rows]
-    truth_areas = (truth_boxes[:, 2] - truth_boxes[:, 0]) * (truth_boxes[:, 3] - truth_boxes[:, 1])
-    parts: List[Tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    first = 0
-    while first < len(rows):
-        before = ends[first - 1] if first else 0
-        last = max(int(np.searchsorted(ends, before + _BLOCK, side='right')), first + 1)
-        number = counts[first:last]
-        local = np.repeat(np.arange(first, last), number)
-        start = detections.offsets[frames[first:last]] - (ends[first:last] - number - before)
-        found = np.arange(len(local)) + np.repeat(start, number)
-        box = truth_boxes[local]
-        width = np.minimum(box_columns[2][found], box[:, 2]) - np.maximum(box_columns[0][found], box[:, 0])
+    columns = np.ascontiguousarray(detections.boxes_xyxy.T)
+    areas = (columns[2] - columns[0]) * (columns[3] - columns[1])
+    boxes = truths.boxes_xyxy[rows]
+    truth_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))]
+    for local, found in frame_products(frames, detections.offsets):
+        box = boxes[local]
+        width = np.minimum(columns[2][found], box[:, 2]) - np.maximum(columns[0][found], box[:, 0])
         near = np.flatnonzero(width > 0)
         local, found, box, width = local[near], found[near], box[near], width[near]
-        height = np.minimum(box_columns[3][found], box[:, 3]) - np.maximum(box_columns[1][found], box[:, 1])
+        height = np.minimum(columns[3][found], box[:, 3]) - np.maximum(columns[1][found], box[:, 1])
         near = np.flatnonzero(height > 0)
         local, found = local[near], found[near]
         intersection = width[near] * height[near]
         area = areas[found]
         # Same order of operations as the official program, so that ties and limits fall the same way.
-        whole = area if of_detection else area + truth_areas[local] - intersection
-        overlap = intersection / whole
+        overlap = intersection / (area if of_detection else area + truth_areas[local] - intersection)
         enough = overlap > above
         parts.append((rows[local[enough]], found[enough], overlap[enough]))
-        first = last
-    if not parts:
-        return Pairs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
-    return Pairs(*(np.concatenate(columns) for columns in zip(*parts)))
+    return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
 
 class FrameMatcher:
