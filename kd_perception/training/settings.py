@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Optional
 
 
 def _share(owner: str, **values: float) -> None:
@@ -144,12 +144,13 @@ class ExportSettings:
     """
     Facts written into the model file.
 
+    :param score: working threshold; None takes the best F1 over all classes of the development set.
     :param average_with_initial: share of the initial weights in the exported ones (WiSE-FT,
         Wortsman et al., CVPR 2022), 0 for the tuned weights alone.
     """
 
     name: str = 'picodet_s'
-    score: float = 0.4
+    score: Optional[float] = None
     score_low: float = 0.05
     nms_iou: float = 0.6
     max_detections: int = 100
@@ -158,8 +159,17 @@ class ExportSettings:
 
     def __post_init__(self):
         """Check ranges."""
-        _share('export', score=self.score, score_low=self.score_low, nms_iou=self.nms_iou,
+        _share('export', score=self.score or 0.0, score_low=self.score_low, nms_iou=self.nms_iou,
                average_with_initial=self.average_with_initial)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """A labelled set that the exported model is measured on; never used for a choice."""
+
+    folder: str
+    split: str = 'all'
+    sizes_hw: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +202,7 @@ class TrainingSettings:
     pseudo_labels: PseudoLabelSettings = PseudoLabelSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     export: ExportSettings = ExportSettings()
+    evaluation: tuple[EvaluationSettings, ...] = ()
 
     def __post_init__(self):
         """Check ranges and names."""

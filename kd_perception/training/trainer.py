@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import copy
 import csv
+import dataclasses
 import math
 from pathlib import Path
 import time
@@ -14,7 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kd_perception.config import to_mapping
+from kd_perception.config import from_mapping, to_mapping
+from kd_perception.detection.detections import Detections
+from kd_perception.detection.model_spec import ThresholdSpec
+from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream
 from kd_perception.training.losses import DetectionLoss
@@ -22,11 +27,10 @@ from kd_perception.training.models.picodet import PicoDet
 from kd_perception.training.models.picodet_onnx import load_picodet
 from kd_perception.training.preprocess import FromCamera
 from kd_perception.training.pretrained import PretrainedView
-from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.rendered import render_dataset
+from kd_perception.training.settings import ExportSettings, TrainingSettings
 from kd_perception.training.torch_detector import detection_spec, torch_detector
-from kd_perception.training.validation import evaluate
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ThresholdSpec
+from kd_perception.training.validation import ClassMatches, match_all, report, summary
 
 CHECKPOINT_NAME = 'last.pt'
 LOG_NAME = 'log.csv'
@@ -39,18 +43,20 @@ class Trainer:
     One training run.
 
     :param settings: the configuration.
-    :param data_root: folder that holds the data sets.
+    :param data_root: folder that holds the data sets; not read where the configuration renders its own.
     :param run_folder: checkpoints, log and caches go here.
     :param init_path: the published weights, for `init.kind: picodet_onnx`.
     """
 
-    def __init__(self, settings: TrainingSettings, data_root: Path, run_folder: Path, init_path: Path | None):
+    def __init__(self, settings: TrainingSettings, data_root: Path | None, run_folder: Path,
+                 init_path: Path | None):
         self.settings, self.run_folder = settings, run_folder
         torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
         run_folder.mkdir(parents=True, exist_ok=True)
         self.network, pretrained, self.reference = _initial(settings, init_path)
-        groups = [load_dataset(data_root, dataset) for dataset in settings.datasets]
+        root = data_folder(settings, data_root, run_folder)
+        groups = [load_dataset(root, dataset) for dataset in settings.datasets]
         self.development = [image for _, held in groups for image in held]
         training = [images for images, _ in groups]
         self.stream = MixedStream(settings, training, _view(pretrained, training, run_folder))
@@ -73,7 +79,8 @@ class Trainer:
         if not self.checkpoint_path.is_file():
             return
         state = load_checkpoint(self.checkpoint_path)
-        if state['settings'] != to_mapping(self.settings):
+        if _training_part(state['settings'], self.checkpoint_path) != _training_part(
+                to_mapping(self.settings), self.checkpoint_path):
             raise TrainingError(f'{self.checkpoint_path}: was made with another configuration; '
                                 'choose another run folder or restore the configuration')
         self.network.load_state_dict(state['network'])
@@ -81,10 +88,11 @@ class Trainer:
         self.optimiser.load_state_dict(state['optimiser'])
         self.step = int(state['step'])
 
-    def run(self) -> None:
+    def run(self, stop_at: int | None = None) -> None:
         """
         Train until the configured number of steps.
 
+        :param stop_at: save and return after this step, as if interrupted there.
         :raises TrainingError: the loss is not finite, or a checkpoint cannot be written; the last good
             checkpoint stays.
         """
@@ -107,10 +115,13 @@ class Trainer:
                                  'img/s': f'{rate:.1f}'})
                 if self.step % _LOG_EVERY == 0:
                     self._log(losses, rate)
-                if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
+                last = self.step in (settings.steps, stop_at)
+                if last or self.step % settings.checkpoint_every == 0:
                     self._save()
-                if self.step % settings.validate_every == 0 or self.step == settings.steps:
+                if self.step == settings.steps or self.step % settings.validate_every == 0:
                     self._validate(bar)
+                if last:
+                    return
 
     def _step(self, images: torch.Tensor, targets: list) -> dict[str, float]:
         rate = learning_rate_share(self.step, self.settings)
@@ -164,24 +175,25 @@ class Trainer:
     def _validate(self, bar: tqdm) -> None:
         if not self.development:
             return
-        report = validate(self.average, self.settings, self.development)
-        bar.write(f'step {self.step} development: ' + summary(report))
+        found = report(validate(self.average, self.settings, self.development))
+        bar.write(f'step {self.step} development: ' + summary(found))
 
 
-def summary(report: dict[str, dict[str, object]]) -> str:
-    """Return one line: AP at IoU 0.5 and number of objects for each class."""
-    return ', '.join(f'{name} {entry["ap50"]:.3f} ({entry["objects"]})' for name, entry in report.items())
-
-
-def validate(network: nn.Module, settings: TrainingSettings, images: list[LabelledImage],
-             input_hw: tuple[int, int] | None = None, intervals: bool = False) -> dict[str, dict[str, object]]:
-    """Measure a network on labelled images at the configured (or another) input size."""
+def detector_at(network: nn.Module, settings: TrainingSettings,
+                input_hw: tuple[int, int] | None = None) -> OnnxDetector:
+    """Return a detector with the configured thresholds at the configured (or another) input size."""
     export = settings.export
-    thresholds = ThresholdSpec(export.score, export.score_low, export.nms_iou, export.max_detections)
-    spec = detection_spec(export.name, settings.labels, input_hw or settings.input_hw, network, thresholds)
-    detector = torch_detector(network, spec)
-    return evaluate(lambda image: detector.detect(image, export.score_low).detections, images, settings.labels,
-                    intervals)
+    thresholds = ThresholdSpec(export.score or 0.4, export.score_low, export.nms_iou, export.max_detections)
+    return torch_detector(network, detection_spec(export.name, settings.labels, input_hw or settings.input_hw,
+                                                  network, thresholds))
+
+
+def validate(network: nn.Module, settings: TrainingSettings, images: Sequence[LabelledImage],
+             input_hw: tuple[int, int] | None = None) -> dict[str, ClassMatches]:
+    """Match a network's detections on labelled images, down to the low score threshold."""
+    detector = detector_at(network, settings, input_hw)
+    return match_all(lambda image: detector.detect(image, settings.export.score_low).detections, images,
+                     settings.labels)
 
 
 def learning_rate_share(step: int, settings: TrainingSettings) -> float:
@@ -192,6 +204,12 @@ def learning_rate_share(step: int, settings: TrainingSettings) -> float:
     done = (step - optimiser.warmup_steps) / max(1, settings.steps - optimiser.warmup_steps)
     low = optimiser.final_lr_share
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _training_part(settings: dict, source: Path) -> TrainingSettings:
+    """Return the settings without what only matters after training."""
+    return dataclasses.replace(from_mapping(TrainingSettings, settings, str(source)), export=ExportSettings(),
+                               evaluation=(), checkpoint_every=1, validate_every=1, threads=1, workers=0)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -224,6 +242,21 @@ def initial_network(settings: TrainingSettings, init_path: Path | None) -> PicoD
     return load_picodet(init_path, settings.init.class_rows)
 
 
+def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: Path) -> Path:
+    """
+    Return the folder of the data sets, rendering them first where the configuration says so.
+
+    :raises TrainingError: there is no such folder.
+    """
+    if settings.rendered:
+        for number, dataset in enumerate(settings.datasets):
+            render_dataset(run_folder / 'rendered' / dataset.folder, settings.rendered, settings.seed + number)
+        return run_folder / 'rendered'
+    if data_root is None or not data_root.is_dir():
+        raise TrainingError(f'{data_root or "data root"}: no such folder of data sets; give it with --data')
+    return data_root
+
+
 def _initial(settings: TrainingSettings, init_path: Path | None) -> tuple[PicoDet, PicoDet | None, PicoDet | None]:
     """Return the network to train, the 80-class network and the frozen one of our classes."""
     network = initial_network(settings, init_path)
@@ -233,7 +266,8 @@ def _initial(settings: TrainingSettings, init_path: Path | None) -> tuple[PicoDe
     return network, load_picodet(init_path).requires_grad_(False), reference
 
 
-def _view(pretrained: PicoDet | None, groups: list[list[LabelledImage]], folder: Path):
+def _view(pretrained: PicoDet | None, groups: list[list[LabelledImage]],
+          folder: Path) -> Callable[[LabelledImage], Detections]:
     if pretrained is None:
         return lambda image: Detections.empty()
     view = PretrainedView(pretrained, folder / 'pretrained_view.json')

@@ -9,7 +9,7 @@ levels, no 40-point sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -65,16 +65,6 @@ class ClassMatches:
         low, high = np.percentile(finite, [2.5, 97.5])
         return float(low), float(high)
 
-    def best_f1(self) -> tuple[float, float]:
-        """(score, F1) of the threshold with the best F1; (nan, 0) without hits."""
-        order = np.argsort(-self.scores, kind='stable')
-        true = np.cumsum(self.hits[order])
-        if self.objects.sum() == 0 or not len(true) or true[-1] == 0:
-            return float('nan'), 0.0
-        f1 = 2 * true / (np.arange(1, len(true) + 1) + self.objects.sum())
-        best = int(np.argmax(f1))
-        return float(self.scores[order][best]), float(f1[best])
-
 
 def match_class(name: str, class_id: int, labels: Sequence[KittiObjects],
                 detections: Sequence[Detections]) -> ClassMatches:
@@ -114,23 +104,51 @@ def _covered(box: np.ndarray, regions: np.ndarray) -> bool:
         box_intersection_over_area(box[None].astype(np.float64), regions).max() > IOU)
 
 
-def evaluate(detect: Callable[[np.ndarray], Detections], images: Sequence, labels: Sequence[str],
-             intervals: bool = False) -> dict[str, dict[str, object]]:
+def match_all(detect: Callable[[np.ndarray], Detections], images: Sequence,
+              labels: Sequence[str]) -> dict[str, ClassMatches]:
     """
-    Measure a detector on labelled images.
+    Run a detector on labelled images and match every class.
 
     :param detect: (H, W, 3) uint8 BGR -> detections down to a low score.
     :param images: `datasets.LabelledImage`.
-    :return: label -> ap50, objects, images with any, best_f1, best_f1_score and, on request, interval95.
     """
     detections = [detect(image.read()) for image in images]
-    report = {}
-    for class_id, name in enumerate(labels):
-        matches = match_class(name, class_id, [image.objects for image in images], detections)
-        score, f1 = matches.best_f1()
-        entry = {'ap50': matches.average_precision(), 'objects': int(matches.objects.sum()),
-                 'images': int((matches.objects > 0).sum()), 'best_f1': f1, 'best_f1_score': score}
+    truth = [image.objects for image in images]
+    return {name: match_class(name, i, truth, detections) for i, name in enumerate(labels)}
+
+
+def report(matches: Mapping[str, ClassMatches], intervals: bool = False) -> dict[str, dict[str, object]]:
+    """Return label -> ap50 (0 to 1, None without objects), objects, images with any, and interval95."""
+    entries = {}
+    for name, found in matches.items():
+        entry: dict[str, object] = {'ap50': _number(found.average_precision()), 'objects': int(found.objects.sum()),
+                                    'images': int((found.objects > 0).sum())}
         if intervals:
-            entry['interval95'] = matches.interval()
-        report[name] = entry
-    return report
+            entry['interval95'] = [_number(value) for value in found.interval()]
+        entries[name] = entry
+    return entries
+
+
+def summary(entries: Mapping[str, Mapping[str, object]]) -> str:
+    """Return one line: AP at IoU 0.5 and number of objects for each class."""
+    return ', '.join(f'{name} {"-" if e["ap50"] is None else format(e["ap50"], ".3f")} ({e["objects"]})'
+                     for name, e in entries.items())
+
+
+def best_threshold(matches: Iterable[ClassMatches]) -> tuple[float, float]:
+    """(score, F1) of the threshold with the best F1 over all classes together; (nan, 0) without hits."""
+    matches = list(matches)
+    scores = np.concatenate([found.scores for found in matches])
+    order = np.argsort(-scores, kind='stable')
+    true = np.cumsum(np.concatenate([found.hits for found in matches])[order])
+    if not len(true) or true[-1] == 0:
+        return float('nan'), 0.0
+    objects = sum(int(found.objects.sum()) for found in matches)
+    f1 = 2 * true / (np.arange(1, len(true) + 1) + objects)
+    best = int(np.argmax(f1))
+    return float(scores[order][best]), float(f1[best])
+
+
+def _number(value: float) -> float | None:
+    """Round for a report; JSON knows no nan."""
+    return round(value, 4) if np.isfinite(value) else None

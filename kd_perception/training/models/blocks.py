@@ -52,7 +52,10 @@ class SqueezeExcite(nn.Module):
 
 def channel_shuffle(x: torch.Tensor, groups: int = 2) -> torch.Tensor:
     """Interleave the channels of ``groups`` equal groups (Zhang et al., ShuffleNet, CVPR 2018)."""
-    return functional.channel_shuffle(x, groups)
+    # torch's own operator has no ONNX counterpart.
+    count, channels, height, width = x.shape
+    x = x.reshape(count, groups, channels // groups, height, width).transpose(1, 2)
+    return x.reshape(count, channels, height, width)
 
 
 class ESBlock(nn.Module):
@@ -65,7 +68,7 @@ class ESBlock(nn.Module):
 
     def __init__(self, channels: int, ratio: float) -> None:
         super().__init__()
-        half = channels // 2
+        self.half = half = channels // 2
         inner = esnet_width(channels, ratio)
         self.expand = ConvAct(half, inner // 2)
         self.spatial = depthwise(inner // 2, 3, act=False)
@@ -73,7 +76,7 @@ class ESBlock(nn.Module):
         self.project = ConvAct(inner, half)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kept, x = x.chunk(2, dim=1)
+        kept, x = x.split(self.half, dim=1)
         x = self.expand(x)
         x = self.attention(torch.cat([x, self.spatial(x)], dim=1))
         return channel_shuffle(torch.cat([kept, self.project(x)], dim=1))

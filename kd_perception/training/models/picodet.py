@@ -91,6 +91,10 @@ class GFLHead(nn.Module):
             for _ in range(levels))
         self.predict = nn.ModuleList(
             nn.Conv2d(width, classes + 4 * (REG_MAX + 1), 1) for _ in range(levels))
+        for predict in self.predict:  # background dominates: start at a score of 0.01 (focal loss paper)
+            nn.init.normal_(predict.weight, std=0.01)
+            nn.init.zeros_(predict.bias)
+            nn.init.constant_(predict.bias[:classes], -4.6)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         return tuple(predict(tower(x)) for tower, predict, x in zip(self.towers, self.predict, maps))

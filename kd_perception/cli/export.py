@@ -1,0 +1,55 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`export`: turn a checkpoint into one ONNX file that states its own facts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kd_perception.cli.main import EXIT_OK
+from kd_perception.cli.train import add_run_arguments
+from kd_perception.errors import TrainingError
+
+HELP = 'Export a trained detector to ONNX, measure it, and pin it in the manifest beside it.'
+EXAMPLES = """\
+  kd_perception export --config config/training/teacher.yaml --checkpoint runs/teacher/last.pt \\
+                       --data DATA --init picodet_s_416_coco.onnx --out models/teacher.onnx
+  kd_perception export --config C.yaml --checkpoint runs/C/last.pt --out model.onnx --no-measure
+  kd_perception export --config C.yaml --untrained --out untrained.onnx"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_run_arguments(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('--checkpoint', type=Path, help='a checkpoint of `train`')
+    source.add_argument('--untrained', action='store_true', help='export the initial weights')
+    parser.add_argument('--out', required=True, type=Path, help='ONNX file to write')
+    parser.add_argument('--no-measure', action='store_true',
+                        help='measure nothing; needs no data. The working threshold then comes from the configuration')
+    parser.add_argument('--manifest', metavar='NAME',
+                        help='pin the file under this name in manifest.yaml of its folder')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export."""
+    from kd_perception.cli.train import run_folder
+    from kd_perception.config import load_config
+    from kd_perception.detection.manifest import write_entry
+    from kd_perception.training.assemble import assemble
+    from kd_perception.training.export import write_model
+    from kd_perception.training.measure import format_table
+    from kd_perception.training.settings import TrainingSettings
+    if args.out.suffix != '.onnx':
+        raise TrainingError(f'{args.out}: expected a file name that ends in .onnx')
+    settings = load_config(TrainingSettings, args.config)
+    network, spec = assemble(settings, args.checkpoint, args.init, args.data, run_folder(args),
+                             measured=not args.no_measure and not args.untrained, config_name=args.config.name)
+    detector = write_model(network, spec, args.out)
+    for line in format_table(spec.documents.get('metrics', {'sets': []})):
+        print(line)
+    if args.manifest:
+        write_entry(args.out.parent, args.manifest, args.out.name, detector.spec)
+    print(f'{args.out}: {args.out.stat().st_size} bytes, sha256 {detector.sha256}, '
+          f'working threshold {spec.thresholds.score:g}')
+    return EXIT_OK

@@ -1,0 +1,103 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""Gather what an exported model is made of: weights, thresholds, measurements and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kd_perception.config import to_mapping
+from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
+from kd_perception.errors import TrainingError
+from kd_perception.training.datasets import load_dataset
+from kd_perception.training.export import average_weights
+from kd_perception.training.measure import measure
+from kd_perception.training.models.picodet import PicoDet
+from kd_perception.training.models.picodet_onnx import load_picodet, PICODET_S_416_SHA256
+from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.torch_detector import detection_spec
+from kd_perception.training.trainer import data_folder, initial_network, load_checkpoint, validate
+from kd_perception.training.validation import best_threshold, report
+
+_DEFAULT_SCORE = 0.4
+
+
+def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Path | None, data_root: Path | None,
+             run_folder: Path, measured: bool, config_name: str) -> tuple[nn.Module, ModelSpec]:
+    """
+    Build the network to export and its specification.
+
+    :param checkpoint: of a training run; None exports the initial weights.
+    :param measured: choose the working threshold on the development set (unless configured) and
+        measure on the evaluation sets; reads the data.
+    :raises TrainingError: a part is missing or does not fit the configuration.
+    """
+    state = None if checkpoint is None else load_checkpoint(checkpoint)
+    network = initial_network(settings, init_path) if state is None else trained_network(settings, state, checkpoint)
+    share = settings.export.average_with_initial
+    if state is not None and share > 0:
+        network = average_weights(network, initial_network(settings, init_path), share)
+    documents: dict[str, Any] = {}
+    score = settings.export.score or _DEFAULT_SCORE
+    counts: dict[str, int] = {}
+    if measured:
+        root = data_folder(settings, data_root, run_folder)
+        groups = [load_dataset(root, dataset) for dataset in settings.datasets]
+        counts = {d.folder: len(images) for d, (images, _) in zip(settings.datasets, groups)}
+        development = [image for _, held in groups for image in held]
+        found = validate(network, settings, development)
+        best, f1 = best_threshold(found.values())
+        if settings.export.score is None and math.isfinite(best):
+            score = round(max(best, settings.export.score_low), 2)
+        published = load_picodet(init_path) if settings.init.kind == 'picodet_onnx' and init_path else None
+        documents['metrics'] = {
+            **measure(settings, root, network, published),
+            'development': {'images': len(development), 'best_f1': round(f1, 4), 'best_f1_score': round(best, 4),
+                            'model': report(found)} if math.isfinite(best) else {'images': len(development)}}
+    documents['provenance'] = _provenance(settings, config_name, state, checkpoint, counts)
+    export = settings.export
+    thresholds = ThresholdSpec(score, export.score_low, export.nms_iou, export.max_detections)
+    return network, detection_spec(export.name, settings.labels, settings.input_hw, network, thresholds,
+                                   licence=export.licence, documents=documents)
+
+
+def trained_network(settings: TrainingSettings, state: dict[str, Any], source: Path) -> PicoDet:
+    """Return the averaged weights of a checkpoint as a network in evaluation mode."""
+    labels: Sequence[str] = state['settings'].get('labels', ())
+    if list(labels) != list(settings.labels):
+        raise TrainingError(f'{source}: was trained for labels {list(labels)}, '
+                            f'the configuration has {list(settings.labels)}')
+    network = PicoDet(len(settings.labels)).eval()
+    try:
+        network.load_state_dict(state['average'])
+    except RuntimeError as error:
+        raise TrainingError(f'{source}: weights do not fit the network') from error
+    return network
+
+
+def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, Any] | None, checkpoint: Path | None,
+                counts: dict[str, int]) -> dict[str, Any]:
+    import onnx
+    import torch
+    initial = {'kind': settings.init.kind}
+    if settings.init.kind == 'picodet_onnx':
+        initial.update(name='PicoDet-S 416, COCO, PaddleDetection', licence='Apache-2.0',
+                       sha256=PICODET_S_416_SHA256, class_rows=list(settings.init.class_rows))
+    document: dict[str, Any] = {
+        'config': config_name, 'settings': to_mapping(settings), 'seed': settings.seed, 'initial_weights': initial,
+        'software': {'torch': torch.__version__, 'onnx': onnx.__version__},
+        'datasets': [{'folder': d.folder, 'split': d.split, 'licence': d.licence,
+                      **({'images': counts[d.folder]} if d.folder in counts else {})} for d in settings.datasets],
+        'average_with_initial': settings.export.average_with_initial,
+        'commands': [f'python -m kd_perception train --config config/training/{config_name} --data DATA --init INIT',
+                     f'python -m kd_perception export --config config/training/{config_name} '
+                     '--checkpoint runs/.../last.pt --data DATA --init INIT --out OUT']}
+    if state is not None and checkpoint is not None:
+        document['steps'] = int(state['step'])
+        document['checkpoint_sha256'] = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return document

@@ -1,0 +1,162 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+The default student: a plain detector made for 1-bit weights and 8-bit activations.
+
+Dense 3x3 and 1x1 convolutions, batch norm and ReLU only: these fuse and quantise without loss of
+speed, where depthwise layers, squeeze-and-excite and hard-swish do not. Identity shortcuts carry
+the signal past binary layers (Liu et al., 'Bi-Real Net', ECCV 2018). Maps at strides 8, 16 and 32 are fused
+top-down and bottom-up (Liu et al., 'Path Aggregation Network', CVPR 2018), and each level predicts
+class logits and distance distributions (Li et al., 'Generalized Focal Loss', NeurIPS 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from kd_perception.detection.model_spec import DecoderSpec
+from kd_perception.training.models.plain_blocks import check_size, ConvNormAct, FeatureNetwork, scaled
+
+STRIDES = (8, 16, 32)
+CHANNELS = (32, 64, 128, 256, 512)  # at strides 2, 4, 8, 16 and 32
+BLOCKS = (0, 1, 1, 1)  # blocks after the downsampling to strides 4, 8, 16 and 32
+NECK = 96
+REG_MAX = 7
+_CLASS_PRIOR = 0.01  # as RetinaNet: Lin et al., 'Focal Loss', ICCV 2017
+
+
+class PlainBlock(nn.Module):
+    """A 3x3 convolution at constant width; `shortcut` adds its input before the activation."""
+
+    def __init__(self, channels: int, shortcut: bool):
+        super().__init__()
+        self.body = ConvNormAct(channels, channels, act=None)
+        self.act = nn.ReLU()
+        self.shortcut = shortcut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's map."""
+        return self.act(self.body(x) + x if self.shortcut else self.body(x))
+
+
+class PlainBackbone(nn.Module):
+    """Stem at stride 2, then four stages that each halve the size; returns strides 8, 16 and 32."""
+
+    def __init__(self, channels: Sequence[int], blocks: Sequence[int], shortcut: bool):
+        super().__init__()
+        self.stem = ConvNormAct(3, channels[0], 3, 2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(ConvNormAct(inputs, outputs, 3, 2),
+                          *(PlainBlock(outputs, shortcut) for _ in range(count)))
+            for inputs, outputs, count in zip(channels, channels[1:], blocks))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the maps at strides 8, 16 and 32."""
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps[1:])
+
+
+class PlainNeck(nn.Module):
+    """Bring three maps to one width; fuse them downwards, then upwards, by concatenation and 1x1."""
+
+    def __init__(self, inputs: Sequence[int], width: int):
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNormAct(channels, width, 1) for channels in inputs)
+        self.top_down = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in range(2))
+        self.down = nn.ModuleList(ConvNormAct(width, width, 3, 2) for _ in range(2))
+        self.bottom_up = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in range(2))
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return the fused maps, finest first."""
+        c3, c4, c5 = (lateral(x) for lateral, x in zip(self.lateral, maps))
+        t4 = self.top_down[0](torch.cat([self._upsample(c5), c4], dim=1))
+        p3 = self.top_down[1](torch.cat([self._upsample(t4), c3], dim=1))
+        p4 = self.bottom_up[0](torch.cat([self.down[0](p3), t4], dim=1))
+        p5 = self.bottom_up[1](torch.cat([self.down[1](p4), c5], dim=1))
+        return p3, p4, p5
+
+    @staticmethod
+    def _upsample(x: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(x, scale_factor=2.0, mode='nearest')
+
+
+class PlainHead(nn.Module):
+    """One 3x3 tower and one 1x1 prediction a level; nothing is shared between levels."""
+
+    def __init__(self, classes: int, width: int, reg_max: int, towers: int):
+        super().__init__()
+        self.towers = nn.ModuleList(
+            nn.Sequential(*(ConvNormAct(width, width) for _ in range(towers))) for _ in STRIDES)
+        self.predict = nn.ModuleList(nn.Conv2d(width, classes + 4 * (reg_max + 1), 1) for _ in STRIDES)
+        for layer in self.predict:
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+            with torch.no_grad():
+                layer.bias[:classes] = -math.log(1 / _CLASS_PRIOR - 1)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return raw logits (N, classes + 4 * (reg_max + 1), h, w) for each level."""
+        return tuple(predict(tower(x)) for tower, predict, x in zip(self.towers, self.predict, maps))
+
+
+class PlainDetector(FeatureNetwork):
+    """
+    The detector.
+
+    :param classes: number of object classes.
+    :param width: factor of all channel counts (each rounded to a multiple of 8).
+    :param channels: at strides 2, 4, 8, 16 and 32, before `width`.
+    :param blocks: same-size blocks after each of the four downsamplings that follow the stem.
+    :param neck: channels of neck and head, before `width`.
+    :param towers: 3x3 convolutions of the head before the prediction.
+    :param shortcut: identity shortcuts around the same-size blocks.
+    """
+
+    strides = STRIDES
+    head_levels = tuple(f'level_{stride}' for stride in STRIDES)
+    full_precision = ('backbone.stem.conv', *(f'head.predict.{i}' for i in range(len(STRIDES))))
+    depth_groups = {'early': ('backbone.stem', 'backbone.stages.0', 'backbone.stages.1'),
+                    'middle': ('backbone.stages.2',), 'deep': ('backbone.stages.3', 'neck', 'head')}
+
+    def __init__(self, classes: int, width: float = 1.0, channels: Sequence[int] = CHANNELS,
+                 blocks: Sequence[int] = BLOCKS, neck: int = NECK, reg_max: int = REG_MAX, towers: int = 1,
+                 shortcut: bool = True):
+        super().__init__()
+        if len(channels) != len(CHANNELS) or len(blocks) != len(BLOCKS):
+            raise ValueError(f'expected {len(CHANNELS)} channels and {len(BLOCKS)} blocks, '
+                             f'got {channels} and {blocks}')
+        self.classes, self.reg_max = classes, reg_max
+        widths = [scaled(count, width) for count in channels]
+        neck = scaled(neck, width)
+        self.backbone = PlainBackbone(widths, blocks, shortcut)
+        self.neck = PlainNeck(widths[2:], neck)
+        self.head = PlainHead(classes, neck, reg_max, towers)
+
+    def decoder_spec(self) -> DecoderSpec:
+        """Describe the outputs for the model file."""
+        return DecoderSpec('gfl', self.strides, self.reg_max)
+
+    def forward_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Return every map that a distillation loss may ask for, by name.
+
+        :param images: (N, 3, H, W) float32 RGB, normalised; H and W multiples of 32.
+        :return: c3, c4, c5 (backbone, strides 8, 16, 32), p3, p4, p5 (neck) and level_8, level_16,
+            level_32 (head, raw logits), in that order.
+        :raises ValueError: H or W is no multiple of 32.
+        """
+        check_size(images)
+        backbone = self.backbone(images)
+        neck = self.neck(backbone)
+        named = dict(zip(('c3', 'c4', 'c5'), backbone))
+        named.update(zip(('p3', 'p4', 'p5'), neck))
+        named.update(zip(self.head_levels, self.head(neck)))
+        return named
