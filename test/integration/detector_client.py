@@ -68,7 +68,8 @@ class CameraClient:
         self.probe.wait_matched(self.publisher, timeout_s=timeout_s)
         self.probe.wait_for(lambda: self.label_info, f'{self.camera}/label_info', timeout_s)
         topic = f'{self.camera}/detections'
-        self.probe.wait_for(lambda: self.probe.node.count_publishers(topic), f'a publisher of {topic}', timeout_s)
+        self.probe.wait_for(
+            lambda: self.probe.node.count_publishers(topic), f'a publisher of {topic}', timeout_s)
 
     def answers(self, message):
         """Return the results that carry this message's stamp."""

@@ -8,6 +8,7 @@ Shared by the subprocess tests and by those of launch_testing: each scenario tak
 from detector_client import boxes, CameraClient, DetectorClient, image_message, next_header
 from kd_perception.cli.rectangle_model import draw_rectangles, LABELS
 from ros_harness import LATCHED
+from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 IMAGE = draw_rectangles((96, 128), (0, (10, 20, 41, 50), 255), (2, (70, 3, 100, 90), 204))
@@ -49,10 +50,11 @@ def label_info_is_latched(probe, camera, threshold=0.4):
 
 def diagnostics_are_well(detector: DetectorClient, camera: CameraClient):
     """Model and camera report OK while images flow, with the figures that an operator reads."""
-    camera_name = camera.camera.strip('/').split('/')[-1]
+    now = camera.probe.node.get_clock().now
     status = detector.wait_status(
-        f'camera {camera_name}', lambda s, v: s.level == b'\0' and v.get('state') == 'active',
-        'an active camera', every=lambda: camera.publisher.publish(image_message(IMAGE)))
+        f'camera {camera.camera}', lambda s, v: s.level == b'\0' and v.get('state') == 'active',
+        'an active camera',
+        every=lambda: camera.publisher.publish(image_message(IMAGE, header=Header(stamp=now().to_msg()))))
     values = {pair.key: pair.value for pair in status.values}
     assert int(values['processed']) >= 1 and float(values['inference.p50_ms']) > 0
     model = detector.values('model')

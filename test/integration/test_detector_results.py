@@ -131,7 +131,8 @@ def test_default_input_takes_best_effort_and_reliable_cameras(probe, start_detec
 
 @pytest.mark.parametrize('parameters,expected', [
     (dict(image_reliability='best_effort'), (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)),
-    (dict(image_reliability='reliable', image_depth=7), (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE))])
+    (dict(image_reliability='reliable', image_depth=7),
+     (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE))])
 def test_quality_of_service(probe, start_detector, parameters, expected):
     start_detector(**parameters)
     CameraClient(probe).wait_ready()
