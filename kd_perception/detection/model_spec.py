@@ -7,7 +7,8 @@ it, so nothing beside the file can contradict the weights. The metadata holds fo
 
 =========================== ==================================================================
 `kd_perception.spec`        what is needed to run the model: the fields of `ModelSpec`
-`kd_perception.precision`   bits per layer: {layer: {"bits": 1|8|32, "weights": count}}
+`kd_perception.precision`   bits per layer: {layer: {"bits": 1|8|32, "weights": count,
+                            "shape": [...]}}
 `kd_perception.provenance`  how it was made: data, licences, commands, seed
 `kd_perception.metrics`     what was measured, with counts
 =========================== ==================================================================
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
 from typing import Any, Literal
 
 from kd_perception.config import from_mapping, to_mapping
@@ -29,6 +31,7 @@ SPEC_KEY = 'kd_perception.spec'
 DOCUMENT_KEYS = {name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics')}
 MAX_DOCUMENT_CHARS = 1 << 22
 MAX_CLASSES = 1000
+MAX_ANCHORS = 100
 
 
 def _require(condition: bool, message: str) -> None:
@@ -84,21 +87,31 @@ class DecoderSpec:
     """
     How outputs become boxes; see `detection.decode`.
 
-    :param type: `gfl` (one map of class logits and box distributions a level) or `boxes_scores`
-        (boxes and class scores already decoded by the graph).
-    :param strides: px a cell, one per output level (gfl).
+    :param type: `gfl` (one map of class logits and box distributions a level), `yolov2` (one map of
+        offsets from anchors) or `boxes_scores` (boxes and class scores already decoded by the graph).
+    :param strides: px a cell, one per output level (gfl, yolov2: exactly one).
     :param reg_max: last bin of the box distributions, in cells (gfl).
+    :param anchors_px: (width, height) of each anchor in px of the model input (yolov2). Darknet's
+        own files give cells: multiply by the stride.
     """
 
-    type: Literal['gfl', 'boxes_scores']
+    type: Literal['gfl', 'yolov2', 'boxes_scores']
     strides: tuple[int, ...] = ()
     reg_max: int = 7
+    anchors_px: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self):
         """Check ranges."""
         _require(all(stride > 0 for stride in self.strides), 'strides must be positive')
-        _require(bool(self.strides) == (self.type == 'gfl'), 'strides are given with gfl, and only with gfl')
+        _require(self.type != 'gfl' or bool(self.strides), 'strides are given with gfl')
+        _require(self.type != 'yolov2' or len(self.strides) == 1, 'one stride is given with yolov2')
+        _require(self.type != 'boxes_scores' or not self.strides, 'strides are given only with gfl or yolov2')
         _require(1 <= self.reg_max <= 64, 'reg_max must be in 1..64')
+        _require(bool(self.anchors_px) == (self.type == 'yolov2'),
+                 'anchors_px are given with yolov2, and only with yolov2')
+        _require(len(self.anchors_px) <= MAX_ANCHORS, f'expected at most {MAX_ANCHORS} anchors_px')
+        _require(all(math.isfinite(side) and side > 0 for anchor in self.anchors_px for side in anchor),
+                 'anchors_px must be positive')
 
 
 @dataclasses.dataclass(frozen=True)

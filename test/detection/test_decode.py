@@ -9,6 +9,8 @@ import pytest
 
 BINS = 8
 GFL = ModelSpec('tiny', ('a', 'b', 'c'), InputSpec(32, 64), DecoderSpec('gfl', (8, 16), BINS - 1))
+ANCHORS = ((10.0, 20.0), (40.0, 8.0))
+YOLO = ModelSpec('yolo', ('a', 'b', 'c'), InputSpec(64, 96), DecoderSpec('yolov2', (32,), anchors_px=ANCHORS))
 PLAIN = ModelSpec('plain', ('a', 'b'), InputSpec(32, 64), DecoderSpec('boxes_scores'))
 
 
@@ -18,6 +20,7 @@ def blank():
 
 def test_output_shapes():
     assert output_shapes(GFL) == {'level_8': (1, 35, 4, 8), 'level_16': (1, 35, 2, 4)}
+    assert output_shapes(YOLO) == {'level_32': (1, 2 * 8, 2, 3)}
     assert output_shapes(PLAIN) == {'boxes': (1, None, 4), 'scores': (1, None, 2)}
 
 
@@ -97,3 +100,59 @@ def test_boxes_scores():
 def test_sigmoid_does_not_overflow():
     with np.errstate(all='raise'):
         assert sigmoid(np.array([-1e4, 0, 1e4], dtype=np.float32)).tolist() == [0, 0.5, 1]
+
+
+def blank_yolo():
+    output = np.zeros((1, 2, 8, 2, 3), dtype=np.float32)
+    output[:, :, 4] = -20
+    return output
+
+
+def test_one_hand_made_yolov2_box():
+    output = blank_yolo()
+    # Anchor 1, row 1, column 2: centre a quarter into the cell, width doubled, height halved.
+    output[0, 1, :, 1, 2] = [np.log(1 / 3), 0, np.log(2), np.log(0.5), np.log(4), 0, np.log(8), 0]
+    result = decode([output.reshape(1, 16, 2, 3)], YOLO, 0.5)
+    x, y = 2.25 * 32, 1.5 * 32
+    assert result.class_ids.tolist() == [1]
+    assert result.scores[0] == pytest.approx(0.8 * 8 / 10)
+    assert result.boxes_xyxy[0] == pytest.approx([x - 40, y - 2, x + 40, y + 2], abs=1e-4)
+    # Lower, and the other classes of the same box appear as candidates of their own.
+    assert sorted(decode([output.reshape(1, 16, 2, 3)], YOLO, 0.05).class_ids.tolist()) == [0, 1, 2]
+
+
+def loop_decode_yolov2(output, threshold):
+    """The definition, cell by cell."""
+    found = []
+    for anchor, row, column in np.ndindex(2, 2, 3):
+        raw = output.reshape(2, 8, 2, 3)[anchor, :, row, column].astype(np.float64)
+        classes = np.exp(raw[5:]) / np.exp(raw[5:]).sum()
+        x, y = ((column, row) + 1 / (1 + np.exp(-raw[:2]))) * 32
+        w, h = np.array(ANCHORS[anchor]) * np.exp(raw[2:4])
+        for class_id in range(3):
+            score = classes[class_id] / (1 + np.exp(-raw[4]))
+            if score >= threshold:
+                found.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2, score, class_id])
+    return np.array(sorted(found)).reshape(-1, 6)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.9))
+def test_yolov2_agrees_with_the_loop(seed, threshold):
+    output = np.random.default_rng(seed).normal(0, 1.5, (1, 16, 2, 3)).astype(np.float32)
+    expected = loop_decode_yolov2(output, threshold)
+    if len(expected) and np.abs(loop_decode_yolov2(output, 0.0)[:, 4] - threshold).min() < 1e-5:
+        return  # float32 and float64 may disagree on the threshold itself
+    result = decode([output], YOLO, threshold)
+    table = np.column_stack([result.boxes_xyxy, result.scores, result.class_ids])
+    assert np.allclose(table[np.lexsort(table.T[::-1])].reshape(-1, 6), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_yolov2_cells_without_finite_values_give_nothing():
+    output = blank_yolo()
+    output[0, 0, :, 0, 0] = [0, 0, 1000, 0, 5, 9, 0, 0]  # exp overflows
+    output[0, 0, :, 0, 1] = [np.nan, 0, 0, 0, 5, 9, 0, 0]
+    output[0, 0, :, 0, 2] = [0, 0, 0, 0, 5, np.nan, 0, 0]
+    output[0, 0, :, 1, 0] = [0, 0, 0, 0, np.nan, 9, 0, 0]
+    assert len(decode([output.reshape(1, 16, 2, 3)], YOLO, 0.5)) == 0
+    assert len(decode([blank_yolo().reshape(1, 16, 2, 3)], YOLO, 0.5)) == 0

@@ -9,7 +9,8 @@ from kd_perception.errors import ModelError
 import pytest
 
 SPEC = ModelSpec(
-    name='tiny', labels=('Car', 'Pedestrian'), input=InputSpec(64, 128), decoder=DecoderSpec('gfl', (8, 16), 7),
+    name='tiny', labels=('Car', 'Pedestrian'), input=InputSpec(64, 128),
+    decoder=DecoderSpec('gfl', (8, 16), 7),
     thresholds=ThresholdSpec(0.5, 0.1, 0.6, 50), licence='Apache-2.0',
     documents={'metrics': {'ap': 12.5, 'count': 3}, 'provenance': {'seed': 1}})
 
@@ -25,6 +26,12 @@ def test_float_input_round_trip():
         64, 128, 'NCHW', 'float32', 'rgb', (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), pad_value=0))
     assert ModelSpec.from_metadata(spec.to_metadata(), 'm.onnx') == spec
     assert spec.input.shape == (1, 3, 64, 128)
+
+
+def test_anchors_round_trip():
+    decoder = DecoderSpec('yolov2', (32,), anchors_px=((10.5, 20.0), (30.0, 5.25)))
+    spec = dataclasses.replace(SPEC, decoder=decoder)
+    assert ModelSpec.from_metadata(spec.to_metadata(), 'm.onnx') == spec
 
 
 def change(**changes):
@@ -55,6 +62,13 @@ def change(**changes):
     (change(input__layout='NCWH'), 'spec.input.layout: expected one of NHWC, NCHW'),
     (change(decoder__type='yolo'), 'spec.decoder.type: expected one of'),
     (change(decoder__strides=[]), 'strides are given with gfl'),
+    (change(decoder__anchors_px=[[8, 8]]), 'anchors_px are given with yolov2'),
+    (change(decoder={'type': 'yolov2', 'strides': [32]}), 'anchors_px are given with yolov2'),
+    (change(decoder={'type': 'yolov2', 'strides': [16, 32], 'anchors_px': [[8, 8]]}), 'one stride'),
+    (change(decoder={'type': 'yolov2', 'strides': [32], 'anchors_px': [[8, 0]]}), 'must be positive'),
+    (change(decoder={'type': 'yolov2', 'strides': [32], 'anchors_px': [[8, 8, 8]]}), 'expected 2 items'),
+    (change(decoder={'type': 'yolov2', 'strides': [32], 'anchors_px': [[8, 8]] * 101}), 'at most 100'),
+    (change(decoder={'type': 'boxes_scores', 'strides': [8]}), 'strides are given only'),
     (change(thresholds__score=1.5), 'score'),
     (change(thresholds__score_low=0.9), 'score_low <= score'),
     (change(documents={}), 'documents have keys of their own'),
