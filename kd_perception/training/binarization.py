@@ -107,12 +107,7 @@ def _depth_groups(network: nn.Module, names: Sequence[str]) -> dict[str, tuple[s
 
 def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, attribute = name.rpartition('.')
-    setattr(network.get_submodule(parent), attribute, layer.to(layer.weight.device)
-            if not any(p.is_meta for p in (*layer.parameters(), *layer.buffers())) else _off_meta(layer))
-
-
-def _off_meta(layer: nn.Module) -> nn.Module:
-    return layer
+    setattr(network.get_submodule(parent), attribute, layer)
 
 
 def latent_parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -190,7 +185,7 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[torch.Tensor]) -
     :return: number of batches used; with none the statistics stay as they are.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.training) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     modes = {module: module.training for module in network.modules()}
     network.eval()
     count = 0
@@ -204,7 +199,7 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[torch.Tensor]) -
             network(batch)
             count += 1
     finally:
-        for norm, (momentum, _) in zip(norms, before):
+        for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         for module, training in modes.items():
             module.training = training

@@ -86,6 +86,9 @@ class CodedConv2d(nn.Conv2d):
         """Return the weights that the layer multiplies with now, with their gradient path."""
         raise NotImplementedError
 
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is: these layers are made by `adopt`, from a float one's parameters."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve with the effective weights."""
         return self._conv_forward(x, self.effective_weight(), self.bias)
@@ -94,11 +97,9 @@ class CodedConv2d(nn.Conv2d):
     def adopt(cls, layer: nn.Conv2d, **options) -> CodedConv2d:
         """Return a layer of this class that shares the parameters of `layer`."""
         coded = cls(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                    layer.dilation, layer.groups, layer.bias is not None, layer.padding_mode,
-                    device='meta', **options)
+                    layer.dilation, layer.groups, layer.bias is not None, layer.padding_mode, **options)
         coded.weight, coded.bias = layer.weight, layer.bias
-        coded.train(layer.training)
-        return coded
+        return coded.to(layer.weight.device).train(layer.training)
 
 
 class BinaryConv2d(CodedConv2d):
@@ -119,7 +120,8 @@ class BinaryConv2d(CodedConv2d):
         self.estimator, self.standardise = estimator, standardise
         self.register_buffer('binary', torch.tensor(False))
         self.register_buffer('temperature', torch.tensor(1.0))
-        self.learned_scale = nn.Parameter(torch.ones(self.out_channels)) if learned_scale else None
+        self.register_parameter(
+            'learned_scale', nn.Parameter(torch.ones(self.out_channels)) if learned_scale else None)
         self.track_flips = track_flips
         if track_flips:
             shape = tuple(self.weight.shape)
