@@ -90,8 +90,8 @@ class _Flat:
                                       'or a negative size')
             arrays.append(rows)
         counts = [len(rows) for rows in arrays]
-        return cls(np.concatenate([np.zeros((0, 5))] + arrays), np.concatenate([[0], np.cumsum(counts)]).astype(
-            np.int64))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(np.concatenate([np.zeros((0, 5))] + arrays), offsets)
 
     @property
     def frame_ids(self) -> np.ndarray:
@@ -206,8 +206,8 @@ def log_average_miss_rate(frames: Sequence[Tuple[np.ndarray, np.ndarray]], iou_t
         interval = _interval(group[found.frame_ids[order]], hit,
                              np.bincount(group[truths.frame_ids[valid]], minlength=count),
                              np.bincount(group, minlength=count), bootstrap, seed)
-    return MissRate(_log_average(at_reference) if total else math.nan, at_reference, fppi, 1.0 - recall, total,
-                    len(frames), interval)
+    lamr = _log_average(at_reference) if total else math.nan
+    return MissRate(lamr, at_reference, fppi, 1.0 - recall, total, len(frames), interval)
 
 
 def visible_share(occlusion: np.ndarray, truncation: np.ndarray) -> np.ndarray:
