@@ -163,7 +163,8 @@ class BinarizationSchedule:
                 layer.project(self.settings.centre, self.settings.clamp)
                 if freeze is not None:
                     done = min(1.0, step / max(1, self.steps - 1))
-                    threshold = freeze.last + (freeze.first - freeze.last) * 0.5 * (1 + math.cos(math.pi * done))
+                    span = freeze.first - freeze.last
+                    threshold = freeze.last + span * 0.5 * (1 + math.cos(math.pi * done))
                     layer.freeze_oscillating(threshold, freeze.momentum)
 
     def finish(self) -> None:

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any
 import warnings
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import nn
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.training.packed_onnx import compact_names, fold, pack, precision_document
 from kd_perception.training.preprocess import FromCamera
 
 OPSET = 17
@@ -37,15 +37,21 @@ def average_weights(tuned: nn.Module, initial: nn.Module, share: float) -> nn.Mo
     return mixed
 
 
-def to_onnx(network: nn.Module, spec: ModelSpec) -> bytes:
+def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
     """
     Serialise a network as ONNX, taking uint8 NHWC BGR images and normalising them in the graph.
 
+    Batch norm is folded into the convolutions.
+
     :param network: a detector with `strides`; its maps become outputs `level_<stride>`.
     :param spec: goes into the file's metadata.
+    :param packed: store binary and 8-bit weights as such (see `packed_onnx`); False gives the float
+        twin, which computes the same.
     """
     import onnx
-    wrapped = FromCamera(copy.deepcopy(network).to(memory_format=torch.contiguous_format)).eval()
+    folded, coded = fold(network)
+    coded = coded if packed else {}
+    wrapped = FromCamera(folded.to(memory_format=torch.contiguous_format)).eval()
     images = torch.zeros(spec.input.shape, dtype=torch.uint8)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -55,12 +61,11 @@ def to_onnx(network: nn.Module, spec: ModelSpec) -> bytes:
                           output_names=[f'level_{stride}' for stride in network.strides],
                           opset_version=OPSET, dynamo=False)
     model = onnx.load_model_from_string(buffer.getvalue())
-    spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': _precision(model)})
+    spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': precision_document(model, coded)})
+    pack(model, coded)
+    compact_names(model)
     model.producer_name, model.producer_version = 'kd_perception', ''
     model.doc_string = f'{spec.name}: {", ".join(spec.labels)}'
-    # Machine paths of the exporting computer are no business of the file's readers.
-    for node in model.graph.node:
-        node.doc_string = ''
     onnx.helper.set_model_props(model, spec.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
@@ -77,13 +82,14 @@ def parity(network: nn.Module, detector: OnnxDetector, seed: int = 0) -> float:
     return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found))
 
 
-def write_model(network: nn.Module, spec: ModelSpec, path: Path) -> OnnxDetector:
+def write_model(network: nn.Module, spec: ModelSpec, path: Path, packed: bool = True) -> OnnxDetector:
     """
     Write the file, load it as the detector node will, and compare it with torch.
 
+    :param packed: see `to_onnx`.
     :raises TrainingError: the outputs differ by more than `PARITY_TOLERANCE`.
     """
-    content = to_onnx(network, spec)
+    content = to_onnx(network, spec, packed)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')
     try:
@@ -97,13 +103,3 @@ def write_model(network: nn.Module, spec: ModelSpec, path: Path) -> OnnxDetector
     finally:
         temporary.unlink(missing_ok=True)
     return OnnxDetector.load(path)
-
-
-def _precision(model: Any) -> dict[str, dict[str, int]]:
-    """Bits and number of weights of each layer, by the name of its weight tensor."""
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
-    layers = {}
-    for node in model.graph.node:
-        if node.op_type == 'Conv' and node.input[1] in sizes:
-            layers[node.input[1].removeprefix('network.')] = {'bits': 32, 'weights': sizes[node.input[1]]}
-    return layers

@@ -1,0 +1,239 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Store binary weights as bits inside an ONNX file that any onnxruntime runs.
+
+A filter's signs are flattened in (input, row, column) order and packed eight to a byte, the first in
+the lowest bit, 1 for +1; the last byte of a filter is filled up with zero bits. In the graph:
+
+    bits uint8 [Cout, ceil(K / 8)] -> Cast int32 -> Gather on one shared table int8 [256, 8] of +-1
+    -> Reshape [Cout, Cin, kh, kw] -> Mul scale [Cout, 1, 1, 1] -> Conv
+
+(with a Slice where K is no multiple of 8). 8-bit weights are stored as int8 -> Cast -> Mul. Only standard
+operators on constants: onnxruntime folds them when it creates the session, so that it runs the very
+convolution that the float file holds, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kd_perception.errors import TrainingError
+from kd_perception.training.binary_layers import BinaryConv2d, CodedConv2d
+
+TABLE_NAME = 'byte_signs'
+_FLOAT_BITS = 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodedWeight:
+    """
+    The weights of one convolution: codes * scale.
+
+    :param bits: 1 (codes are +-1) or 8 (codes in -127..127).
+    :param codes: (Cout, Cin / groups, kh, kw) int8; `scale`: (Cout,) float32 of either sign.
+    """
+
+    bits: int
+    codes: np.ndarray
+    scale: np.ndarray
+
+
+def byte_table() -> np.ndarray:
+    """Return the (256, 8) int8 table: row b holds +1 where b has the bit, lowest bit first, else -1."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder='little')
+    return (2 * bits.astype(np.int8) - 1)
+
+
+def pack_signs(codes: np.ndarray) -> np.ndarray:
+    """
+    Pack signs (Cout, ...) of +-1 into bytes (Cout, ceil(K / 8)) uint8, K = weights of a filter.
+
+    :raises ValueError: a code is neither +1 nor -1.
+    """
+    if not np.isin(codes, (-1, 1)).all():
+        raise ValueError('expected codes of +1 and -1 only')
+    return np.packbits(codes.reshape(len(codes), -1) > 0, axis=1, bitorder='little')
+
+
+def unpack_signs(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the signs int8 of the given shape; the inverse of `pack_signs`."""
+    count = int(np.prod(shape[1:]))
+    return byte_table()[packed].reshape(shape[0], -1)[:, :count].reshape(shape)
+
+
+def fold(network: nn.Module) -> tuple[nn.Module, dict[str, CodedWeight]]:
+    """
+    Return a copy of a network with batch norm folded into plain convolutions, and its coded weights.
+
+    Batch norm is folded where a module holds `conv` and `norm`, or a Sequential holds a convolution right
+    before a batch norm. Folding multiplies a filter's scale and leaves its codes alone. A binary layer
+    that is not active yet is folded as the float layer that it still is.
+
+    :return: (network in evaluation mode, layer name -> codes and folded scale).
+    """
+    folded = copy.deepcopy(network).eval()
+    norms = dict(_norm_pairs(folded))
+    coded: dict[str, CodedWeight] = {}
+    for name, layer in [(n, m) for n, m in folded.named_modules() if isinstance(m, nn.Conv2d)]:
+        parent, _, attribute = name.rpartition('.')
+        owner = folded.get_submodule(parent)
+        plain, weight = _plain(layer, norms.get(name))
+        setattr(owner, attribute, plain)
+        if weight is not None:
+            coded[name] = weight
+    for owner, attribute in norms.values():
+        setattr(owner, attribute, nn.Identity())
+    return folded, coded
+
+
+def _norm_pairs(network: nn.Module):
+    """Yield (name of a convolution, (owner, attribute) of the batch norm that follows it)."""
+    for name, module in network.named_modules():
+        children = list(module.named_children())
+        prefix = f'{name}.' if name else ''
+        if isinstance(module, nn.Sequential):
+            for (first, conv), (second, norm) in zip(children, children[1:]):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    yield prefix + first, (module, second)
+        elif isinstance(getattr(module, 'conv', None), nn.Conv2d) and isinstance(
+                getattr(module, 'norm', None), nn.BatchNorm2d):
+            yield prefix + 'conv', (module, 'norm')
+
+
+@torch.no_grad()
+def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None) -> tuple[nn.Conv2d, CodedWeight | None]:
+    factor = torch.ones(layer.out_channels, dtype=torch.float64)
+    bias = torch.zeros_like(factor) if layer.bias is None else layer.bias.double()
+    if norm_place is not None:
+        norm = getattr(*norm_place)
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        shift = torch.zeros_like(factor)
+        if norm.affine:
+            factor, shift = factor * norm.weight.double(), norm.bias.double()
+        bias = (bias - norm.running_mean.double()) * factor + shift
+    weight = None
+    if isinstance(layer, CodedConv2d) and (not isinstance(layer, BinaryConv2d) or layer.binary):
+        codes = layer.codes()
+        scale = (layer.code_scale().double() * factor).float()
+        weight = CodedWeight(layer.bits, codes.numpy(), scale.numpy())
+        values = codes * scale.view(-1, 1, 1, 1)
+    elif norm_place is None:
+        values = layer.weight
+    else:
+        values = (layer.weight.double() * factor.view(-1, 1, 1, 1)).float()
+    plain = nn.utils.skip_init(
+        nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+        layer.dilation, layer.groups, norm_place is not None or layer.bias is not None, layer.padding_mode)
+    plain.weight = nn.Parameter(values.detach(), requires_grad=False)
+    if plain.bias is not None:
+        plain.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return plain.eval(), weight
+
+
+def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.') -> None:
+    """
+    Replace float weights of an ONNX model, in place, by their codes and the nodes that unpack them.
+
+    :param model: ModelProto whose initialisers are named `<prefix><layer>.weight`.
+    :raises TrainingError: a layer's weight is not in the graph, or differs from codes * scale.
+    """
+    from onnx import helper, numpy_helper, TensorProto
+    graph = model.graph
+    initialisers = {tensor.name: tensor for tensor in graph.initializer}
+    nodes, added = [], []
+    if any(weight.bits == 1 for weight in coded.values()):
+        added.append(numpy_helper.from_array(byte_table(), TABLE_NAME))
+        nodes.append(helper.make_node('Cast', [TABLE_NAME], [f'{TABLE_NAME}.f'], to=TensorProto.FLOAT))
+    for layer, weight in coded.items():
+        name = f'{prefix}{layer}.weight'
+        if name not in initialisers:
+            raise TrainingError(f'{layer}: its weights are not in the exported graph; is it followed by a batch '
+                                'norm that is not folded (see packed_onnx.fold), or never used?')
+        found = numpy_helper.to_array(initialisers[name])
+        if not np.array_equal(found, weight.codes * weight.scale.reshape(-1, 1, 1, 1)):
+            raise TrainingError(f'{layer}: the exported weights are not codes times scale')
+        new_nodes, tensors = _unpacking(layer, weight, name)
+        nodes += new_nodes
+        added += tensors
+        graph.initializer.remove(initialisers[name])
+    graph.initializer.extend(added)
+    old = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes + old)
+
+
+def _unpacking(layer: str, weight: CodedWeight, output: str) -> tuple[list, list]:
+    """Return nodes and initialisers that compute `output` (Cout, Cin / groups, kh, kw) float32."""
+    from onnx import helper, numpy_helper, TensorProto
+    shape = weight.codes.shape
+    count = int(np.prod(shape[1:]))
+    source = f'{layer}.bits' if weight.bits == 1 else f'{layer}.int8'
+    scale = f'{layer}.scale'
+    tensors = [numpy_helper.from_array(weight.scale.reshape(-1, 1, 1, 1), scale)]
+    if weight.bits == 8:
+        tensors.append(numpy_helper.from_array(weight.codes, source))
+        return [helper.make_node('Cast', [source], [f'{layer}.f'], to=TensorProto.FLOAT),
+                helper.make_node('Mul', [f'{layer}.f', scale], [output])], tensors
+    tensors.append(numpy_helper.from_array(pack_signs(weight.codes), source))
+    nodes = [helper.make_node('Cast', [source], [f'{layer}.i'], to=TensorProto.INT32),
+             helper.make_node('Gather', [f'{TABLE_NAME}.f', f'{layer}.i'], [f'{layer}.g'])]
+    last = f'{layer}.g'
+    if count % 8:
+        for name, value in (('rows', [shape[0], -1]), ('zero', [0]), ('count', [count]), ('axis', [1])):
+            tensors.append(numpy_helper.from_array(np.array(value, np.int64), f'{layer}.{name}'))
+        nodes += [helper.make_node('Reshape', [last, f'{layer}.rows'], [f'{layer}.r']),
+                  helper.make_node('Slice', [f'{layer}.r', f'{layer}.zero', f'{layer}.count', f'{layer}.axis'],
+                                   [f'{layer}.s'])]
+        last = f'{layer}.s'
+    tensors.append(numpy_helper.from_array(np.array(shape, np.int64), f'{layer}.shape'))
+    nodes += [helper.make_node('Reshape', [last, f'{layer}.shape'], [f'{layer}.w']),
+              helper.make_node('Mul', [f'{layer}.w', scale], [output])]
+    return nodes, tensors
+
+
+def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.'
+                       ) -> dict[str, dict[str, Any]]:
+    """
+    Describe each convolution of an exported, not yet packed model: bits and shape of its weights.
+
+    :param coded: the layers that will be packed; the others count as float32.
+    """
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    layers = {}
+    for node in model.graph.node:
+        if node.op_type == 'Conv' and node.input[1] in shapes:
+            layer = node.input[1].removeprefix(prefix).removesuffix('.weight')
+            shape = shapes[node.input[1]]
+            layers[layer] = {'bits': coded[layer].bits if layer in coded else _FLOAT_BITS,
+                             'weights': int(np.prod(shape)), 'shape': shape}
+    return layers
+
+
+def compact_names(model: Any, prefix: str = 'network.') -> None:
+    """
+    Shorten the names inside a model, in place: a small file spends a good part of its bytes on them.
+
+    Inputs and outputs keep their names; initialisers lose `prefix`; other values are numbered and nodes
+    lose their names.
+    """
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    names = {tensor.name: tensor.name.removeprefix(prefix) for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        node.name = node.doc_string = ''
+        for i, name in enumerate(node.output):
+            if name and name not in fixed:
+                names.setdefault(name, f'v{len(names):x}')
+                node.output[i] = names[name]
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+    del graph.value_info[:]
