@@ -78,7 +78,7 @@ DETECTOR_PARAMETERS = (
     ParameterSpec(
         'max_image_age_ms', 'double', 1000.0,
         'Diagnostics: WARN when images arrive this long after their stamp; 0: off.',
-        changes='live', minimum=0.0, maximum=3600000.0),
+        changes='live', minimum=0.0, maximum=600000.0),
     ParameterSpec(
         'expected_rate_hz', 'double', 0.0,
         'Diagnostics: WARN below 80 %, ERROR below 50 % of this rate per camera; 0: off.',

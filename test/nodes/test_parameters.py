@@ -1,0 +1,128 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""The parameter table: its checks, and that YAML and docs say the same. Needs no ROS."""
+
+from pathlib import Path
+import re
+
+from kd_perception.detection.image import REASONS
+from kd_perception.errors import RosInterfaceError
+from kd_perception.health.camera_monitor import INTENDED_DROPS
+from kd_perception.nodes.detector_parameters import (
+    check_combination, DETECTOR_PARAMETERS, DetectorSettings, settings_of_defaults, Thresholds)
+from kd_perception.nodes.parameters import check_values, markdown_table, ParameterSpec
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG, DOCS = ROOT / 'config' / 'detector.yaml', ROOT / 'docs' / 'detector_node.md'
+DEFAULTS = {spec.name: spec.default for spec in DETECTOR_PARAMETERS}
+
+
+def test_the_table_is_sound():
+    assert len(DEFAULTS) == len(DETECTOR_PARAMETERS), 'names differ'
+    assert check_values(DETECTOR_PARAMETERS, DEFAULTS) == '' and check_combination(DEFAULTS) == ''
+    for spec in DETECTOR_PARAMETERS:
+        assert re.fullmatch('[a-z][a-z0-9_]*', spec.name)
+        assert spec.description.endswith('.') and '|' not in spec.description
+        assert (spec.minimum is None) == (spec.maximum is None)
+        assert spec.type in ('int', 'double') or spec.minimum is None
+
+
+def test_config_file_equals_the_table():
+    parameters = yaml.safe_load(CONFIG.read_text())['/**']['ros__parameters']
+    assert parameters == DEFAULTS
+    assert list(parameters) == list(DEFAULTS), 'in the same order'
+    assert all(type(parameters[name]) is type(DEFAULTS[name]) for name in DEFAULTS), 'ROS minds 1 and 1.0'
+
+
+def test_config_file_explains_every_parameter():
+    lines = CONFIG.read_text().splitlines()
+    for spec in DETECTOR_PARAMETERS:
+        index = next(i for i, line in enumerate(lines) if line.startswith(f'    {spec.name}:'))
+        comment = []
+        while lines[index - 1].startswith('    # ') and '---' not in lines[index - 1]:
+            index -= 1
+            comment.insert(0, lines[index].strip('# '))
+        text = ' '.join(comment)
+        assert spec.description in text and spec.bounds in text, spec.name
+        assert ('live' in comment[-1]) == (spec.changes == 'live'), spec.name
+
+
+def test_docs_hold_the_table():
+    assert markdown_table(DETECTOR_PARAMETERS) in DOCS.read_text()
+
+
+def test_docs_name_every_drop_reason_and_stage():
+    text = DOCS.read_text()
+    own = {'inference_error', 'publish_error', 'internal_error'}
+    stages = {'wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total', 'overhead',
+              'age'}
+    for word in {*REASONS, *INTENDED_DROPS, *own, *stages}:
+        assert f'`{word}`' in text, word
+
+
+@pytest.mark.parametrize('name,value,reason', [
+    ('autostart', 1, 'autostart: expected true or false, got 1'),
+    ('image_depth', True, 'image_depth: expected an integer, got True'),
+    ('image_depth', 2.0, 'expected an integer'),
+    ('image_depth', 0, 'image_depth: 0 is out of bounds, expected 1 to 100'),
+    ('image_depth', 101, 'out of bounds'),
+    ('score_threshold', 'x', "expected a number, got 'x'"),
+    ('score_threshold', float('nan'), 'not a finite number'),
+    ('score_threshold', float('inf'), 'not a finite number'),
+    ('score_threshold', -0.5, 'score_threshold: -0.5 is out of bounds, expected 0.001 to 1 or -1'),
+    ('model', 3, 'expected a string'),
+    ('model', 'x' * 5000, '5000 characters'),
+    ('cameras', 'front', "expected a list of strings, got 'front'"),
+    ('cameras', ['a', 1], 'expected a list of strings'),
+    ('cameras', ['a'] * 65, '65 entries'),
+    ('image_transport', 'theora', "'theora' is unknown, expected one of 'raw', 'compressed'"),
+])
+def test_bad_values_are_refused_with_a_reason(name, value, reason):
+    assert reason in check_values(DETECTOR_PARAMETERS, {name: value})
+    with pytest.raises(RosInterfaceError, match=f'^parameter {name}: '):
+        DetectorSettings.from_values({**DEFAULTS, name: value})
+
+
+@pytest.mark.parametrize('name,value', [
+    ('score_threshold', -1.0), ('score_threshold', 1), ('score_threshold', 0.001), ('max_detections', -1),
+    ('max_detections', 1000), ('cameras', ('front', 'robot1/rear', '/abs/left')),
+    ('expected_sha256', 'aB' * 32)])
+def test_good_values_pass(name, value):
+    DetectorSettings.from_values({**DEFAULTS, name: value})
+
+
+@pytest.mark.parametrize('changes,reason', [
+    ({'cameras': []}, 'cameras: 0 names, expected 1 to 32'),
+    ({'cameras': [f'c{i}' for i in range(33)]}, '33 names'),
+    ({'cameras': ['a', 'b', 'a']}, 'names a camera twice'),
+    *(({'cameras': [name]}, 'is not a topic namespace')
+      for name in ('', '1st', 'a b', 'a//b', 'a/', '~/a', 'a-b', '{x}', 'a\n')),
+    ({'silence_warn_s': 6.0}, 'silence_warn_s: 6 is above silence_error_s (5)'),
+    ({'expected_sha256': 'abc'}, 'is not a sha256'),
+    ({'model': ''}, 'model: is empty'),
+])
+def test_bad_combinations_are_refused(changes, reason):
+    assert reason in check_combination({**DEFAULTS, **changes})
+
+
+def test_settings_are_typed():
+    settings = settings_of_defaults()
+    assert settings.cameras == ('camera',) and settings.autostart and not settings.compressed
+    assert settings.thresholds == Thresholds(True, None, None, None)
+    assert settings.limits.silence_error_ns == 5_000_000_000
+    assert settings.limits.max_age_ns == 1_000_000_000
+    tuned = DetectorSettings.from_values({
+        **DEFAULTS, 'score_threshold': 0.3, 'nms_iou': 0.6, 'max_detections': 7,
+        'image_transport': 'compressed', 'image_reliability': 'reliable', 'threads': 3,
+        'latency_budget_ms': 50.0})
+    assert tuned.thresholds == Thresholds(True, 0.3, 0.6, 7)
+    assert tuned.compressed and tuned.reliable and tuned.execution.threads == 3
+    assert tuned.limits.latency_budget_ns == 50_000_000
+
+
+def test_markdown_row():
+    spec = ParameterSpec(
+        'a_b', 'double', 0.5, 'What.', changes='live', minimum=0, maximum=2, model_default=-1)
+    assert markdown_table([spec]).splitlines()[-1] == \
+        '| `a_b` | double | `0.5` | 0 to 2 or -1 | live | What. |'
