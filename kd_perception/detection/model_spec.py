@@ -3,7 +3,7 @@
 The facts of a model, read from the ONNX file's own metadata.
 
 One file is the whole contract: whoever loads it learns labels, input, decoder and thresholds from
-it, so nothing beside the file can contradict the weights. The metadata holds four JSON documents:
+it, so nothing beside the file can contradict the weights. The metadata holds five JSON documents:
 
 =========================== ==================================================================
 `kd_perception.spec`        what is needed to run the model: the fields of `ModelSpec`
@@ -11,6 +11,7 @@ it, so nothing beside the file can contradict the weights. The metadata holds fo
                             "shape": [...]}}
 `kd_perception.provenance`  how it was made: data, licences, commands, seed
 `kd_perception.metrics`     what was measured, with counts
+`kd_perception.gate`        a student's: when to ask its teacher; see `fallback.estimator`
 =========================== ==================================================================
 """
 
@@ -28,7 +29,7 @@ from kd_perception.errors import ConfigError, ModelError
 
 SPEC_VERSION = 1
 SPEC_KEY = 'kd_perception.spec'
-DOCUMENT_KEYS = {name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics')}
+DOCUMENT_KEYS = {name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics', 'gate')}
 MAX_DOCUMENT_CHARS = 1 << 22
 MAX_CLASSES = 1000
 MAX_ANCHORS = 100
@@ -145,7 +146,7 @@ class ModelSpec:
     :param name: short name, for example `teacher_picodet_s`.
     :param labels: class names; the index is the class id.
     :param licence: SPDX expression or a sentence.
-    :param documents: the JSON documents `precision`, `provenance` and `metrics`, as far as given.
+    :param documents: the JSON documents `precision`, `provenance`, `metrics` and `gate`, as far as given.
     """
 
     name: str

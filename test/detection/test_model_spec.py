@@ -12,7 +12,7 @@ SPEC = ModelSpec(
     name='tiny', labels=('Car', 'Pedestrian'), input=InputSpec(64, 128),
     decoder=DecoderSpec('gfl', (8, 16), 7),
     thresholds=ThresholdSpec(0.5, 0.1, 0.6, 50), licence='Apache-2.0',
-    documents={'metrics': {'ap': 12.5, 'count': 3}, 'provenance': {'seed': 1}})
+    documents={'metrics': {'ap': 12.5, 'count': 3}, 'provenance': {'seed': 1}, 'gate': {'bias': 0.5}})
 
 
 def test_round_trip():

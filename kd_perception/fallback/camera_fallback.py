@@ -1,0 +1,190 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""The whole fallback of one camera: features, gate, breaker, arbiter and state behind four calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from kd_perception.detection.detections import Detections
+from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureVector
+from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, DEADLINE, TeacherStep, Verdict
+from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
+from kd_perception.fallback.gate import Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_OFF, TEACHER_OUT
+from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
+from kd_perception.fallback.provenance import Output, Source
+from kd_perception.fallback.rate_budget import RateBucket
+from kd_perception.fallback.scene import SceneSignals
+from kd_perception.fallback.scores import Scorer
+from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class FallbackSettings:
+    """
+    All that a user may tune, live.
+
+    :param teacher: False: there is no teacher, by design; the state is DEGRADED and says so.
+    :param breaker: its `probe_deadline_ns` is replaced by the arbiter's deadline.
+    """
+
+    gate: GateSettings = GateSettings()
+    arbiter: ArbiterSettings = ArbiterSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    merge: MergeSettings = MergeSettings()
+    state: StateSettings = StateSettings()
+    teacher: bool = True
+
+    def breaker_settings(self) -> BreakerSettings:
+        """Return the breaker's settings, with the deadline that all requests have."""
+        return dataclasses.replace(self.breaker, probe_deadline_ns=self.arbiter.deadline_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameStep:
+    """
+    What follows from a student's result.
+
+    :param outputs: to be published now, in this order.
+    :param send: the image of this stamp goes to the teacher now.
+    """
+
+    outputs: tuple[Output, ...]
+    send: bool
+    decision: GateDecision
+    features: FeatureVector
+
+
+class CameraFallback:
+    """
+    One camera. Not thread-safe; reads no clock: `now_ns` is always a reading of one steady clock.
+
+    :param camera: a name, unique among the users of a shared breaker.
+    :param extractor, scorer: judge a frame; an estimator belongs with the extractor settings that it holds.
+    :param rate: bound of requests a second, shared between cameras where it is the same object.
+    :param breaker: of the teacher, shared between its cameras where it is the same object; its settings
+        are then the owner's concern. None: one for this camera alone.
+    """
+
+    def __init__(self, camera: str, labels: LabelMap, extractor: FeatureExtractor, scorer: Scorer,
+                 now_ns: int, settings: FallbackSettings = FallbackSettings(), seed: int = 0,
+                 rate: RateBucket | None = None, breaker: TeacherBreaker | None = None):
+        """Start; silence of camera and student counts from `now_ns`."""
+        self.camera = camera
+        self.extractor, self.scorer = extractor, scorer
+        self._settings = settings
+        self.gate = Gate(settings.gate, seed, rate)
+        self._owns_breaker = breaker is None
+        self.breaker = TeacherBreaker(settings.breaker_settings()) if breaker is None else breaker
+        self.arbiter = Arbiter(Merger(labels, settings.merge), settings.arbiter)
+        self._state = StateMonitor(settings.state, now_ns)
+
+    @property
+    def settings(self) -> FallbackSettings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Class names of the outputs by class id."""
+        return self.arbiter.merger.labels.labels
+
+    def configure(self, settings: FallbackSettings) -> None:
+        """Change the settings between frames; nothing that waits is lost, no count or token is reset."""
+        self._settings = settings
+        self.gate.configure(settings.gate)
+        if self._owns_breaker:
+            self.breaker.configure(settings.breaker_settings())
+        self.arbiter.merger.settings = settings.merge
+        self.arbiter.configure(settings.arbiter)
+        self._state.configure(settings.state)
+
+    def on_image(self, now_ns: int) -> None:
+        """Report that the camera gave an image."""
+        self._state.image(now_ns)
+
+    def on_student(self, stamp_ns: int, detections: Detections, now_ns: int, *,
+                   image_hw: tuple[int, int] | None = None, scene: SceneSignals | None = None,
+                   image_at_hand: bool = True, context: Any = None,
+                   image_age_ns: int | None = None) -> FrameStep:
+        """
+        Take a result of the student, down to its low threshold.
+
+        :param image_hw: (height, width) px, None where unknown. :param scene: None: not measured.
+        :param image_at_hand: False: the image is gone, so that it cannot be sent.
+        :param context, image_age_ns: see `Arbiter.on_student`.
+        """
+        self._state.student(now_ns)
+        features = self.extractor.extract(detections, stamp_ns, image_hw, scene)
+        blocked, probe_due = self._blocked(now_ns, image_at_hand)
+        decision = self.gate.decide(self.scorer.explain(features), now_ns, blocked, probe_due)
+        step = self.arbiter.on_student(stamp_ns, detections, decision, now_ns, context, image_age_ns)
+        # What expired by now is heard of before the new request is.
+        self._tell_misses(step.outputs, now_ns)
+        if decision.send:
+            self.breaker.sent((self.camera, step.sequence), now_ns, decision.probe)
+        return FrameStep(step.outputs, decision.send, decision, features)
+
+    def on_teacher(self, stamp_ns: int, detections: Detections | None, now_ns: int) -> TeacherStep:
+        """
+        Take an answer of the teacher.
+
+        :param detections: class ids are the teacher's; None: the answer cannot be used.
+        """
+        step = self.arbiter.on_teacher(stamp_ns, detections, now_ns)
+        self._tell_misses(step.outputs, now_ns)
+        ticket = (self.camera, step.sequence)
+        if step.verdict is Verdict.ACCEPTED:
+            self.breaker.answered(now_ns)
+        elif step.verdict is Verdict.PROBE and detections is not None:
+            self.breaker.probe_answered(ticket, now_ns)
+        elif step.verdict is Verdict.LATE:
+            self.breaker.late(now_ns)
+        elif step.verdict in (Verdict.UNUSABLE, Verdict.PROBE):
+            self.breaker.missed(ticket, now_ns, unusable=True)
+        return step
+
+    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+        """Let time pass; return the outputs whose deadline has come. Call it at `next_deadline`."""
+        outputs = self.arbiter.on_tick(now_ns)
+        self._tell_misses(outputs, now_ns)
+        self.breaker.tick(now_ns)
+        return outputs
+
+    def next_deadline(self) -> int | None:
+        """Return when `on_tick` must be called, as the clock will show it; None: nothing waits."""
+        return self.arbiter.next_deadline()
+
+    def flush(self, now_ns: int) -> tuple[Output, ...]:
+        """Release all that waits with the student's result; for a node that stops."""
+        return self.arbiter.flush(now_ns)
+
+    def report(self, now_ns: int) -> StateReport:
+        """Return the state now; called about once a second, also while nothing arrives."""
+        if not self._settings.teacher:
+            return self._state.update(now_ns, 'teacher is switched off')
+        self.breaker.tick(now_ns)
+        fault = f'{self.breaker.reason}, breaker {self.breaker.state.value}' if self.breaker.reason else ''
+        return self._state.update(now_ns, fault)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return all totals since the start, as `gate.*`, `arbiter.*` and `breaker.*`."""
+        parts = {'gate': self.gate.counts, 'arbiter': self.arbiter.counts, 'breaker': self.breaker.counts}
+        return {f'{part}.{name}': count for part, counts in parts.items() for name, count in counts.items()}
+
+    def _blocked(self, now_ns: int, image_at_hand: bool) -> tuple[str, bool]:
+        """Return why nothing may be sent now (empty: nothing is in the way), and whether a probe may."""
+        if not self._settings.teacher:
+            return TEACHER_OFF, False
+        if not image_at_hand:
+            return NO_IMAGE, False
+        if self.breaker.available(now_ns):
+            return '', False
+        return TEACHER_OUT, self.breaker.probe_due(now_ns)
+
+    def _tell_misses(self, outputs: Sequence[Output], now_ns: int) -> None:
+        for output in outputs:
+            provenance = output.provenance
+            if provenance.source is Source.STUDENT_LATE_TEACHER and provenance.unverified == DEADLINE:
+                self.breaker.missed((self.camera, output.sequence), now_ns)
