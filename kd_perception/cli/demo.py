@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--camera', action='append', metavar='NAME',
                         help='camera or image topic of the input; repeat for several; default: all')
     parser.add_argument('--duration', type=float, metavar='S',
-                        help=f'recorded seconds to play; 0: all (default: {_DEFAULT_DURATION_S:g}, or a piece '
+                        help=f'recorded seconds to play; 0: all (default: {_DEFAULT_DURATION_S:g}, or a part '
                              'of the footage)')
     parser.add_argument('--rate', type=float, default=1.0, help='speed against real time (default: 1)')
     parser.add_argument('--lockstep', action='store_true',

@@ -23,10 +23,6 @@ REPLAY_PARAMETERS = (
         "Name of a folder's or video's camera; cameras or image topics of a recording; empty: all of them.",
         changes='start'),
     ParameterSpec(
-        'image_transport', 'string', 'raw',
-        'raw publishes C/image_raw, compressed C/image_raw/compressed, recorded what the input holds.',
-        changes='start', choices=('raw', 'compressed', 'recorded')),
-    ParameterSpec(
         'frame_rate', 'double', 0.0,
         "Frames a second of a folder without stamps, or in place of a video's; 0: 10, and the video's own.",
         changes='start', minimum=0.0, maximum=1000.0),
@@ -34,6 +30,23 @@ REPLAY_PARAMETERS = (
         'timestamps_file', 'string', '',
         "Stamps of a folder's images, one a line; empty: timestamps.txt beside them, if there is one.",
         changes='start'),
+    ParameterSpec(
+        'start_offset_s', 'double', 0.0,
+        'Recorded seconds to skip at the start.', changes='start', minimum=0.0, maximum=999999.0),
+    ParameterSpec(
+        'duration_s', 'double', 0.0,
+        'Recorded seconds to play; 0: to the end.', changes='start', minimum=0.0, maximum=999999.0),
+    ParameterSpec(
+        'max_frames', 'int', 0,
+        'Stop after this many images, all passes of a loop together; 0: no limit.',
+        changes='start', minimum=0, maximum=999999),
+    ParameterSpec(
+        'loop', 'bool', False,
+        'Begin again at the end; stamps and /clock jump back to the start.', changes='live'),
+    ParameterSpec(
+        'image_transport', 'string', 'raw',
+        'raw publishes C/image_raw, compressed C/image_raw/compressed, recorded what the input holds.',
+        changes='start', choices=('raw', 'compressed', 'recorded')),
     ParameterSpec(
         'stamps', 'string', 'recorded',
         'recorded keeps header stamps; now puts the time of publishing there, for nodes without sim time.',
@@ -43,18 +56,16 @@ REPLAY_PARAMETERS = (
         'Speed against the recorded time; 0: as fast as possible. Without meaning in lockstep.',
         changes='live', minimum=0.0, maximum=1000.0),
     ParameterSpec(
-        'loop', 'bool', False,
-        'Begin again at the end; stamps and /clock jump back to the start.', changes='live'),
+        'publish_clock', 'bool', False,
+        'Publish the recorded time on /clock, for nodes with use_sim_time.', changes='start'),
     ParameterSpec(
-        'start_offset_s', 'double', 0.0,
-        'Recorded seconds to skip at the start.', changes='start', minimum=0.0, maximum=1e9),
+        'clock_rate_hz', 'double', 100.0,
+        'Rate of /clock between images; each message sets it too.',
+        changes='start', minimum=1.0, maximum=1000.0),
     ParameterSpec(
-        'duration_s', 'double', 0.0,
-        'Recorded seconds to play; 0: to the end.', changes='start', minimum=0.0, maximum=1e9),
-    ParameterSpec(
-        'max_frames', 'int', 0,
-        'Stop after this many images, all passes of a loop together; 0: no limit.',
-        changes='start', minimum=0, maximum=1000000000),
+        'other_topics', 'string_list', ['*'],
+        "Patterns (*, ?) of a recording's further topics to play; never images, nor what detectors publish.",
+        changes='start'),
     ParameterSpec(
         'wait_for_subscribers_s', 'double', 30.0,
         'Longest wait for a subscriber to each image topic before the first image; 0: do not wait.',
@@ -68,17 +79,6 @@ REPLAY_PARAMETERS = (
         'lockstep_timeout_s', 'double', 5.0,
         'Longest wait for an answer; then it is counted as missing and the replay goes on.',
         changes='start', minimum=0.01, maximum=3600.0),
-    ParameterSpec(
-        'publish_clock', 'bool', False,
-        'Publish the recorded time on /clock, for nodes with use_sim_time.', changes='start'),
-    ParameterSpec(
-        'clock_rate_hz', 'double', 100.0,
-        'Rate of /clock between images; each message sets it too.',
-        changes='start', minimum=1.0, maximum=1000.0),
-    ParameterSpec(
-        'other_topics', 'string_list', ['*'],
-        "Patterns (*, ?) of a recording's further topics to play; never images, nor what detectors publish.",
-        changes='start'),
 )
 
 
