@@ -1,0 +1,92 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""launch/detector.launch.py for real: the scenarios of the subprocess tests, started by launch."""
+
+import atexit
+import contextlib
+from pathlib import Path
+import sys
+import tempfile
+import unittest
+
+import pytest
+
+for package in ('launch', 'launch_ros', 'launch_testing'):
+    pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
+pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
+pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'integration'))
+
+from detector_client import CameraClient, DetectorClient  # noqa: E402
+from detector_scenarios import (  # noqa: E402
+    diagnostics_are_well, label_info_is_latched, result_is_exact, result_of_nothing_is_empty)
+from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from launch import LaunchDescription  # noqa: E402
+from launch.actions import IncludeLaunchDescription  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+import launch_testing  # noqa: E402
+import launch_testing.actions  # noqa: E402
+import launch_testing.asserts  # noqa: E402
+from ros_harness import own_domain, Probe  # noqa: E402
+
+LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'detector.launch.py'
+_resources = contextlib.ExitStack()
+atexit.register(_resources.close)
+
+
+@pytest.mark.launch_test
+def generate_test_description():
+    """One detector for two cameras, in a namespace, with a name and a model of the test's own."""
+    domain = _resources.enter_context(own_domain())
+    folder = Path(_resources.enter_context(tempfile.TemporaryDirectory()))
+    model = write_rectangle_model(folder / 'rectangles.onnx')
+    return LaunchDescription([
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
+            launch_arguments={'cameras': 'front, rear', 'model': str(model), 'namespace': 'robot',
+                              'name': 'student', 'log_level': 'warn'}.items()),
+        launch_testing.actions.ReadyToTest(),
+    ]), {'domain': domain}
+
+
+class TestDetectorLaunch(unittest.TestCase):
+    """While the node runs."""
+
+    def setUp(self):
+        self.resources = contextlib.ExitStack()
+        self.addCleanup(self.resources.close)
+
+    def clients(self, domain, camera):
+        probe = Probe(domain)
+        self.resources.callback(probe.close)
+        client = CameraClient(probe, f'/robot/{camera}')
+        client.wait_ready()
+        return probe, client
+
+    def test_results(self, domain):
+        for camera in ('front', 'rear'):
+            _, client = self.clients(domain, camera)
+            result_is_exact(client, repeat=True)
+            result_of_nothing_is_empty(client, repeat=True)
+
+    def test_label_info(self, domain):
+        probe, _ = self.clients(domain, 'rear')
+        label_info_is_latched(probe, '/robot/rear')
+
+    def test_diagnostics(self, domain):
+        probe, client = self.clients(domain, 'front')
+        client.camera = 'front'
+        diagnostics_are_well(DetectorClient(probe, '/robot/student'), client)
+
+
+@launch_testing.post_shutdown_test()
+class TestAfterShutdown(unittest.TestCase):
+    """Once launch has stopped the node."""
+
+    def test_exit_code(self, proc_info):
+        launch_testing.asserts.assertExitCodes(proc_info, allowable_exit_codes=[0])
+
+    def test_no_traceback(self, proc_output):
+        for process in proc_output.processes():
+            text = ''.join(line.text.decode() for line in proc_output[process])
+            assert 'Traceback' not in text, text
