@@ -14,11 +14,12 @@ from torch import nn
 from kd_perception.config import to_mapping
 from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
 from kd_perception.errors import TrainingError
+from kd_perception.training.binarization import activate_all
 from kd_perception.training.datasets import load_dataset
 from kd_perception.training.export import average_weights
 from kd_perception.training.measure import measure
-from kd_perception.training.models.picodet import PicoDet
 from kd_perception.training.models.picodet_onnx import load_picodet, PICODET_S_416_SHA256
+from kd_perception.training.networks import build_network
 from kd_perception.training.settings import TrainingSettings
 from kd_perception.training.torch_detector import detection_spec
 from kd_perception.training.trainer import data_folder, initial_network, load_checkpoint, validate
@@ -27,8 +28,9 @@ from kd_perception.training.validation import best_threshold, report
 _DEFAULT_SCORE = 0.4
 
 
-def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Path | None, data_root: Path | None,
-             run_folder: Path, measured: bool, config_name: str) -> tuple[nn.Module, ModelSpec]:
+def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Path | None,
+             data_root: Path | None, run_folder: Path, measured: bool,
+             config_name: str) -> tuple[nn.Module, ModelSpec]:
     """
     Build the network to export and its specification.
 
@@ -38,7 +40,11 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
     :raises TrainingError: a part is missing or does not fit the configuration.
     """
     state = None if checkpoint is None else load_checkpoint(checkpoint)
-    network = initial_network(settings, init_path) if state is None else trained_network(settings, state, checkpoint)
+    if state is None:
+        network = initial_network(settings, init_path)
+        activate_all(network)  # the schedule of a run that never was has not come to its end
+    else:
+        network = trained_network(settings, state, checkpoint)
     share = settings.export.average_with_initial
     if state is not None and share > 0:
         network = average_weights(network, initial_network(settings, init_path), share)
@@ -55,10 +61,10 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
         if settings.export.score is None and math.isfinite(best):
             score = round(max(best, settings.export.score_low), 2)
         published = load_picodet(init_path) if settings.init.kind == 'picodet_onnx' and init_path else None
-        documents['metrics'] = {
-            **measure(settings, root, network, published),
-            'development': {'images': len(development), 'best_f1': round(f1, 4), 'best_f1_score': round(best, 4),
-                            'model': report(found)} if math.isfinite(best) else {'images': len(development)}}
+        held_out: dict[str, Any] = {'images': len(development), 'model': report(found)}
+        if math.isfinite(best):
+            held_out.update(best_f1=round(f1, 4), best_f1_score=round(best, 4))
+        documents['metrics'] = {**measure(settings, root, network, published), 'development': held_out}
     documents['provenance'] = _provenance(settings, config_name, state, checkpoint, counts)
     export = settings.export
     thresholds = ThresholdSpec(score, export.score_low, export.nms_iou, export.max_detections)
@@ -66,13 +72,13 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
                                    licence=export.licence, documents=documents)
 
 
-def trained_network(settings: TrainingSettings, state: dict[str, Any], source: Path) -> PicoDet:
+def trained_network(settings: TrainingSettings, state: dict[str, Any], source: Path) -> nn.Module:
     """Return the averaged weights of a checkpoint as a network in evaluation mode."""
     labels: Sequence[str] = state['settings'].get('labels', ())
     if list(labels) != list(settings.labels):
         raise TrainingError(f'{source}: was trained for labels {list(labels)}, '
                             f'the configuration has {list(settings.labels)}')
-    network = PicoDet(len(settings.labels)).eval()
+    network = build_network(settings.network, len(settings.labels), settings.binarization).eval()
     try:
         network.load_state_dict(state['average'])
     except RuntimeError as error:
@@ -80,8 +86,8 @@ def trained_network(settings: TrainingSettings, state: dict[str, Any], source: P
     return network
 
 
-def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, Any] | None, checkpoint: Path | None,
-                counts: dict[str, int]) -> dict[str, Any]:
+def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, Any] | None,
+                checkpoint: Path | None, counts: dict[str, int]) -> dict[str, Any]:
     import onnx
     import torch
     initial = {'kind': settings.init.kind}
@@ -89,12 +95,14 @@ def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, A
         initial.update(name='PicoDet-S 416, COCO, PaddleDetection', licence='Apache-2.0',
                        sha256=PICODET_S_416_SHA256, class_rows=list(settings.init.class_rows))
     document: dict[str, Any] = {
-        'config': config_name, 'settings': to_mapping(settings), 'seed': settings.seed, 'initial_weights': initial,
+        'config': config_name, 'settings': to_mapping(settings), 'seed': settings.seed,
+        'initial_weights': initial,
         'software': {'torch': torch.__version__, 'onnx': onnx.__version__},
         'datasets': [{'folder': d.folder, 'split': d.split, 'licence': d.licence,
-                      **({'images': counts[d.folder]} if d.folder in counts else {})} for d in settings.datasets],
+                      'training_images': counts.get(d.folder)} for d in settings.datasets],
         'average_with_initial': settings.export.average_with_initial,
-        'commands': [f'python -m kd_perception train --config config/training/{config_name} --data DATA --init INIT',
+        'commands': [f'python -m kd_perception train --config config/training/{config_name} --data DATA '
+                     '--init INIT',
                      f'python -m kd_perception export --config config/training/{config_name} '
                      '--checkpoint runs/.../last.pt --data DATA --init INIT --out OUT']}
     if state is not None and checkpoint is not None:

@@ -2,7 +2,7 @@
 """
 Turn a float network into a binary-weight one, in stages, while it trains.
 
-    report = binarize(network, settings)                       # still float: same outputs
+    binarize(network, settings)                                # still float: same outputs
     schedule = BinarizationSchedule(network, settings, steps)
     for step in range(steps):
         schedule.before_step(step)                             # deep layers turn binary first
@@ -66,7 +66,8 @@ def binarize(network: nn.Module, settings: BinarizationSettings) -> Binarization
     for name, layer in layers.items():
         if name not in kept:
             _replace(network, name, BinaryConv2d.adopt(
-                layer, estimator=settings.estimator, standardise=settings.standardise,
+                layer, stage=next(stage for stage, names in groups.items() if name in names),
+                estimator=settings.estimator, standardise=settings.standardise,
                 learned_scale=settings.scale == 'learned', track_flips=settings.freeze is not None))
         elif settings.kept_bits == 8:
             _replace(network, name, RoundedConv2d.adopt(layer))
@@ -130,11 +131,10 @@ class BinarizationSchedule:
     the network's buffers hold.
     """
 
-    def __init__(self, network: nn.Module, report: BinarizationReport, settings: BinarizationSettings,
-                 steps: int):
+    def __init__(self, network: nn.Module, settings: BinarizationSettings, steps: int):
         self.settings, self.steps = settings, steps
-        self._layers = {stage: [network.get_submodule(name) for name in names]
-                        for stage, names in report.stages.items()}
+        binary = [layer for layer in network.modules() if isinstance(layer, BinaryConv2d)]
+        self._layers = {stage: [layer for layer in binary if layer.stage == stage] for stage in STAGES}
 
     def start(self, stage: str) -> int:
         """Return the step at which a stage becomes binary."""

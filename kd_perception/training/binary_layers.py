@@ -106,6 +106,7 @@ class BinaryConv2d(CodedConv2d):
     """
     A convolution that is float until `activate`, then binary.
 
+    :param stage: the part of the network that it belongs to, for the schedule.
     :param estimator, standardise: see the module's description.
     :param learned_scale: alpha is a parameter, initialised to mean |W| at activation (its absolute
         value is used, so that it cannot turn the signs round).
@@ -114,9 +115,11 @@ class BinaryConv2d(CodedConv2d):
 
     bits = 1
 
-    def __init__(self, *arguments, estimator: Estimator = 'clipped', standardise: bool = False,
-                 learned_scale: bool = False, track_flips: bool = False, **options):
+    def __init__(self, *arguments, stage: str = '', estimator: Estimator = 'clipped',
+                 standardise: bool = False, learned_scale: bool = False, track_flips: bool = False,
+                 **options):
         super().__init__(*arguments, **options)
+        self.stage = stage
         self.estimator, self.standardise = estimator, standardise
         self.register_buffer('binary', torch.tensor(False))
         self.register_buffer('temperature', torch.tensor(1.0))

@@ -61,7 +61,8 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
                           output_names=[f'level_{stride}' for stride in network.strides],
                           opset_version=OPSET, dynamo=False)
     model = onnx.load_model_from_string(buffer.getvalue())
-    spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': precision_document(model, coded)})
+    documents = {**spec.documents, 'precision': precision_document(model, coded)}
+    spec = dataclasses.replace(spec, documents=documents)
     pack(model, coded)
     compact_names(model)
     model.producer_name, model.producer_version = 'kd_perception', ''

@@ -108,7 +108,8 @@ def _norm_pairs(network: nn.Module):
 
 
 @torch.no_grad()
-def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None) -> tuple[nn.Conv2d, CodedWeight | None]:
+def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None
+           ) -> tuple[nn.Conv2d, CodedWeight | None]:
     factor = torch.ones(layer.out_channels, dtype=torch.float64)
     bias = torch.zeros_like(factor) if layer.bias is None else layer.bias.double()
     if norm_place is not None:
@@ -154,8 +155,8 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.')
     for layer, weight in coded.items():
         name = f'{prefix}{layer}.weight'
         if name not in initialisers:
-            raise TrainingError(f'{layer}: its weights are not in the exported graph; is it followed by a batch '
-                                'norm that is not folded (see packed_onnx.fold), or never used?')
+            raise TrainingError(f'{layer}: its weights are not in the exported graph; is it followed by a '
+                                'batch norm that is not folded (see packed_onnx.fold), or never used?')
         found = numpy_helper.to_array(initialisers[name])
         if not np.array_equal(found, weight.codes * weight.scale.reshape(-1, 1, 1, 1)):
             raise TrainingError(f'{layer}: the exported weights are not codes times scale')
@@ -188,9 +189,9 @@ def _unpacking(layer: str, weight: CodedWeight, output: str) -> tuple[list, list
     if count % 8:
         for name, value in (('rows', [shape[0], -1]), ('zero', [0]), ('count', [count]), ('axis', [1])):
             tensors.append(numpy_helper.from_array(np.array(value, np.int64), f'{layer}.{name}'))
+        bounds = [f'{layer}.{name}' for name in ('zero', 'count', 'axis')]
         nodes += [helper.make_node('Reshape', [last, f'{layer}.rows'], [f'{layer}.r']),
-                  helper.make_node('Slice', [f'{layer}.r', f'{layer}.zero', f'{layer}.count', f'{layer}.axis'],
-                                   [f'{layer}.s'])]
+                  helper.make_node('Slice', [f'{layer}.r', *bounds], [f'{layer}.s'])]
         last = f'{layer}.s'
     tensors.append(numpy_helper.from_array(np.array(shape, np.int64), f'{layer}.shape'))
     nodes += [helper.make_node('Reshape', [last, f'{layer}.shape'], [f'{layer}.w']),

@@ -6,6 +6,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, Optional
 
+from kd_perception.training.binarization_settings import BinarizationSettings
+from kd_perception.training.network_settings import NetworkSettings
+
 
 def _share(owner: str, **values: float) -> None:
     for name, value in values.items():
@@ -180,6 +183,7 @@ class TrainingSettings:
     :param labels: classes in the order of the network's channels.
     :param train_hw: (height, width) px of the training crops; multiples of 32.
     :param input_hw: (height, width) px that validation and export use; multiples of 32.
+    :param binarization: makes the weights binary in stages; None (the default) trains in float.
     :param rendered: number of rendered images to make instead of reading the data root (0: none);
         for smoke runs on a machine without data.
     """
@@ -196,6 +200,8 @@ class TrainingSettings:
     checkpoint_every: int = 100
     validate_every: int = 500
     rendered: int = 0
+    network: NetworkSettings = NetworkSettings()
+    binarization: Optional[BinarizationSettings] = None
     init: InitSettings = InitSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     loss: LossSettings = LossSettings()
@@ -215,6 +221,8 @@ class TrainingSettings:
             raise ValueError(f'labels: expected distinct names, got {self.labels}')
         if not self.datasets or sum(d.share for d in self.datasets) <= 0:
             raise ValueError('datasets: expected at least one with a positive share')
+        if self.init.kind == 'picodet_onnx' and self.network.kind != 'picodet_s':
+            raise ValueError(f'init.kind: picodet_onnx does not fit network.kind {self.network.kind}')
         if self.init.kind == 'picodet_onnx' and len(self.init.class_rows) != len(self.labels):
             raise ValueError(f'init.class_rows: expected one row for each of {len(self.labels)} labels')
         for dataset in self.datasets:

@@ -28,9 +28,16 @@ class TorchSession:
 
 def detection_spec(name: str, labels: tuple[str, ...], input_hw: tuple[int, int], network: nn.Module,
                    thresholds: ThresholdSpec = ThresholdSpec(), **facts: object) -> ModelSpec:
-    """Describe a network with a generalised focal loss head, taking uint8 NHWC BGR images."""
-    return ModelSpec(name, labels, InputSpec(*input_hw), DecoderSpec('gfl', network.strides, network.reg_max),
-                     thresholds, **facts)
+    """
+    Describe a network that takes uint8 NHWC BGR images.
+
+    Its head is what its `decoder_spec()` says, else a generalised focal loss head.
+    """
+    if hasattr(network, 'decoder_spec'):
+        decoder = network.decoder_spec()
+    else:
+        decoder = DecoderSpec('gfl', network.strides, network.reg_max)
+    return ModelSpec(name, labels, InputSpec(*input_hw), decoder, thresholds, **facts)
 
 
 def torch_detector(network: nn.Module, spec: ModelSpec) -> OnnxDetector:

@@ -25,6 +25,7 @@ from kd_perception.training.datasets import collate, LabelledImage, load_dataset
 from kd_perception.training.losses import DetectionLoss
 from kd_perception.training.models.picodet import PicoDet
 from kd_perception.training.models.picodet_onnx import load_picodet
+from kd_perception.training.networks import build_network
 from kd_perception.training.preprocess import FromCamera
 from kd_perception.training.pretrained import PretrainedView
 from kd_perception.training.rendered import render_dataset
@@ -36,6 +37,7 @@ CHECKPOINT_NAME = 'last.pt'
 LOG_NAME = 'log.csv'
 _LOG_FIELDS = ('step', 'total', 'classes', 'box', 'distribution', 'distil', 'lr', 'images_per_s')
 _LOG_EVERY = 10
+_STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
 
 
 class Trainer:
@@ -152,15 +154,17 @@ class Trainer:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _save(self) -> None:
-        state = {'settings': to_mapping(self.settings), 'step': self.step, 'network': self.network.state_dict(),
-                 'average': self.average.state_dict(), 'optimiser': self.optimiser.state_dict()}
+        state = {'settings': to_mapping(self.settings), 'step': self.step,
+                 'network': self.network.state_dict(), 'average': self.average.state_dict(),
+                 'optimiser': self.optimiser.state_dict()}
         temporary = self.checkpoint_path.with_suffix('.tmp')
         try:
             torch.save(state, temporary)
             temporary.replace(self.checkpoint_path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             temporary.unlink(missing_ok=True)
-            raise TrainingError(f'{self.checkpoint_path}: cannot be written ({error}); the last one stays') from error
+            raise TrainingError(
+                f'{self.checkpoint_path}: cannot be written ({error}); the last one stays') from error
 
     def _log(self, losses: dict[str, float], rate: float) -> None:
         path = self.run_folder / LOG_NAME
@@ -169,7 +173,8 @@ class Trainer:
             writer = csv.writer(file)
             if new:
                 writer.writerow(_LOG_FIELDS)
-            values = {**losses, 'step': self.step, 'lr': self.optimiser.param_groups[0]['lr'], 'images_per_s': rate}
+            values = {**losses, 'step': self.step, 'lr': self.optimiser.param_groups[0]['lr'],
+                      'images_per_s': rate}
             writer.writerow([values[f] if f == 'step' else f'{values[f]:.6g}' for f in _LOG_FIELDS])
 
     def _validate(self, bar: tqdm) -> None:
@@ -221,14 +226,15 @@ def load_checkpoint(path: Path) -> dict:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises several unrelated types for damaged files
-        raise TrainingError(f'{path}: is not a readable checkpoint ({str(error).splitlines()[0][:200]})') from error
-    missing = {'settings', 'step', 'network', 'average', 'optimiser'} - set(state if isinstance(state, dict) else ())
+        reason = (str(error).splitlines() or [''])[0][:200]
+        raise TrainingError(f'{path}: is not a readable checkpoint ({reason})') from error
+    missing = _STATE_PARTS - set(state if isinstance(state, dict) else ())
     if missing:
         raise TrainingError(f'{path}: lacks {sorted(missing)}, not a checkpoint of this program')
     return state
 
 
-def initial_network(settings: TrainingSettings, init_path: Path | None) -> PicoDet:
+def initial_network(settings: TrainingSettings, init_path: Path | None) -> nn.Module:
     """
     Build the network with its initial weights.
 
@@ -236,7 +242,7 @@ def initial_network(settings: TrainingSettings, init_path: Path | None) -> PicoD
     """
     if settings.init.kind == 'random':
         torch.manual_seed(settings.seed)
-        return PicoDet(len(settings.labels))
+        return build_network(settings.network, len(settings.labels), settings.binarization)
     if init_path is None:
         raise TrainingError('init.kind is picodet_onnx: give the published weights with --init')
     return load_picodet(init_path, settings.init.class_rows)
@@ -249,15 +255,17 @@ def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: 
     :raises TrainingError: there is no such folder.
     """
     if settings.rendered:
+        folder = run_folder / 'rendered'
         for number, dataset in enumerate(settings.datasets):
-            render_dataset(run_folder / 'rendered' / dataset.folder, settings.rendered, settings.seed + number)
-        return run_folder / 'rendered'
+            render_dataset(folder / dataset.folder, settings.rendered, settings.seed + number)
+        return folder
     if data_root is None or not data_root.is_dir():
         raise TrainingError(f'{data_root or "data root"}: no such folder of data sets; give it with --data')
     return data_root
 
 
-def _initial(settings: TrainingSettings, init_path: Path | None) -> tuple[PicoDet, PicoDet | None, PicoDet | None]:
+def _initial(settings: TrainingSettings,
+             init_path: Path | None) -> tuple[PicoDet, PicoDet | None, PicoDet | None]:
     """Return the network to train, the 80-class network and the frozen one of our classes."""
     network = initial_network(settings, init_path)
     if settings.init.kind == 'random':
@@ -280,12 +288,15 @@ def _optimiser(network: PicoDet, settings: TrainingSettings) -> torch.optim.Adam
     backbone = list(network.backbone.parameters())
     rest = [p for name, p in network.named_parameters() if not name.startswith('backbone.')]
     low = chosen.lr * chosen.backbone_lr_share
-    return torch.optim.AdamW([{'params': rest, 'lr': chosen.lr, 'base_lr': chosen.lr},
-                              {'params': backbone, 'lr': low, 'base_lr': low}], weight_decay=chosen.weight_decay)
+    groups = [{'params': rest, 'lr': chosen.lr, 'base_lr': chosen.lr},
+              {'params': backbone, 'lr': low, 'base_lr': low}]
+    return torch.optim.AdamW(groups, weight_decay=chosen.weight_decay)
 
 
 def _loss(settings: TrainingSettings, network: PicoDet, distil: bool) -> DetectionLoss:
     labels = list(settings.labels)
     distilled = [labels.index(name) for name in ('Car', 'Pedestrian') if name in labels] if distil else []
-    pair = (labels.index('Cyclist'), labels.index('Pedestrian')) if {'Cyclist', 'Pedestrian'} <= set(labels) else None
+    pair = None
+    if {'Cyclist', 'Pedestrian'} <= set(labels):
+        pair = labels.index('Cyclist'), labels.index('Pedestrian')
     return DetectionLoss(settings.loss, len(labels), network.strides, network.reg_max, distilled, pair)
