@@ -33,7 +33,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'folder that holds the data sets (default: ${DATA_VARIABLE})')
     parser.add_argument('--init', type=Path, default=_from_environment(INIT_VARIABLE),
                         help=f'published initial weights (default: ${INIT_VARIABLE})')
-    parser.add_argument('--run', type=Path, help='folder for checkpoints and logs (default: runs/<config name>)')
+    parser.add_argument('--run', type=Path,
+                        help='folder for checkpoints and logs (default: runs/<config name>)')
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data is None and not settings.rendered:
         raise TrainingError(f'give the folder of the data sets with --data or ${DATA_VARIABLE}')
     if not args.resume and (folder / CHECKPOINT_NAME).exists():
-        raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run folder')
+        raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run')
     trainer = Trainer(settings, args.data, folder, args.init)
     if args.resume:
         trainer.resume()

@@ -56,8 +56,8 @@ def assign(scores: torch.Tensor, boxes: torch.Tensor, points: torch.Tensor, stri
     alignment = torch.where(candidates, alignment, torch.zeros_like(alignment))
     # Points tie at 0 while a prediction is far off: nearness to the centre breaks the tie.
     centres = (object_boxes[:, :2] + object_boxes[:, 2:]) / 2
-    nearness = 1 / (1 + torch.cdist(points, centres) / strides[:, None])
-    # Boxes that hold no point (under a stride) take the nearest reachable one.
+    nearness = 1 / (1 + torch.cdist(points, centres))
+    # Boxes that hold no point (narrower than a cell) take the nearest reachable one.
     lonely = ~candidates.any(0)
     candidates[:, lonely] = reachable[:, lonely]
     rank = torch.where(candidates, alignment + 1e-9 * nearness, torch.full_like(alignment, -1.0))

@@ -9,6 +9,8 @@ remains visible of a cut box, which the usual libraries do not do.
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 
@@ -109,4 +111,5 @@ def _move(targets: Targets, corner: np.ndarray, scale: float, crop_hw: tuple[int
 def _mirror(targets: Targets, width: int) -> Targets:
     def mirror(boxes: np.ndarray) -> np.ndarray:
         return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-    return Targets(mirror(targets.boxes_xyxy), targets.class_ids, mirror(targets.ignore_xyxy), targets.ignore_classes)
+    return dataclasses.replace(targets, boxes_xyxy=mirror(targets.boxes_xyxy),
+                               ignore_xyxy=mirror(targets.ignore_xyxy))

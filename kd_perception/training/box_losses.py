@@ -43,8 +43,8 @@ def flatten_levels(levels: Sequence[torch.Tensor], strides: Sequence[int], class
         flat = level.flatten(2).transpose(1, 2)
         distribution = flat[..., classes:].reshape(*flat.shape[:2], 4, reg_max + 1)
         distance = (distribution.softmax(-1) * bins).sum(-1) * stride
-        ys, xs = torch.meshgrid(torch.arange(height, device=level.device), torch.arange(width, device=level.device),
-                                indexing='ij')
+        ys, xs = torch.meshgrid(torch.arange(height, device=level.device),
+                                torch.arange(width, device=level.device), indexing='ij')
         point = (torch.stack([xs, ys], -1).reshape(-1, 2).float() + 0.5) * stride
         logits.append(flat[..., :classes])
         distributions.append(distribution)

@@ -68,14 +68,19 @@ def load_dataset(root: Path, dataset: DatasetSettings) -> tuple[list[LabelledIma
     for name in names:
         kept = hash_fraction(name) < dataset.train_below
         if kept or dataset.develop:
-            path = next((p for p in (folder / 'images' / f'{name}{s}' for s in _SUFFIXES) if p.is_file()), None)
-            if path is None:
-                raise TrainingError(f'{folder / "images" / name}: no image (.jpg, .jpeg or .png) for this label')
-            image = LabelledImage(dataset, name, path, read_label_file(folder / 'label_2' / f'{name}.txt', False))
+            objects = read_label_file(folder / 'label_2' / f'{name}.txt', scores=False)
+            image = LabelledImage(dataset, name, _image_path(folder / 'images', name), objects)
             (training if kept else development).append(image)
     if not training:
         raise TrainingError(f'{folder}: no image left to train on')
     return training, development
+
+
+def _image_path(folder: Path, name: str) -> Path:
+    for suffix in _SUFFIXES:
+        if (folder / f'{name}{suffix}').is_file():
+            return folder / f'{name}{suffix}'
+    raise TrainingError(f'{folder / name}: no image ({", ".join(_SUFFIXES)}) for this label')
 
 
 def _split(root: Path, dataset: DatasetSettings) -> list[str]:

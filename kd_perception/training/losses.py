@@ -78,9 +78,9 @@ class DetectionLoss:
         :param pretrained: (N, P, C) class probabilities of the pretrained network on the same input.
         """
         prediction = flatten_levels(levels, self.strides, self.classes, self.reg_max)
-        sums = {name: prediction.logits.new_zeros(()) for name in ('classes', 'box', 'distribution', 'distil')}
-        positives = prediction.logits.new_zeros(())
-        taught = prediction.logits.new_zeros(())
+        zero = prediction.logits.new_zeros(())
+        sums = {name: zero for name in ('classes', 'box', 'distribution', 'distil')}
+        positives, taught = zero, zero
         for i, target in enumerate(targets):
             terms, mass, teacher_mass = self._image(prediction, i, target,
                                                     None if pretrained is None else pretrained[i])
@@ -133,7 +133,8 @@ class DetectionLoss:
             weight[(within[:, :, None] & target.ignore_classes[None]).any(1)] = 0
         return weight
 
-    def _distil_mask(self, points: torch.Tensor, target: ImageTargets, positive: torch.Tensor) -> torch.Tensor:
+    def _distil_mask(self, points: torch.Tensor, target: ImageTargets,
+                     positive: torch.Tensor) -> torch.Tensor:
         """Return (P, D): labels outrank the pretrained network at positives and on our riders."""
         mask = (~positive).float()[:, None].repeat(1, len(self.distilled))
         if self.rider_pair is not None and self.rider_pair[1] in self.distilled:

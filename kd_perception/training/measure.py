@@ -17,14 +17,16 @@ from kd_perception.detection.model_spec import ThresholdSpec
 from kd_perception.training.datasets import LabelledImage, load_dataset
 from kd_perception.training.models.picodet import PicoDet
 from kd_perception.training.models.picodet_onnx import COCO_CLASSES
-from kd_perception.training.settings import DatasetSettings, EvaluationSettings, PseudoLabelSettings, TrainingSettings
+from kd_perception.training.settings import (
+    DatasetSettings, EvaluationSettings, PseudoLabelSettings, TrainingSettings)
 from kd_perception.training.targets import CAR, find_riders, PERSON
 from kd_perception.training.torch_detector import detection_spec, torch_detector
 from kd_perception.training.trainer import detector_at
 from kd_perception.training.validation import IOU, match_all, MIN_HEIGHT_PX, report
 
-PROTOCOL = (f'AP at IoU {IOU}, objects of at least {MIN_HEIGHT_PX:g} px height, area under the interpolated '
-            'precision curve; interval95: percentile bootstrap over images')
+PROTOCOL = (f'ap50: IoU above {IOU}, objects above {MIN_HEIGHT_PX:g} px height, area under the interpolated '
+            'precision curve, 0 to 1; interval95: percentile bootstrap over images; kitti_moderate_r40: the '
+            'official AP R40 in percent (Car 0.7, Pedestrian and Cyclist 0.5)')
 # Low, so that the whole curve is measured; the working thresholds of pseudo-labels are for labels.
 _RIDER_RULE = PseudoLabelSettings(uncertain=0.1, rider=0.1)
 
@@ -46,11 +48,12 @@ def measure(settings: TrainingSettings, data_root: Path, network: nn.Module,
         for size in evaluation.sizes_hw or (settings.input_hw,):
             detectors = {'model': _plain(detector_at(network, settings, size), settings.export.score_low)}
             if published is not None:
-                detectors['published'] = published_detector(published, settings, size, riders=False)
-                detectors['published_with_rider_rule'] = published_detector(published, settings, size, riders=True)
+                for name, riders in (('published', False), ('published_with_rider_rule', True)):
+                    detectors[name] = published_detector(published, settings, size, riders)
             entry: dict[str, Any] = {'folder': evaluation.folder, 'split': evaluation.split,
                                      'images': len(images), 'input_hw': list(size)}
-            for name, detect in tqdm(detectors.items(), desc=f'{evaluation.folder} {size[1]}x{size[0]}', unit='model'):
+            title = f'{evaluation.folder} {size[1]}x{size[0]}'
+            for name, detect in tqdm(detectors.items(), desc=title, unit='model'):
                 entry[name] = report(match_all(detect, images, settings.labels), intervals=True)
             sets.append(entry)
     return {'protocol': PROTOCOL, 'sets': sets}
@@ -115,5 +118,5 @@ def format_table(metrics: dict[str, Any]) -> Sequence[str]:
 def _cell(values: dict[str, Any]) -> str:
     if values['ap50'] is None:
         return f'- (n={values["objects"]})'
-    low, high = values['interval95']
-    return f'{values["ap50"]:.3f} [{low:.2f}, {high:.2f}] (n={values["objects"]})'
+    interval = ', '.join(f'{value:.2f}' for value in values['interval95'] or ())
+    return f'{values["ap50"]:.3f} [{interval}] (n={values["objects"]})'

@@ -106,7 +106,8 @@ def _agrees(kind: str, box: np.ndarray, pretrained: Detections, settings: Pseudo
     return len(found) > 0 and bool(box_iou(box[None], found.boxes_xyxy).max() >= settings.agree_iou)
 
 
-def find_riders(pretrained: Detections, settings: PseudoLabelSettings) -> Mapping[int, tuple[str, np.ndarray]]:
+def find_riders(pretrained: Detections,
+                settings: PseudoLabelSettings) -> Mapping[int, tuple[str, np.ndarray]]:
     """
     Find the persons who ride, among a COCO network's detections.
 

@@ -35,7 +35,8 @@ from kd_perception.training.validation import ClassMatches, match_all, report, s
 
 CHECKPOINT_NAME = 'last.pt'
 LOG_NAME = 'log.csv'
-_LOG_FIELDS = ('step', 'total', 'classes', 'box', 'distribution', 'distil', 'lr', 'images_per_s')
+VALIDATION_NAME = 'validation.csv'
+_LOG_FIELDS = ('total', 'classes', 'box', 'distribution', 'distil', 'lr', 'images_per_s')
 _LOG_EVERY = 10
 _STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
 
@@ -115,9 +116,9 @@ class Trainer:
                 bar.set_postfix({'loss': f'{losses["total"]:.3f}', 'cls': f'{losses["classes"]:.3f}',
                                  'box': f'{losses["box"]:.3f}', 'kd': f'{losses["distil"]:.3f}',
                                  'img/s': f'{rate:.1f}'})
-                if self.step % _LOG_EVERY == 0:
-                    self._log(losses, rate)
                 last = self.step in (settings.steps, stop_at)
+                if last or self.step % _LOG_EVERY == 0:
+                    self._log(losses, rate)
                 if last or self.step % settings.checkpoint_every == 0:
                     self._save()
                 if self.step == settings.steps or self.step % settings.validate_every == 0:
@@ -137,7 +138,7 @@ class Trainer:
                 taught = taught.transpose(1, 2).sigmoid()
         losses = self.loss(self.network(images), targets, taught)
         if not torch.isfinite(losses['total']):
-            raise TrainingError(f'step {self.step}: the loss is {float(losses["total"])}; stopped. '
+            raise TrainingError(f'step {self.step}: the loss is {losses["total"].item()}; stopped. '
                                 f'{self.checkpoint_path} holds the last good state')
         self.optimiser.zero_grad(set_to_none=True)
         losses['total'].backward()
@@ -167,21 +168,25 @@ class Trainer:
                 f'{self.checkpoint_path}: cannot be written ({error}); the last one stays') from error
 
     def _log(self, losses: dict[str, float], rate: float) -> None:
-        path = self.run_folder / LOG_NAME
+        values = {**losses, 'lr': self.optimiser.param_groups[0]['lr'], 'images_per_s': rate}
+        self._append(LOG_NAME, {'step': self.step, **{f: f'{values[f]:.6g}' for f in _LOG_FIELDS}})
+
+    def _append(self, name: str, row: dict[str, object]) -> None:
+        """Add a row to a CSV file of the run folder, under a header if the file is new."""
+        path = self.run_folder / name
         new = not path.exists()
         with path.open('a', newline='', encoding='utf-8') as file:
-            writer = csv.writer(file)
+            writer = csv.DictWriter(file, list(row))
             if new:
-                writer.writerow(_LOG_FIELDS)
-            values = {**losses, 'step': self.step, 'lr': self.optimiser.param_groups[0]['lr'],
-                      'images_per_s': rate}
-            writer.writerow([values[f] if f == 'step' else f'{values[f]:.6g}' for f in _LOG_FIELDS])
+                writer.writeheader()
+            writer.writerow(row)
 
     def _validate(self, bar: tqdm) -> None:
         if not self.development:
             return
         found = report(validate(self.average, self.settings, self.development))
         bar.write(f'step {self.step} development: ' + summary(found))
+        self._append(VALIDATION_NAME, {'step': self.step, **{name: e['ap50'] for name, e in found.items()}})
 
 
 def detector_at(network: nn.Module, settings: TrainingSettings,

@@ -2,9 +2,10 @@
 """
 Average precision of a detector on labelled images, with counts and bootstrap intervals.
 
-A quick figure for following a training run: AP at IoU 0.5 over all objects of at least 25 px height,
-area under the interpolated precision curve at every recall. Not the KITTI protocol: no difficulty
-levels, no 40-point sampling.
+Matching is the project's KITTI evaluator's. Two figures come of it: AP R40, as the official program
+samples it, and the whole area under the interpolated precision curve at IoU 0.5 over all objects above
+25 px height. The latter stays readable with a handful of objects, where R40 is low even for a perfect
+detector.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.detection.boxes import box_intersection_over_area, box_iou
 from kd_perception.detection.detections import Detections
+from kd_perception.evaluation.bootstrap import percentile_interval
+from kd_perception.evaluation.kitti_eval import (
+    ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator)
 from kd_perception.evaluation.kitti_labels import KittiObjects
+from kd_perception.evaluation.matching import VALID
+from kd_perception.evaluation.object_table import ObjectTable
 
 MIN_HEIGHT_PX = 25.0
 IOU = 0.5
-# A detection on one of these counts neither for nor against the class (KITTI's rule).
-_NEIGHBOURS = {'Car': ('Van',), 'Pedestrian': ('Person_sitting',), 'Cyclist': ()}
+_ANY = Difficulty('any', MIN_HEIGHT_PX, 3, 1.0)
+_MODERATE = KITTI_DIFFICULTIES[1]
+_RESAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,13 +35,16 @@ class ClassMatches:
     """
     One class on F images: scores (N,), hits (N,) bool, the image of each (N,), and objects (F,).
 
-    Detections that count neither way are left out.
+    Detections that count neither way are left out. `kitti_r40` is the official AP R40 [%] at moderate
+    difficulty and the official IoU, None for a class that is never detected; `kitti_objects` its count.
     """
 
     scores: np.ndarray
     hits: np.ndarray
     images: np.ndarray
     objects: np.ndarray
+    kitti_r40: float | None = None
+    kitti_objects: int = 0
 
     def average_precision(self, images: np.ndarray | None = None) -> float:
         """AP in [0, 1] over all images, or over a multiset of image indices; nan without objects."""
@@ -54,54 +63,34 @@ class ClassMatches:
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         return float((envelope * hits).sum() / total)
 
-    def interval(self, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Percentile bootstrap over images, 95 %."""
+    def interval(self, seed: int = 0) -> tuple[float, float] | None:
+        """Percentile bootstrap over images, 95 %; None where too few resamples hold an object."""
         rng = np.random.default_rng(seed)
         count = len(self.objects)
-        values = [self.average_precision(rng.integers(0, count, count)) for _ in range(rounds)]
-        finite = [value for value in values if np.isfinite(value)]
-        if not finite:
-            return float('nan'), float('nan')
-        low, high = np.percentile(finite, [2.5, 97.5])
-        return float(low), float(high)
+        return percentile_interval(np.array(
+            [self.average_precision(rng.integers(0, count, count)) for _ in range(_RESAMPLES)]))
 
 
-def match_class(name: str, class_id: int, labels: Sequence[KittiObjects],
-                detections: Sequence[Detections]) -> ClassMatches:
-    """Match one class on all images, greedily in score order, each object once."""
-    scores, hits, images, objects = [], [], [], []
-    for i, (truth, found) in enumerate(zip(labels, detections)):
-        types = np.array(truth.types, dtype=object)
-        boxes = truth.boxes_xyxy
-        own = types == name
-        tall = boxes[:, 3] - boxes[:, 1] >= MIN_HEIGHT_PX
-        valid = own & tall
-        doubtful = (own & ~tall) | np.isin(types, _NEIGHBOURS.get(name, ()))
-        regions = boxes[types == 'DontCare']
-        objects.append(int(valid.sum()))
-        mine = found.select(found.class_ids == class_id).by_score()
-        iou = box_iou(mine.boxes_xyxy.astype(np.float64), boxes)
-        free = valid.copy()
-        for j in range(len(mine)):
-            candidates = np.where(free & (iou[j] > IOU), iou[j], 0)
-            if candidates.any():
-                free[np.argmax(candidates)] = False
-                hit = True
-            elif (mine.boxes_xyxy[j, 3] - mine.boxes_xyxy[j, 1] < MIN_HEIGHT_PX
-                  or (doubtful & (iou[j] > IOU)).any() or _covered(mine.boxes_xyxy[j], regions)):
-                continue
-            else:
-                hit = False
-            scores.append(mine.scores[j])
-            hits.append(hit)
-            images.append(i)
-    return ClassMatches(np.array(scores, np.float64), np.array(hits, bool), np.array(images, np.int64),
-                        np.array(objects, np.int64))
-
-
-def _covered(box: np.ndarray, regions: np.ndarray) -> bool:
-    return len(regions) > 0 and bool(
-        box_intersection_over_area(box[None].astype(np.float64), regions).max() > IOU)
+def match_class(evaluator: KittiEvaluator, protocol: ClassProtocol) -> ClassMatches:
+    """Match one class on all images: each object takes the highest-scoring detection over the IoU."""
+    at_half = dataclasses.replace(protocol, min_iou=IOU)
+    matcher = evaluator.matcher(at_half, _ANY)
+    found = matcher.match_by_score()
+    truth_valid = evaluator.truth_state(at_half, _ANY) == VALID
+    detection_valid = evaluator.detection_state(at_half, _ANY) == VALID
+    frames = evaluator.detections.frame_ids
+    # One row more, for objects that no detection matches.
+    hit = np.zeros(len(frames) + 1, bool)
+    assigned = np.zeros(len(frames) + 1, bool)
+    assigned[found] = True
+    hit[found[truth_valid[matcher.truth_rows]]] = True
+    hit, assigned = hit[:-1] & detection_valid, assigned[:-1]
+    alarm = detection_valid & ~assigned & ~evaluator.in_region(at_half)
+    kept = hit | alarm
+    objects = np.bincount(evaluator.labels.frame_ids[truth_valid], minlength=len(evaluator.labels.frames))
+    official = evaluator.evaluate(protocol, _MODERATE)
+    return ClassMatches(evaluator.detections.scores[kept], hit[kept], frames[kept], objects,
+                        official.ap_r40, official.valid_ground_truths)
 
 
 def match_all(detect: Callable[[np.ndarray], Detections], images: Sequence,
@@ -112,19 +101,33 @@ def match_all(detect: Callable[[np.ndarray], Detections], images: Sequence,
     :param detect: (H, W, 3) uint8 BGR -> detections down to a low score.
     :param images: `datasets.LabelledImage`.
     """
-    detections = [detect(image.read()) for image in images]
-    truth = [image.objects for image in images]
-    return {name: match_class(name, i, truth, detections) for i, name in enumerate(labels)}
+    found = []
+    for image in images:
+        detections = detect(image.read())
+        found.append(KittiObjects.from_boxes([labels[i] for i in detections.class_ids],
+                                             detections.boxes_xyxy, detections.scores))
+    evaluator = KittiEvaluator(ObjectTable.from_objects([image.objects for image in images]),
+                               ObjectTable.from_objects(found), IOU)
+    known = {protocol.name: protocol for protocol in KITTI_CLASSES}
+    return {name: match_class(evaluator, known.get(name, ClassProtocol(name, IOU))) for name in labels}
 
 
 def report(matches: Mapping[str, ClassMatches], intervals: bool = False) -> dict[str, dict[str, object]]:
-    """Return label -> ap50 (0 to 1, None without objects), objects, images with any, and interval95."""
+    """
+    Return label -> ap50 (0 to 1, None without objects), objects and images that hold any.
+
+    :param intervals: add interval95 and the official figure.
+    """
     entries = {}
     for name, found in matches.items():
-        entry: dict[str, object] = {'ap50': _number(found.average_precision()), 'objects': int(found.objects.sum()),
+        entry: dict[str, object] = {'ap50': _number(found.average_precision()),
+                                    'objects': int(found.objects.sum()),
                                     'images': int((found.objects > 0).sum())}
         if intervals:
-            entry['interval95'] = [_number(value) for value in found.interval()]
+            interval = found.interval()
+            entry['interval95'] = None if interval is None else [round(value, 4) for value in interval]
+            entry['kitti_moderate_r40'] = None if found.kitti_r40 is None else round(found.kitti_r40, 2)
+            entry['kitti_moderate_objects'] = found.kitti_objects
         entries[name] = entry
     return entries
 
