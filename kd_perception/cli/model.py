@@ -8,6 +8,7 @@ from collections import Counter
 import json
 from pathlib import Path
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,8 @@ EXAMPLES = """\
                                                    your own (docs/models.md)"""
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
+# Operators that turn stored bits and integers into the weights of the former.
+_UNPACKING_OPS = ('Cast', 'Gather', 'Reshape', 'Slice', 'Mul')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _info(path: Path, as_json: bool) -> int:
     detector = OnnxDetector.load(path)
-    layers = _layers(path)
+    layers = _layers(path, detector.spec.documents.get('precision'))
     if as_json:
         spec = to_mapping(detector.spec)
         document = {'file': str(path), 'sha256': detector.sha256, 'pinned_sha256': pinned_sha256(path),
@@ -96,31 +99,76 @@ def _print_layers(layers: list[dict] | None) -> None:
         print('\nlayers: install the Python package onnx to see them')
         return
     total = sum(layer['bytes'] for layer in layers) or 1
-    print(f'\n{"layer":<40}{"operator":<13}{"shape":<22}{"type":>8}{"bytes":>11}{"share":>8}')
+    print(f'\n{"layer":<40}{"operator":<13}{"shape":<20}{"bits":>6}{"bytes":>13}{"share":>8}')
     for layer in layers:
         shape = 'x'.join(map(str, layer['shape']))
-        print(f'{layer["name"][-39:]:<40}{layer["operator"]:<13}{shape:<22}{layer["type"]:>8}'
-              f'{layer["bytes"]:>11,}{layer["bytes"] / total:>8.1%}')
-    print(f'{len(layers)} initialisers, {total:,} bytes')
+        print(f'{layer["name"][-39:]:<40}{layer["operator"]:<13}{shape:<20}{layer["bits"]:>6}'
+              f'{layer["bytes"]:>13,}{layer["bytes"] / total:>8.1%}')
+    print(f'{len(layers)} layers and constants, {total:,} bytes')
+    for bits in sorted({layer['bits'] for layer in layers}):
+        count = sum(int(np.prod(layer['shape'])) for layer in layers if layer['bits'] == bits)
+        print(f'  {bits:>2} bits: {count:,} values')
 
 
-def _layers(path: Path) -> list[dict] | None:
+def _layers(path: Path, precision: Any) -> list[dict] | None:
+    """
+    List what the file stores: a row for each layer of the precision document, and each other constant.
+
+    A layer's `bytes` count all that it stores (codes, scales, bias, shapes); `shape` and `bits` are its
+    weights'. Rows come in the order in which the graph needs them.
+    """
     try:
         import onnx
     except ImportError:
         return None
     graph = onnx.load(str(path), load_external_data=False).graph
-    used_by = {}
-    for node in graph.node:
-        for name in node.input:
-            if name not in used_by or node.op_type in _WEIGHTED_OPS:
-                used_by[name] = node.op_type
-    layers = []
+    facts = _layer_facts(precision)
+    operators = _operators(graph)
+    rows: dict[str, dict] = {}
+    order: dict[str, int] = {}
     for tensor in graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
-        layers.append({'name': tensor.name, 'operator': used_by.get(tensor.name, 'unused'),
-                       'shape': list(array.shape), 'type': str(array.dtype), 'bytes': int(array.nbytes)})
-    return layers
+        layer = tensor.name.rpartition('.')[0]
+        name = layer if layer in facts else tensor.name
+        operator, position = operators.get(tensor.name, ('unused', len(graph.node)))
+        row = rows.setdefault(name, {
+            'name': name, 'operator': operator, 'shape': list(array.shape), 'bits': 8 * array.itemsize,
+            'bytes': 0, **facts.get(name, {})})
+        row['bytes'] += int(array.nbytes)
+        if operator in _WEIGHTED_OPS:
+            row['operator'] = operator
+        order[name] = min(position, order.get(name, position))
+    return sorted(rows.values(), key=lambda row: order[row['name']])
+
+
+def _layer_facts(precision: Any) -> dict[str, dict]:
+    """Take shape and bits of layers from the precision document, as far as it is well formed."""
+    facts = {}
+    for name, entry in precision.items() if isinstance(precision, dict) else ():
+        if isinstance(entry, dict) and isinstance(entry.get('bits'), int):
+            shape = entry.get('shape')
+            if isinstance(shape, list) and all(isinstance(side, int) for side in shape):
+                facts[name] = {'shape': shape, 'bits': entry['bits']}
+    return facts
+
+
+def _operators(graph: Any) -> dict[str, tuple[str, int]]:
+    """
+    Return for each value the operator that it serves, and that operator's position.
+
+    That is the one whose weight it becomes (at once, or when unpacked), else the first that reads it.
+    """
+    readers: dict[str, tuple[str, int]] = {}
+    weights: dict[str, tuple[str, int]] = {}
+    for position, node in reversed(list(enumerate(graph.node))):
+        unpacks = weights.get(node.output[0]) if node.op_type in _UNPACKING_OPS else None
+        for index, name in enumerate(node.input):
+            readers[name] = (node.op_type, position)
+            if unpacks is not None:
+                weights[name] = unpacks
+            elif node.op_type in _WEIGHTED_OPS and index > 0:
+                weights[name] = (node.op_type, position)
+    return {**readers, **weights}
 
 
 def _verify(path: Path, expected_sha256: str | None) -> int:

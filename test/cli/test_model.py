@@ -38,7 +38,33 @@ def test_info(model, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document['spec']['labels'] == ['a', 'b']
     assert document['layers'] == [
-        {'name': 'weight', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'type': 'float32', 'bytes': 7680}]
+        {'name': 'weight', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'bits': 32, 'bytes': 7680}]
+
+
+def test_info_shows_packed_layers_as_layers(model, capsys):
+    """One row a layer: the shape and bits of its weights, the bytes of all that it stores."""
+    file = onnx.load(str(model))
+    constants = {'table': np.ones((256, 8), np.float32), 'body.bits': np.zeros((10, 24), np.uint8),
+                 'body.shape': np.array([10, 3, 8, 8]), 'body.scale': np.ones((10, 1, 1, 1), np.float32)}
+    del file.graph.initializer[:]
+    file.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in constants.items())
+    convolution = file.graph.node[0]
+    convolution.input[1] = 'w'
+    del file.graph.node[:]
+    file.graph.node.extend([
+        helper.make_node('Cast', ['body.bits'], ['i'], to=TensorProto.INT32),
+        helper.make_node('Gather', ['table', 'i'], ['g']),
+        helper.make_node('Reshape', ['g', 'body.shape'], ['r']),
+        helper.make_node('Mul', ['r', 'body.scale'], ['w']), convolution])
+    precision = {'body': {'bits': 1, 'weights': 1920, 'shape': [10, 3, 8, 8]}, 'absent': 'nonsense'}
+    helper.set_model_props(file, {**SPEC.to_metadata(), 'kd_perception.precision': json.dumps(precision)})
+    onnx.save(file, str(model))
+    assert main(['model', 'info', str(model), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['layers'] == [
+        {'name': 'table', 'operator': 'Conv', 'shape': [256, 8], 'bits': 32, 'bytes': 8192},
+        {'name': 'body', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'bits': 1, 'bytes': 240 + 32 + 40}]
+    assert main(['model', 'info', str(model)]) == 0
+    assert ' 1 bits: 1,920 values' in capsys.readouterr().out
 
 
 def test_verify(model, capsys):
