@@ -95,7 +95,8 @@ def test_best_threshold_is_over_all_classes():
 
 def test_published_network_is_read_with_and_without_the_rider_rule(monkeypatch):
     person, bicycle, car = ([100, 100, 130, 180], [90, 140, 140, 200], [200, 100, 260, 150])
-    found = Detections(np.array([person, bicycle, car], float), np.array([0.8, 0.6, 0.9]), np.array([0, 1, 2]))
+    boxes = np.array([person, bicycle, car], float)
+    found = Detections(boxes, np.array([0.8, 0.6, 0.9]), np.array([0, 1, 2]))
     fake = types.SimpleNamespace(detect=lambda image, score: types.SimpleNamespace(detections=found))
     monkeypatch.setattr('kd_perception.training.measure.torch_detector', lambda network, spec: fake)
     network = types.SimpleNamespace(strides=(8, 16, 32, 64), reg_max=7)
