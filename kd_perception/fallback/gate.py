@@ -20,6 +20,8 @@ RATE_SPENT = 'rate_budget'
 TEACHER_OUT = 'teacher_unavailable'
 TEACHER_OFF = 'teacher_off'
 NO_IMAGE = 'no_image'
+# Chance draws audits in bunches: with room for one, near half of them would find no token.
+AUDIT_BURST = 3.0
 DENIALS = (SHARE_SPENT, RATE_SPENT, TEACHER_OUT, TEACHER_OFF, NO_IMAGE)
 
 
@@ -34,7 +36,7 @@ class GateSettings:
     :param share: greatest share of frames that is sent, audits and probes included.
     :param audit_share: part of `share` that is kept for frames drawn by chance, whatever their score: they
         show what the scorer misses, and prove the teacher alive on an easy road.
-    :param burst: frames that can be sent in a row after a quiet time (audits: one).
+    :param burst: frames that can be sent in a row after a quiet time, besides up to `AUDIT_BURST` audits.
     """
 
     enter: float = 0.5
@@ -99,13 +101,13 @@ class Gate:
         self._counts = dict.fromkeys(('frames', 'ambiguous', 'audited', 'probed', 'sent', *DENIALS), 0)
         self.settings = settings
         self._general = ShareBucket(*_general(settings))
-        self._audits = ShareBucket(settings.audit_share)
+        self._audits = ShareBucket(settings.audit_share, AUDIT_BURST)
 
     def configure(self, settings: GateSettings) -> None:
         """Change the settings while frames flow: hysteresis, saved tokens, counts and the draw go on."""
         self.settings = settings
         self._general.configure(*_general(settings))
-        self._audits.configure(settings.audit_share, 1.0)
+        self._audits.configure(settings.audit_share, AUDIT_BURST)
 
     @property
     def counts(self) -> Mapping[str, int]:

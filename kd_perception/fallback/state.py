@@ -30,7 +30,7 @@ class StateSettings:
     Limits of the state.
 
     :param camera_silence_ns: ERROR after so long without an image.
-    :param student_silence_ns: ERROR after so long without a result of the student while images arrive.
+    :param student_silence_ns: ERROR after so long without a result of the student since an image came.
     :param hold_ns: a state improves only after so long without its cause: no flapping at the limit.
     """
 
@@ -72,8 +72,9 @@ class StateMonitor:
         """Silence counts from `now_ns`."""
         self.settings = settings
         self._time = SteadyTime()
-        self._image_ns = self._student_ns = self._since_ns = self._time.advance(now_ns)
-        self._seen_image = self._seen_student = False
+        self._image_ns = self._since_ns = self._time.advance(now_ns)
+        self._seen_image = False
+        self._unanswered_since_ns: int | None = None    # the first image after the last result
         self._held = HeldLevel(settings.hold_ns)
         self._state = FallbackState.NOMINAL
         self._changes = 0
@@ -87,11 +88,14 @@ class StateMonitor:
         """Report an image of the camera."""
         self._image_ns = self._time.advance(now_ns)
         self._seen_image = True
+        if self._unanswered_since_ns is None:
+            self._unanswered_since_ns = self._image_ns
 
     def student(self, now_ns: int) -> None:
         """Report a result of the student; it proves an image, too."""
-        self._student_ns = self._image_ns = self._time.advance(now_ns)
-        self._seen_student = self._seen_image = True
+        self._image_ns = self._time.advance(now_ns)
+        self._seen_image = True
+        self._unanswered_since_ns = None
 
     def update(self, now_ns: int, teacher_fault: str = '') -> StateReport:
         """
@@ -101,13 +105,13 @@ class StateMonitor:
         """
         elapsed_ns = self._time.advance(now_ns)
         findings = []
-        camera_ns, student_ns = elapsed_ns - self._image_ns, elapsed_ns - self._student_ns
+        camera_ns, since_ns = elapsed_ns - self._image_ns, self._unanswered_since_ns
         if camera_ns >= self.settings.camera_silence_ns:
             since = 'no image' if self._seen_image else 'no image yet'
             findings.append(Finding(Level.ERROR, f'{since} for {camera_ns / 1e9:.1f} s'))
-        elif student_ns >= self.settings.student_silence_ns:
-            since = 'no result of the student' if self._seen_student else 'no result of the student yet'
-            findings.append(Finding(Level.ERROR, f'images arrive, {since} for {student_ns / 1e9:.1f} s'))
+        elif since_ns is not None and elapsed_ns - since_ns >= self.settings.student_silence_ns:
+            findings.append(Finding(
+                Level.ERROR, f'images arrive, no result of the student for {(elapsed_ns - since_ns) / 1e9:.1f} s'))
         if teacher_fault:
             findings.append(Finding(Level.WARN, teacher_fault))
         held = self._held.update(elapsed_ns, Finding(*summarise(findings, 'student and teacher answer')))
