@@ -1,7 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""What all tests share: how Hypothesis searches."""
+"""What all tests share: how they are collected, and how Hypothesis searches."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 try:
     from hypothesis import settings
@@ -14,3 +17,18 @@ if settings is not None:
     settings.register_profile('developer', deadline=None)
     settings.register_profile('ci', deadline=None, derandomize=True, print_blob=True)
     settings.load_profile('ci' if os.environ.get('CI') else 'developer')
+
+LAUNCH_TESTS = Path(__file__).resolve().parent / 'launch'
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path, parent):
+    """
+    Keep launch_testing's plugin away from tests that are none of its own.
+
+    It imports every test file to see whether it is a launch test, at a moment when a file that skips itself
+    (`pytest.importorskip`) ends the collection of all files: pytest then runs nothing, and reports success.
+    """
+    if LAUNCH_TESTS in module_path.parents:
+        return None
+    return pytest.Module.from_parent(parent, path=module_path)
