@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 import functools
 import heapq
 from pathlib import Path
@@ -88,7 +88,7 @@ def read_timestamps(path: Path) -> list[int]:
                 continue
             try:
                 stamp = _parse_stamp(text)
-            except (ValueError, InvalidOperation):
+            except (ValueError, ArithmeticError):
                 raise BagError(f'{path}:{number}: expected a date with time, seconds or integer nanoseconds, '
                                f'got {text[:60]!r}') from None
             if stamps and stamp < stamps[-1]:
@@ -107,10 +107,11 @@ def _parse_stamp(text: str) -> int:
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
         delta = moment - epoch
         return (delta.days * 86400 + delta.seconds) * NS_PER_S + int((fraction or '0').ljust(9, '0'))
-    value = int(text) if text.lstrip('-').isdigit() else int(Decimal(text) * NS_PER_S)
+    value = Decimal(text) if text.lstrip('-').isdigit() else Decimal(text) * NS_PER_S
+    # Compared before it becomes an int: 1e999999 would be one of a million digits.
     if not 0 <= value < 2 ** 62:
         raise ValueError('out of range')
-    return value
+    return int(value)
 
 
 class FolderSource(FrameSource):

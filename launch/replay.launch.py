@@ -1,0 +1,134 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Play a recording, a folder of images or a video through one detector_node.
+
+    ros2 launch kd_perception replay.launch.py input:=/data/drive_17 model:=/path/to/model.onnx
+    ros2 launch kd_perception replay.launch.py input:=clip.mp4 cameras:=front lockstep:=detections
+
+Everything ends with the replay. An argument that is given wins over the params file; one that is not leaves
+the file's value alone.
+"""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument, EmitEvent, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from kd_perception.bags.sources import open_source
+from kd_perception.errors import KdPerceptionError
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / 'config'
+NUMBERS = ('rate', 'start_offset_s', 'duration_s')
+ARGUMENTS = {
+    'input': (None, 'Folder of images, video, or rosbag2 recording (folder, .mcap, .db3).'),
+    'cameras': ('', 'Cameras to play and to watch, separated by commas. Empty: all that the input holds.'),
+    'model': ('', 'Path of an ONNX file, or a name in models/manifest.yaml. '
+                  'Empty: as in detector_params_file.'),
+    'rate': ('', 'Speed against the recorded time; 0: as fast as possible. Empty: as in params_file.'),
+    'start_offset_s': ('', 'Recorded seconds to skip at the start. Empty: as in params_file.'),
+    'duration_s': ('', 'Recorded seconds to play; 0: to the end. Empty: as in params_file.'),
+    'loop': ('', 'true: begin again at the end. Empty: as in params_file.'),
+    'lockstep': ('', 'off, detections or verified_detections: wait for the answer to each image. '
+                     'Empty: as in params_file.'),
+    'detector': ('true', 'false: play only.'),
+    'shutdown_at_end': ('true', 'false: the detector stays when the replay has ended.'),
+    'use_sim_time': ('true', 'true: the replay publishes /clock, and the detector follows it.'),
+    'namespace': ('', 'ROS namespace of both nodes.'),
+    'params_file': (str(CONFIG / 'replay.yaml'), 'YAML file with the parameters of replay_node.'),
+    'detector_params_file': (
+        str(CONFIG / 'replay_detector.yaml'), 'YAML file with the parameters of detector_node.'),
+    'log_level': ('info', 'Least severity that is logged: debug, info, warn, error or fatal.'),
+}
+
+
+def boolean(arguments, name):
+    """
+    Return a launch argument as a truth value, None where it is empty.
+
+    :raises ValueError: it is neither true nor false.
+    """
+    text = arguments[name].lower()
+    if text not in ('', 'true', 'false'):
+        raise ValueError(f'{name}:={arguments[name]}: expected true or false')
+    return None if not text else text == 'true'
+
+
+def replay_parameters(arguments):
+    """
+    Turn launch arguments (text) into the parameters of replay_node that they set.
+
+    :raises ValueError: an argument is not what its description says.
+    """
+    parameters = {'input': str(Path(arguments['input']).expanduser().absolute()),
+                  'publish_clock': bool(boolean(arguments, 'use_sim_time'))}
+    cameras = camera_names(arguments)
+    if cameras:
+        parameters['cameras'] = cameras
+    for name in NUMBERS:
+        if arguments[name]:
+            try:
+                parameters[name] = float(arguments[name])
+            except ValueError:
+                raise ValueError(f'{name}:={arguments[name]}: expected a number') from None
+    if boolean(arguments, 'loop') is not None:
+        parameters['loop'] = boolean(arguments, 'loop')
+    if arguments['lockstep']:
+        parameters['lockstep'] = arguments['lockstep']
+    return parameters
+
+
+def camera_names(arguments):
+    """Return the names that the argument `cameras` lists."""
+    return [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
+
+
+def cameras_of_input(arguments):
+    """Return the cameras that the replay will play; the detector must watch the same ones."""
+    try:
+        with open_source(Path(arguments['input']).expanduser(), camera_names(arguments)) as source:
+            return [camera.name for camera in source.cameras]
+    except KdPerceptionError:
+        # The replay node opens the same input and says what is wrong with it.
+        return camera_names(arguments)
+
+
+def start_nodes(context):
+    """Make the nodes out of the arguments' values."""
+    arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    for name in ('params_file', 'detector_params_file'):
+        if not Path(arguments[name]).is_file():
+            raise ValueError(f'{name}:={arguments[name]}: no such file')
+    replay = Node(
+        package='kd_perception', executable='replay_node', name='replay', namespace=arguments['namespace'],
+        output='screen', emulate_tty=True,
+        parameters=[arguments['params_file'], replay_parameters(arguments)],
+        ros_arguments=['--log-level', arguments['log_level']])
+    actions = [replay]
+    if boolean(arguments, 'shutdown_at_end'):
+        actions.append(RegisterEventHandler(OnProcessExit(
+            target_action=replay, on_exit=[EmitEvent(event=Shutdown(reason='the replay has ended'))])))
+    if boolean(arguments, 'detector'):
+        actions.append(IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(HERE / 'detector.launch.py')),
+            launch_arguments={
+                'cameras': ','.join(cameras_of_input(arguments)), 'model': arguments['model'],
+                'namespace': arguments['namespace'], 'params_file': arguments['detector_params_file'],
+                'use_sim_time': 'true' if boolean(arguments, 'use_sim_time') else 'false',
+                'log_level': arguments['log_level']}.items()))
+    return actions
+
+
+def generate_launch_description():
+    """Declare the arguments and the nodes."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=default, description=text)
+          for name, (default, text) in ARGUMENTS.items()),
+        OpaqueFunction(function=start_nodes),
+    ])
