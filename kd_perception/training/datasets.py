@@ -24,7 +24,7 @@ from kd_perception.evaluation.kitti_labels import KittiObjects, read_label_file
 from kd_perception.training.augmentation import random_colours, random_crop
 from kd_perception.training.losses import ImageTargets
 from kd_perception.training.settings import DatasetSettings, TrainingSettings
-from kd_perception.training.targets import reconcile, Targets
+from kd_perception.training.targets import for_measuring, reconcile, Targets
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png')
 _MAX_SPLITS_BYTES = 8 << 20
@@ -70,7 +70,10 @@ def load_dataset(root: Path, dataset: DatasetSettings) -> tuple[list[LabelledIma
         if kept or dataset.develop:
             objects = read_label_file(folder / 'label_2' / f'{name}.txt', scores=False)
             image = LabelledImage(dataset, name, _image_path(folder / 'images', name), objects)
-            (training if kept else development).append(image)
+            if kept:
+                training.append(image)
+            else:
+                development.append(dataclasses.replace(image, objects=for_measuring(objects, dataset)))
     if not training:
         raise TrainingError(f'{folder}: no image left to train on')
     return training, development

@@ -76,21 +76,37 @@ def reconcile(objects: KittiObjects, pretrained: Detections, labels: Sequence[st
     :param labels: our classes in channel order.
     """
     builder = _Builder(labels)
-    machines = [box for kind, box in zip(objects.types, objects.boxes_xyxy) if kind in dataset.riders_over]
-    for kind, box in zip(objects.types, objects.boxes_xyxy):
+    riding = labelled_riders(objects, dataset)
+    for kind, box, rides in zip(objects.types, objects.boxes_xyxy, riding):
         if kind in dataset.ignore:
             builder.ignore(dataset.ignore[kind], box)
         elif kind in builder.labels:
             if kind in dataset.verify and not _agrees(kind, box, pretrained, settings):
                 builder.ignore(labels, box)
-            elif kind == 'Pedestrian' and machines and box_intersection_over_area(
-                    box[None], np.array(machines)).max() > 0.1:
+            elif rides:
                 builder.ignore(labels, box)
             else:
                 builder.add(kind, box)
     if not dataset.complete:
         _add_pseudo_labels(builder, pretrained, settings)
     return builder.build()
+
+
+def labelled_riders(objects: KittiObjects, dataset: DatasetSettings) -> np.ndarray:
+    """(N,) bool: labelled pedestrians who sit on something of the set's `riders_over` types."""
+    types = np.array(objects.types, dtype=object)
+    machines = objects.boxes_xyxy[np.isin(types, dataset.riders_over)]
+    if not len(machines):
+        return np.zeros(len(objects), bool)
+    over = box_intersection_over_area(objects.boxes_xyxy, machines).max(1) > 0.1
+    return (types == 'Pedestrian') & over
+
+
+def for_measuring(objects: KittiObjects, dataset: DatasetSettings) -> KittiObjects:
+    """Return the labels with riders of unclassed machines as DontCare, which is how they are trained."""
+    riding = labelled_riders(objects, dataset)
+    types = tuple('DontCare' if rides else kind for kind, rides in zip(objects.types, riding))
+    return dataclasses.replace(objects, types=types)
 
 
 def _agrees(kind: str, box: np.ndarray, pretrained: Detections, settings: PseudoLabelSettings) -> bool:

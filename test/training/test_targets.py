@@ -10,7 +10,7 @@ from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.evaluation.kitti_labels import KittiObjects  # noqa: E402
 from kd_perception.training.settings import DatasetSettings, PseudoLabelSettings  # noqa: E402
 from kd_perception.training.targets import (  # noqa: E402
-    BICYCLE, CAR, find_riders, MOTORCYCLE, PERSON, reconcile)
+    BICYCLE, CAR, find_riders, for_measuring, MOTORCYCLE, PERSON, reconcile)
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 PSEUDO = PseudoLabelSettings()
@@ -90,6 +90,14 @@ def test_pedestrian_on_a_motorcycle_is_ignored():
     person, below = RIDER
     targets = _reconcile([('Pedestrian', person), ('Misc', below)], riders_over=('Misc',))
     assert len(targets.class_ids) == 0 and targets.ignore_classes.all()
+
+
+def test_rider_of_a_motorcycle_is_not_measured_either():
+    person, below = RIDER
+    objects = _objects(('Pedestrian', person), ('Misc', below), ('Pedestrian', [300, 0, 320, 60]))
+    dataset = DatasetSettings('d', (100, 200), riders_over=('Misc',))
+    assert for_measuring(objects, dataset).types == ('DontCare', 'Misc', 'Pedestrian')
+    assert for_measuring(objects, DatasetSettings('d', (100, 200))).types == objects.types
 
 
 def test_cyclist_is_verified_by_its_bicycle():
