@@ -110,8 +110,8 @@ class StateMonitor:
             since = 'no image' if self._seen_image else 'no image yet'
             findings.append(Finding(Level.ERROR, f'{since} for {camera_ns / 1e9:.1f} s'))
         elif since_ns is not None and elapsed_ns - since_ns >= self.settings.student_silence_ns:
-            findings.append(Finding(
-                Level.ERROR, f'images arrive, no result of the student for {(elapsed_ns - since_ns) / 1e9:.1f} s'))
+            silent = f'{(elapsed_ns - since_ns) / 1e9:.1f} s'
+            findings.append(Finding(Level.ERROR, f'images arrive, no result of the student for {silent}'))
         if teacher_fault:
             findings.append(Finding(Level.WARN, teacher_fault))
         held = self._held.update(elapsed_ns, Finding(*summarise(findings, 'student and teacher answer')))

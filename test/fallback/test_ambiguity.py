@@ -34,8 +34,9 @@ def spread(*scores, class_id=0):
 def test_empty_frame():
     f = features()
     assert f['empty'] == 1 and f['class_margin'] == 1
-    for name in ('accepted', 'candidates', 'weak_share', 'band', 'top_score', 'best_rejected', 'rejected_mass',
-                 'accepted_doubt', 'entropy', 'crowded', 'small', 'edge', 'accepted.Car', 'rejected_mass.Car'):
+    for name in ('accepted', 'candidates', 'weak_share', 'band', 'top_score', 'best_rejected',
+                 'rejected_mass', 'accepted_doubt', 'entropy', 'crowded', 'small', 'edge', 'accepted.Car',
+                 'rejected_mass.Car'):
         assert f[name] == 0, name
     for name in ('least_accepted', 'median_height', 'appeared', 'vanished', 'luminance', 'sharpness'):
         assert math.isnan(f[name]), name
@@ -125,7 +126,8 @@ def test_scene_passes_through():
 def test_classes():
     f = features(*spread(0.9, 0.2), *[(10, 80, 20, 90, 0.3, 1), (40, 80, 50, 90, 0.1, 1)])
     assert (f['accepted.Car'], f['accepted.Pedestrian']) == (1, 0)
-    assert f['rejected_mass.Car'] == pytest.approx(0.2) and f['rejected_mass.Pedestrian'] == pytest.approx(0.4)
+    assert f['rejected_mass.Car'] == pytest.approx(0.2)
+    assert f['rejected_mass.Pedestrian'] == pytest.approx(0.4)
 
 
 def test_an_unknown_class_id_counts_for_no_class():
@@ -212,8 +214,9 @@ def test_vector():
 @pytest.mark.parametrize('change,message', [
     ({'score_low': 0.5}, 'score_low'), ({'score_low': 0}, 'score_low'), ({'score_work': 1.1}, 'score_low'),
     ({'band_low': 0.7}, 'band'), ({'conflict_iou': 0}, 'conflict_iou'), ({'match_iou': 1.1}, 'match_iou'),
-    ({'crowd_iou': 0}, 'crowd_iou'), ({'small_height': 0}, 'small_height'), ({'history_frames': 11}, 'history'),
-    ({'history_age_ns': -1}, 'history'), ({'max_boxes': 0}, 'max_boxes'), ({'max_boxes': 1001}, 'max_boxes')])
+    ({'crowd_iou': 0}, 'crowd_iou'), ({'small_height': 0}, 'small_height'),
+    ({'history_frames': 11}, 'history'), ({'history_age_ns': -1}, 'history'),
+    ({'max_boxes': 0}, 'max_boxes'), ({'max_boxes': 1001}, 'max_boxes')])
 def test_settings_refuse(change, message):
     with pytest.raises(ValueError, match=message):
         FeatureSettings(**change)
@@ -238,7 +241,8 @@ def test_any_frames_in_any_box_order(frames, random):
         shuffled = list(rows)
         random.shuffle(shuffled)
         if len({row[4] for row in rows}) == len(rows):     # ties may fall either way
-            np.testing.assert_allclose(other.extract(detections(*shuffled), i, HW).values, f.values, rtol=1e-12)
+            again = other.extract(detections(*shuffled), i, HW)
+            np.testing.assert_allclose(again.values, f.values, rtol=1e-12)
         else:
             other = FeatureExtractor(FeatureSettings(), LABELS)
             one.reset()

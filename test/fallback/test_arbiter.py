@@ -212,7 +212,8 @@ def test_each_frame_of_a_stamp_may_be_answered_late_once():
     student(arbiter, 1, 0)
     student(arbiter, 1, 10)
     assert len(arbiter.on_tick(500 * MS)) == 2
-    assert [teacher(arbiter, 1, 600).verdict for _ in range(3)] == [Verdict.LATE, Verdict.LATE, Verdict.DUPLICATE]
+    verdicts = [teacher(arbiter, 1, 600).verdict for _ in range(3)]
+    assert verdicts == [Verdict.LATE, Verdict.LATE, Verdict.DUPLICATE]
 
 
 def test_bag_loop_one_output_each_in_order_of_arrival():

@@ -68,7 +68,7 @@ class ArbiterMachine(RuleBasedStateMachine):
         self.seen.add(frame.stamp)
 
     def take(self, outputs, reason=None):
-        """Check outputs as they leave; `reason`: the one excuse, besides its deadline, for one not answered."""
+        """Check outputs as they leave; `reason`: the one excuse besides its deadline for one not answered."""
         for output in outputs:
             frame, p = self.frames[self.released], output.provenance
             assert output.sequence == self.released and not frame.left
@@ -80,9 +80,8 @@ class ArbiterMachine(RuleBasedStateMachine):
             assert p.waited_ns == self.time - frame.arrived
             assert self.time <= frame.deadline and p.deadline_met
             expected = {
-                'free': {'clear': 'student', 'denied': 'student-no-teacher', 'probe': 'student'}.get(frame.kind),
-                'accepted': 'teacher', 'unusable': 'student-no-teacher', 'given_up': 'student-late-teacher',
-            }[frame.state]
+                'free': 'student-no-teacher' if frame.kind == 'denied' else 'student', 'accepted': 'teacher',
+                'unusable': 'student-no-teacher', 'given_up': 'student-late-teacher'}[frame.state]
             assert p.source.value == expected
             mark = frame.answer if frame.state == 'accepted' else frame.score
             assert abs(float(output.detections.scores[0]) - mark) < 1e-6

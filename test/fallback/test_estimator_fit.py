@@ -126,7 +126,8 @@ def test_share_thresholds_send_that_share():
     scores = estimator.scores(NAMES, values)
     for share in (0.05, 0.2, 0.33, 0.9):
         assert (scores >= estimator.threshold_for(share)).mean() == pytest.approx(share, abs=0.02)
-    assert share_thresholds(np.array([1.0, 2.0, 3.0]), (0.0, 0.5, 1.0)) == ((0.0, 3.0), (0.5, 2.0), (1.0, 1.0))
+    table = share_thresholds(np.array([1.0, 2.0, 3.0]), (0.0, 0.5, 1.0))
+    assert table == ((0.0, 3.0), (0.5, 2.0), (1.0, 1.0))
 
 
 def test_document_of_a_fit():
@@ -157,9 +158,10 @@ def test_too_few_groups(folds, groups):
     ({'target': np.array([0, 1, 2, 0])}, r'\[0, 1\]'), ({'target': np.array([0, np.nan, 1, 0])}, 'finite'),
     ({'values': np.full((4, 4), np.inf)}, 'infinite'), ({'kind': 'forest'}, 'kind'),
     ({'names': ('a', 'b', 'c', 'd')}, 'unknown'), ({'names': ('empty',) * 4}, 'each once'),
-    ({'groups': [1, 2]}, '2 groups for 4 frames'), ({'l2_grid': ()}, 'l2_grid'), ({'l2_grid': (0.0,)}, 'l2_grid')])
+    ({'groups': [1, 2]}, '2 groups for 4 frames'),
+    ({'l2_grid': ()}, 'l2_grid'), ({'l2_grid': (0.0,)}, 'l2_grid')])
 def test_refuses(change, message):
-    options = {'names': NAMES, 'values': np.zeros((4, 4)), 'target': np.array([0, 1, 0, 1.0]), 'labels': LABELS,
-               'folds': 2, **change}
+    options = {'names': NAMES, 'values': np.zeros((4, 4)), 'target': np.array([0, 1, 0, 1.0]),
+               'labels': LABELS, 'folds': 2, **change}
     with pytest.raises(TrainingError, match=message):
         fit_estimator(options.pop('names'), options.pop('values'), options.pop('target'), **options)

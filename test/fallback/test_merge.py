@@ -39,7 +39,8 @@ def test_aliases():
     (('Car',), ('Car', 'Car'), None, 'teacher name a class twice'),
     (('Car', 'Car'), ('Car',), None, 'student name a class twice'),
     (('Car',), ('Car', 'car'), {'car': 'Car'}, 'teacher name a class twice'),
-    (('Car',), ('Car',), {'auto': 'Car'}, "label alias 'auto'"), (('Car',), ('Car',), {'Car': 'Auto'}, 'Auto')])
+    (('Car',), ('Car',), {'auto': 'Car'}, "label alias 'auto'"),
+    (('Car',), ('Car',), {'Car': 'Auto'}, 'Auto')])
 def test_labels_refused(student, teacher, aliases, message):
     with pytest.raises(ConfigError, match=message) as error:
         LabelMap.by_name(student, teacher, aliases)
@@ -127,8 +128,8 @@ def test_class_ids_that_the_teacher_cannot_have(class_id):
 
 
 @pytest.mark.parametrize('change', [
-    {'policy': 'vote'}, {'student_score': 1.1}, {'keep_score': -0.1}, {'same_iou': 0}, {'contradict_iou': 1.1},
-    {'max_detections': 0}, {'max_detections': 1001}])
+    {'policy': 'vote'}, {'student_score': 1.1}, {'keep_score': -0.1}, {'same_iou': 0},
+    {'contradict_iou': 1.1}, {'max_detections': 0}, {'max_detections': 1001}])
 def test_settings_refuse(change):
     with pytest.raises(ValueError):
         MergeSettings(**change)

@@ -69,7 +69,8 @@ def test_tiny_and_long_images():
 
 
 @pytest.mark.parametrize('image', [
-    np.zeros((0, 5, 3), np.uint8), np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3))])
+    np.zeros((0, 5, 3), np.uint8), np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8),
+    np.zeros((5, 5, 3))])
 def test_refuses_other_arrays(image):
     with pytest.raises(ValueError, match='expected'):
         measure_scene(image)

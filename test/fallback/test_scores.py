@@ -70,7 +70,8 @@ def test_worst_weighted_signal_is_score_and_reason():
     assert SignalScorer({'band': 1.0}).explain(frame(0.9)).reason == CLEAR
 
 
-@pytest.mark.parametrize('weights', [{'bend': 1.0}, {'band': 1.5}, {'band': -0.1}, {}, {'band': float('nan')}])
+@pytest.mark.parametrize('weights', [
+    {'bend': 1.0}, {'band': 1.5}, {'band': -0.1}, {}, {'band': float('nan')}])
 def test_refuses(weights):
     with pytest.raises(ValueError, match='expected'):
         SignalScorer(weights)

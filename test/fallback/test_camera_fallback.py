@@ -1,0 +1,216 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""The parts together: what a camera's fallback does as a whole."""
+
+import dataclasses
+
+from kd_perception.detection.detections import Detections
+from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
+from kd_perception.fallback.arbiter import ArbiterSettings, Verdict
+from kd_perception.fallback.breaker import BreakerSettings, BreakerState, TeacherBreaker
+from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
+from kd_perception.fallback.estimator import Estimator, FeatureWeight
+from kd_perception.fallback.gate import GateSettings
+from kd_perception.fallback.merge import LabelMap, MergeSettings
+from kd_perception.fallback.scene import SceneSignals
+from kd_perception.fallback.scores import SignalScorer
+from kd_perception.fallback.state import FallbackState
+
+MS = 1_000_000
+SURE = Detections([[50, 50, 90, 90]], [0.95], [0])
+DOUBT = Detections([[50, 50, 90, 90]], [0.45], [0])
+ANSWER = Detections([[50, 50, 90, 90]], [0.8], [1])
+SETTINGS = FallbackSettings(
+    gate=GateSettings(share=1.0, audit_share=0.0, leave=0.5, leave_frames=1),
+    arbiter=ArbiterSettings(deadline_ns=100 * MS),
+    breaker=BreakerSettings(misses=3, window=5, probe_interval_ns=500 * MS, successes=2))
+
+
+def make(settings=SETTINGS, scorer=None, camera='front', **options):
+    labels = LabelMap.by_name(('Car', 'Van'), ('Van', 'Car'))
+    extractor = FeatureExtractor(FeatureSettings(), ('Car', 'Van'))
+    scorer = scorer or SignalScorer({'band': 1.0})
+    return CameraFallback(camera, labels, extractor, scorer, 0, settings, **options)
+
+
+def student(fallback, i, now_ms, detections=DOUBT, **options):
+    return fallback.on_student(i, detections, now_ms * MS, image_hw=(375, 1242), **options)
+
+
+def sources(outputs):
+    return [o.provenance.source.value for o in outputs]
+
+
+def test_clear_and_ambiguous():
+    fallback = make()
+    step = student(fallback, 1, 0, SURE)
+    assert not step.send and sources(step.outputs) == ['student']
+    step = student(fallback, 2, 100)
+    assert step.send and step.outputs == () and step.decision.reason == 'band'
+    assert step.features['band'] == 1
+    answer = fallback.on_teacher(2, ANSWER, 150 * MS)
+    assert sources(answer.outputs) == ['teacher']
+    out = answer.outputs[0]
+    assert [fallback.labels[c] for c in out.detections.class_ids] == ['Car']
+    assert fallback.report(150 * MS).state is FallbackState.NOMINAL
+    counts = fallback.counts()
+    assert counts['gate.sent'] == counts['breaker.answered'] == counts['arbiter.answer.accepted'] == 1
+
+
+def test_empty_frame_escalates():
+    fallback = make(scorer=SignalScorer({'empty': 1.0}))
+    step = student(fallback, 1, 0, Detections.empty())
+    assert step.send and step.decision.reason == 'empty'
+    assert len(fallback.on_teacher(1, ANSWER, 1 * MS).outputs[0].detections) == 1
+
+
+def test_scene_alone_escalates():
+    fallback = make(scorer=SignalScorer({'dark': 1.0}))
+    assert not student(fallback, 1, 0, SURE).send
+    night = SceneSignals(10.0, 5.0, 0.95, 0.0, 10.0)
+    assert student(fallback, 2, 100, SURE, scene=night).decision.reason == 'dark'
+
+
+def test_estimator_judges():
+    estimator = Estimator('logistic', 0.0, (FeatureWeight('accepted.Car', -4.0), FeatureWeight('empty', 3.0)))
+    fallback = make(scorer=estimator)
+    assert not student(fallback, 1, 0, SURE).send
+    step = student(fallback, 2, 100, Detections.empty())
+    assert step.send and step.decision.reason == 'empty' and step.decision.score > 0.9
+
+
+def test_without_the_image_nothing_is_sent_and_nothing_waits():
+    step = student(make(), 1, 0, image_at_hand=False)
+    assert not step.send and step.outputs[0].provenance.unverified == 'no_image'
+
+
+def test_outage_and_recovery():
+    fallback, now, latencies = make(), 0, []
+    for i in range(3):                              # the teacher dies: three deadlines are lost to it
+        assert student(fallback, i, now).send
+        out, = fallback.on_tick((now + 100) * MS)
+        assert sources([out]) == ['student-late-teacher']
+        now += 200
+    assert fallback.breaker.state is BreakerState.OPEN
+    report = fallback.report(now * MS)
+    assert report.state is FallbackState.DEGRADED
+    assert report.message == '3 of the last 3 requests had no good answer in time, breaker open'
+    sent = []
+    for i in range(3, 20):                          # from now on no frame waits, probes or not
+        step = student(fallback, i, now)
+        out, = step.outputs
+        assert sources([out]) == ['student-no-teacher'] and out.provenance.unverified == 'teacher_unavailable'
+        latencies.append(out.provenance.waited_ns)
+        sent.append(step.send)
+        now += 200
+    assert set(latencies) == {0} and 1 <= sum(sent) <= 4
+    # It is back: the probes are answered, also those on clear frames.
+    answered = 0
+    for i in range(20, 60):
+        step = student(fallback, i, now, SURE)
+        if step.send:
+            assert step.decision.probe and sources(step.outputs) == ['student']
+            assert fallback.on_teacher(i, ANSWER, (now + 50) * MS).verdict is Verdict.PROBE
+            answered += 1
+        report = fallback.report(now * MS)
+        now += 200
+    assert answered == 2 and fallback.breaker.state is BreakerState.CLOSED
+    assert report.state is FallbackState.NOMINAL and report.changes == 2
+    assert student(fallback, 99, now).send
+
+
+def test_a_teacher_that_is_always_late_is_not_waited_for():
+    fallback = make()
+    for i in range(3):
+        student(fallback, i, 200 * i)
+        assert fallback.on_teacher(i, ANSWER, (200 * i + 150) * MS).verdict is Verdict.LATE
+    assert fallback.breaker.state is BreakerState.OPEN
+    assert fallback.counts()['breaker.missed'] == fallback.counts()['breaker.late'] == 3
+
+
+def test_unusable_answers_open_the_breaker_too():
+    fallback = make()
+    for i in range(3):
+        student(fallback, i, 200 * i)
+        assert sources(fallback.on_teacher(i, None, (200 * i + 1) * MS).outputs) == ['student-no-teacher']
+    assert fallback.breaker.state is BreakerState.OPEN
+    probe = student(fallback, 10, 5000)
+    assert probe.decision.probe
+    assert fallback.on_teacher(10, None, 5001 * MS).verdict is Verdict.PROBE
+    assert fallback.counts()['breaker.probes_failed'] == 1
+    assert 'cannot be used' in fallback.report(5001 * MS).message
+
+
+def test_silence_opens_the_breaker_without_another_frame():
+    fallback = make(dataclasses.replace(SETTINGS, breaker=BreakerSettings(misses=5)))
+    student(fallback, 1, 0)
+    student(fallback, 2, 10)
+    fallback.on_tick(2000 * MS)
+    assert fallback.report(2000 * MS).message.startswith('no image for 2.0 s; teacher silent for 2.0 s')
+
+
+def test_overflow_and_shutdown_are_not_the_teachers_fault():
+    fallback = make(dataclasses.replace(
+        SETTINGS, arbiter=ArbiterSettings(deadline_ns=100 * MS, max_pending=1)))
+    for i in range(5):
+        student(fallback, i, i)
+    assert sources(fallback.flush(6 * MS)) == ['student-late-teacher']
+    assert fallback.counts()['breaker.missed'] == 0
+    assert fallback.counts()['arbiter.unverified.overflow'] == 4
+    assert fallback.counts()['arbiter.outputs'] == 5
+
+
+def test_without_a_teacher_by_design():
+    fallback = make(dataclasses.replace(SETTINGS, teacher=False))
+    step = student(fallback, 1, 0)
+    assert not step.send and step.outputs[0].provenance.unverified == 'teacher_off'
+    report = fallback.report(0)
+    assert (report.state, report.message) == (FallbackState.DEGRADED, 'teacher is switched off')
+
+
+def test_student_and_camera_silent():
+    fallback = make()
+    fallback.on_image(0)
+    assert fallback.report(1000 * MS - 1).state is FallbackState.NOMINAL
+    fallback.on_image(1000 * MS - 1)
+    report = fallback.report(1000 * MS)
+    assert report.state is FallbackState.ERROR
+    assert report.message == 'images arrive, no result of the student for 1.0 s'
+    assert fallback.report(2000 * MS - 1).message == 'no image for 1.0 s'
+
+
+def test_probe_deadline_follows_the_arbiters():
+    fallback = make()
+    assert fallback.breaker.settings.probe_deadline_ns == 100 * MS
+    fallback.configure(dataclasses.replace(SETTINGS, arbiter=ArbiterSettings(deadline_ns=70 * MS)))
+    assert fallback.breaker.settings.probe_deadline_ns == 70 * MS
+
+
+def test_live_reconfiguration_reaches_every_part():
+    fallback = make()
+    student(fallback, 1, 0)
+    fallback.configure(dataclasses.replace(
+        SETTINGS, gate=GateSettings(share=0.0, audit_share=0.0), arbiter=ArbiterSettings(deadline_ns=10 * MS),
+        merge=MergeSettings('union', student_score=0.5)))
+    assert fallback.settings.gate.share == 0.0
+    assert fallback.on_teacher(1, Detections.empty(), 5 * MS).outputs[0].provenance.from_student == 0
+    step = student(fallback, 2, 6)
+    assert not step.send and len(step.outputs[0].detections) == 0       # 0.45 is below the new limit
+
+
+def test_two_cameras_of_one_teacher():
+    """A shared breaker opens for both, and tells their tickets apart."""
+    breaker = TeacherBreaker(SETTINGS.breaker_settings())
+    front, rear = (make(camera=name, breaker=breaker) for name in ('front', 'rear'))
+    for i in range(3):
+        student(front, i, i)
+    front.on_tick(500 * MS)
+    assert student(rear, 1, 600).outputs[0].provenance.unverified == 'teacher_unavailable'
+    probe = student(rear, 2, 1100)
+    assert probe.decision.probe
+    assert not student(front, 9, 1101).send         # one probe at a time
+    front.on_teacher(0, ANSWER, 1110 * MS)
+    assert breaker.state is BreakerState.HALF_OPEN and breaker.counts['late'] == 1
+    rear.on_teacher(2, ANSWER, 1120 * MS)
+    assert breaker.counts['answered'] == 1
+    rear.configure(SETTINGS)
+    assert breaker.settings == SETTINGS.breaker_settings()
