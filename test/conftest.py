@@ -32,3 +32,17 @@ def pytest_pycollect_makemodule(module_path, parent):
     if LAUNCH_TESTS in module_path.parents:
         return None
     return pytest.Module.from_parent(parent, path=module_path)
+
+
+class SkippedLaunchTests:
+    """A launch test that skips itself is collected as an ordinary file instead, which reports the skip."""
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_pycollect_makemodule(self, module_path, parent):
+        outcome = yield
+        if outcome.excinfo is not None and issubclass(outcome.excinfo[0], pytest.skip.Exception):
+            outcome.force_result(pytest.Module.from_parent(parent, path=module_path))
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(SkippedLaunchTests(), 'kd_perception_skipped_launch_tests')
