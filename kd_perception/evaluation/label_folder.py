@@ -6,6 +6,7 @@ Parsing line by line costs more than the whole evaluation, so files are joined a
 read with array operations. Whatever is not plain decimal text goes through `parse_label_text`, which
 gives the same values or the error with file and line.
 """
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -208,13 +209,14 @@ def list_frames(folder: Union[str, os.PathLike]) -> Dict[str, str]:
     return {name[:-4]: os.path.join(folder, name) for name in names}
 
 
-def read_label_folder(folder: Union[str, os.PathLike], scores: bool,
-                      frames: Optional[Sequence[str]] = None) -> ObjectTable:
+def read_label_folder(folder: Union[str, os.PathLike], scores: bool, frames: Optional[Sequence[str]] = None,
+                      digest: Optional['hashlib._Hash'] = None) -> ObjectTable:
     """
     Read a folder of KITTI text files, ``<frame>.txt`` each.
 
     :param scores: True for detections, False for labels.
     :param frames: read only these frames; all in name order where left out.
+    :param digest: a hash that is fed with name, size and content of each file.
     :raises LabelError: the folder is missing, or a file is malformed (``file:line: what``).
     """
     paths = list_frames(folder)
@@ -230,6 +232,9 @@ def read_label_folder(folder: Union[str, os.PathLike], scores: bool,
         content = read_label_bytes(paths[frame])
         names.append(frame)
         contents.append(content)
+        if digest is not None:
+            digest.update(f'{frame}\0{len(content)}\0'.encode())
+            digest.update(content)
         size += len(content)
         if size >= _BATCH_BYTES or i + 1 == len(chosen):
             tables.append(parse_label_files(names, [paths[name] for name in names], contents, scores))

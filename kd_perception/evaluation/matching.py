@@ -7,7 +7,7 @@ detections in file order. Only the order inside a frame matters, so that here th
 every frame is matched at the same time, and only against detections that overlap enough.
 """
 from dataclasses import dataclass
-from typing import Iterator, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from kd_perception.evaluation.object_table import ObjectTable
 import numpy as np
@@ -92,6 +92,15 @@ def overlapping_pairs(truths: ObjectTable, detections: ObjectTable, rows: np.nda
     return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
 
+class _Rank(NamedTuple):
+    """The n-th ground truth of every frame (G'), and its pairs (P'), best first."""
+
+    truth: np.ndarray
+    start: np.ndarray
+    detection: np.ndarray
+    score: np.ndarray
+
+
 class FrameMatcher:
     """
     Greedy matching of ground truths, in file order, to detections for one class and difficulty.
@@ -112,49 +121,52 @@ class FrameMatcher:
         new_truth = np.diff(pairs.truth, prepend=-1) != 0
         self.truth_rows = pairs.truth[new_truth]
         truth_of_pair = np.cumsum(new_truth) - 1
-        # Rank: place of a ground truth among those of its frame that overlap anything. Ranks go in turn.
-        truth_frame = frame[new_truth]
-        first_of_frame = np.searchsorted(truth_frame, truth_frame)
-        rank = (np.arange(len(truth_frame)) - first_of_frame)[truth_of_pair]
-        order = np.argsort(rank, kind='stable')
-        self._truth = truth_of_pair[order]
-        self.detection_rows, inverse = np.unique(pairs.detection[order], return_inverse=True)
+        self._truth_frame = frame[new_truth]
+        self.detection_rows, inverse = np.unique(pairs.detection, return_inverse=True)
+        self._truth = truth_of_pair
         self._detection = inverse.reshape(-1).astype(np.int32)
-        self._score = scores[pairs.detection[order]]
-        self._overlap = pairs.overlap[order]
-        self._usable = detection_state[pairs.detection[order]] == VALID
-        self._bounds = np.searchsorted(rank[order], np.arange(rank.max() + 2 if len(rank) else 1))
+        self._score = scores[pairs.detection]
+        self._overlap = pairs.overlap
+        self._usable = detection_state[pairs.detection] == VALID
+        # Pairs in which neither side has another partner need no order: on most sets that is most of them.
+        self._alone = (np.bincount(self._truth)[self._truth] == 1) & (
+            np.bincount(self._detection)[self._detection] == 1)
 
-    def _run(self, key: np.ndarray, eligible: np.ndarray, matched: np.ndarray) -> None:
+    def _ranks(self, key: np.ndarray) -> List[_Rank]:
+        """Group the pairs that are not alone by their ground truth's place in its frame, best key first."""
+        pairs = np.flatnonzero(~self._alone)
+        truths, truth_of_pair = np.unique(self._truth[pairs], return_inverse=True)
+        frames = self._truth_frame[truths]
+        place = (np.arange(len(truths)) - np.searchsorted(frames, frames))[truth_of_pair.reshape(-1)]
+        pairs = pairs[np.lexsort((-key[pairs], self._truth[pairs], place))]
+        bounds = np.searchsorted(np.sort(place), np.arange(place.max() + 2 if len(place) else 1))
+        ranks = []
+        for low, high in zip(bounds[:-1], bounds[1:]):
+            mine = pairs[low:high]
+            start = np.flatnonzero(np.diff(self._truth[mine], prepend=-1))
+            ranks.append(_Rank(self._truth[mine[start]], start, self._detection[mine], self._score[mine]))
+        return ranks
+
+    def _run(self, ranks: Sequence[_Rank], eligible: Callable[[np.ndarray], np.ndarray],
+             matched: np.ndarray) -> None:
         """
-        Give each ground truth the eligible, free detection of greatest key, the first among equals.
+        Give each ground truth its first eligible, free detection.
 
-        :param key: (P,) float64 preference.
-        :param eligible: (T, P) bool.
+        :param eligible: tells for scores (P,) whether they count: (T, P) bool.
         :param matched: (T, G) int32 of -1, filled in place with indices into ``detection_rows``.
         """
-        count = len(eligible)
-        free = np.ones((count, len(self.detection_rows)), dtype=bool)
-        line = np.arange(count)[:, None]
-        for low, high in zip(self._bounds[:-1], self._bounds[1:]):
-            truth = self._truth[low:high]
-            detection = self._detection[low:high]
-            start = np.flatnonzero(np.diff(truth, prepend=-1))
-            able = eligible[:, low:high] & free[:, detection]
-            if len(start) == high - low:  # one candidate each: no choice to make
-                best, found = np.broadcast_to(detection, able.shape), able
-            else:
-                value = np.where(able, key[low:high], -np.inf)
-                top = np.maximum.reduceat(value, start, axis=1)
-                segment = np.cumsum(np.diff(truth, prepend=truth[0]) != 0)
-                at_top = able & (value == top[:, segment])
-                place = np.where(at_top, np.arange(high - low), high - low)
-                first = np.minimum.reduceat(place, start, axis=1)
-                found = first < high - low
-                best = detection[np.minimum(first, high - low - 1)]
-            matched[:, truth[start]] = np.where(found, best, -1)
-            rows, columns = np.nonzero(found)
-            free[line[rows, 0], best[rows, columns]] = False
+        alone = np.flatnonzero(self._alone)
+        matched[:, self._truth[alone]] = np.where(eligible(self._score[alone]), self._detection[alone], -1)
+        free = np.ones((len(matched), len(self.detection_rows)), dtype=bool)
+        for rank in ranks:
+            count = len(rank.detection)
+            able = eligible(rank.score) & free[:, rank.detection]
+            place = np.where(able, np.arange(count, dtype=np.int32), np.int32(count))
+            first = np.minimum.reduceat(place, rank.start, axis=1)
+            best = np.append(rank.detection, np.int32(-1))[first]
+            matched[:, rank.truth] = best
+            rows, columns = np.nonzero(best >= 0)
+            free[rows, best[rows, columns]] = False
 
     def match_by_score(self) -> np.ndarray:
         """
@@ -163,8 +175,7 @@ class FrameMatcher:
         :return: (G,) int64 row of the detection matched to each of ``truth_rows``, -1 for none.
         """
         matched = np.full((1, len(self.truth_rows)), -1, dtype=np.int32)
-        if len(self._score):
-            self._run(self._score, (self._score > NO_DETECTION)[None], matched)
+        self._run(self._ranks(self._score), lambda scores: (scores > NO_DETECTION)[None], matched)
         return self._as_rows(matched[0])
 
     def match_at(self, thresholds: np.ndarray) -> Iterator[Tuple[slice, np.ndarray]]:
@@ -175,13 +186,12 @@ class FrameMatcher:
         :param thresholds: (T,) float64.
         :return: blocks of (slice of the thresholds, (T', G) int64 matched detection rows or -1).
         """
-        key = np.where(self._usable, self._overlap, 0.0)
+        ranks = self._ranks(np.where(self._usable, self._overlap, 0.0))
         step = max(1, _BLOCK // max(1, len(self._score)))
         for first in range(0, len(thresholds), step):
             some = np.asarray(thresholds[first:first + step])[:, None]
             matched = np.full((len(some), len(self.truth_rows)), -1, dtype=np.int32)
-            if len(self._score):
-                self._run(key, self._score >= some, matched)
+            self._run(ranks, lambda scores, limit=some: scores >= limit, matched)
             yield slice(first, first + len(some)), self._as_rows(matched)
 
     def _as_rows(self, matched: np.ndarray) -> np.ndarray:

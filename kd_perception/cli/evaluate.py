@@ -1,0 +1,256 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`evaluate`: how good a detector is, with a report."""
+import argparse
+import json
+import os
+from pathlib import Path
+import sys
+import tempfile
+from typing import Any, Dict, List, Tuple
+
+# Before numpy is loaded: the matrix products here are small, and on a busy computer the threads that OpenBLAS
+# starts for them spend more time waiting for one another than computing.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+
+# flake8: noqa: E402
+from kd_perception.errors import ConfigError, EvaluationError
+from kd_perception.evaluation.compare import compare, Delta, load_report
+from kd_perception.evaluation.conditions import (automatic_tags, condition_masks, load_frame_info,
+                                                 scene_groups)
+from kd_perception.evaluation.frame_set import FrameSet, read_frame_set
+from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES
+from kd_perception.evaluation.report import evaluate_frames, Evaluation, EvaluationOptions
+
+HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or of '
+        'a model on a recording; writes report.json and report.html.')
+EXAMPLES = """\
+  kd_perception evaluate --labels label_2 --detections out --out report
+  kd_perception evaluate --labels label_2 --detections out --images image_2 --out report
+                                                   with pictures of the worst mistakes
+  kd_perception evaluate --labels label_2 --detections out --out report --class Car=0.7:Van \
+      --class Truck=0.7
+  kd_perception evaluate --bag drive --labels /camera/ground_truth --model teacher --out report
+  kd_perception evaluate compare before/report.json after/report.json \\
+      --metric results.Car.moderate.ap_r40=0.5 --metric miss_rate.reasonable=0.01
+                                                   exit code 1 if a metric became worse by more"""
+
+EXIT_OK, EXIT_WORSE = 0, 1
+REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    actions = parser.add_subparsers(dest='action', metavar='compare')
+    source = parser.add_argument_group('what to evaluate')
+    source.add_argument('--labels', metavar='DIR|TOPIC',
+                        help='folder of KITTI label files <frame>.txt; with --bag also the topic of the labels')
+    source.add_argument('--detections', metavar='DIR|TOPIC',
+                        help='folder of KITTI text files <frame>.txt with the score as 16th column; with '
+                             '--bag a recorded topic of detections')
+    source.add_argument('--images', metavar='DIR',
+                        help='folder of the images, for gallery and automatic conditions')
+    source.add_argument('--bag', action='append', metavar='BAG', help='recording (rosbag2); may be repeated')
+    source.add_argument('--model', help='with --bag: ONNX file, or a name of the shipped manifest')
+    source.add_argument('--camera', help='with --bag: name of the camera, where there are several')
+    source.add_argument('--jobs', type=int, default=1, metavar='N',
+                        help='with several --bag: worker processes (default: 1)')
+    parser.add_argument('--out', metavar='DIR', help='folder for report.json and report.html')
+    protocol = parser.add_argument_group('how to evaluate')
+    protocol.add_argument('--class', action='append', dest='classes', metavar='NAME=IOU[:IGNORED,...]',
+                          help='class to evaluate, instead of KITTI\'s Car=0.7:Van, '
+                               'Pedestrian=0.5:Person_sitting and Cyclist=0.5; may be repeated')
+    protocol.add_argument('--frame-info', metavar='YAML', help='conditions and scene groups of frames')
+    protocol.add_argument('--bootstrap', type=int, default=200, metavar='N',
+                          help='resamples for 95 %% intervals, 0 for none (default: 200)')
+    protocol.add_argument('--seed', type=int, default=0, help='of the resampling (default: 0)')
+    protocol.add_argument('--coco', choices=('auto', 'on', 'off'), default='auto',
+                          help='COCO AP by pycocotools (default: up to 100,000 detections)')
+    protocol.add_argument('--score-threshold', type=float, metavar='S',
+                          help='working threshold for counts and gallery (default: the model\'s, else 0.5)')
+    protocol.add_argument('--gallery', type=int, default=8, metavar='N',
+                          help='pictures of misses and of false alarms for each class (default: 8)')
+    protocol.add_argument('--no-html', action='store_true', help='write report.json only')
+    protocol.add_argument('--title', default='Evaluation', help='title of report.html')
+    second = actions.add_parser('compare',
+                                help='differences of two reports; exit code 1 if a metric became worse')
+    second.add_argument('before', metavar='A.json')
+    second.add_argument('after', metavar='B.json')
+    second.add_argument('--metric', action='append', metavar='NAME[=TOLERANCE]',
+                        help='fail if this metric became worse by more than the tolerance; may be repeated')
+    second.add_argument('--tolerance', type=float, default=0.0,
+                        help='for metrics without one of their own (default: 0)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `evaluate` or `evaluate compare`."""
+    if args.action == 'compare':
+        return _compare(args)
+    options = _options(args)
+    frames = _frame_set(args)
+    info = load_frame_info(args.frame_info) if args.frame_info else None
+    conditions = _automatic_conditions(frames)
+    groups = None
+    if info:
+        names = frames.labels.frames
+        conditions.update(condition_masks(info, names, frames.stamps_ns, frames.bags))
+        groups = scene_groups(info, names)
+    evaluation = evaluate_frames(frames, options, conditions, groups, ['kd_perception', *_command()])
+    _write(args, frames, options, evaluation)
+    _print_summary(evaluation.report, Path(args.out))
+    return EXIT_OK
+
+
+def _command() -> List[str]:
+    """Return the command line as typed, `evaluate` first."""
+    words = sys.argv[1:]
+    return words if words[:1] == ['evaluate'] else ['evaluate', *words]
+
+
+def _options(args: argparse.Namespace) -> EvaluationOptions:
+    if not args.labels or not args.out:
+        raise ConfigError('--labels and --out are needed')
+    if bool(args.bag) == bool(args.detections) and not args.bag:
+        raise ConfigError('either --detections or --bag is needed')
+    if args.bag and bool(args.model) == bool(args.detections):
+        raise ConfigError('with --bag either --model or --detections (a topic) is needed')
+    if args.bootstrap < 0 or args.bootstrap > 100_000 or args.gallery < 0 or args.jobs < 1:
+        raise ConfigError('--bootstrap 0 to 100000, --gallery not below 0 and --jobs not below 1 expected')
+    classes = tuple(parse_class(text) for text in args.classes) if args.classes else KITTI_CLASSES
+    threshold = 0.5 if args.score_threshold is None else args.score_threshold
+    return EvaluationOptions(classes, bootstrap=args.bootstrap, seed=args.seed, coco=args.coco,
+                             score_threshold=threshold)
+
+
+def parse_class(text: str) -> ClassProtocol:
+    """Read ``NAME=IOU[:IGNORED,...]``; ConfigError otherwise."""
+    name, equals, rest = text.partition('=')
+    iou, _, ignored = rest.partition(':')
+    try:
+        if not equals:
+            raise ValueError
+        return ClassProtocol(name.strip(), float(iou), tuple(item for item in ignored.split(',') if item))
+    except ValueError:
+        raise ConfigError(f'--class {text!r}: NAME=IOU[:IGNORED,...] expected, such as Car=0.7:Van') from None
+
+
+def _frame_set(args: argparse.Namespace) -> FrameSet:
+    if not args.bag:
+        return read_frame_set(args.labels, args.detections, args.images)
+    raise EvaluationError('--bag is not available yet')
+
+
+def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
+    """Tags by luminance and sharpness where there are images."""
+    if 'images' not in frames.source and not frames.bags:
+        return {}
+    from kd_perception.fallback.scene import measure_scene
+    signals = []
+    for index in range(len(frames.labels.frames)):
+        image = frames.image(index)
+        signals.append(None if image is None else measure_scene(image))
+    return automatic_tags(signals)
+
+
+def _write(args: argparse.Namespace, frames: FrameSet, options: EvaluationOptions,
+           evaluation: Evaluation) -> None:
+    """Write the report's files, each of them whole or not at all."""
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not args.no_html:
+            from kd_perception.evaluation.report_html import render
+            gallery = {}
+            if args.gallery and ('images' in frames.source or frames.bags):
+                from kd_perception.evaluation.gallery import make_gallery
+                gallery = make_gallery(frames, evaluation.evaluator, options.classes, evaluation.points,
+                                       args.gallery)
+            write_whole(out / REPORT_HTML, render(evaluation.report, gallery, args.title))
+        write_whole(out / REPORT_JSON, json.dumps(evaluation.report, indent=1, allow_nan=False) + '\n')
+    except OSError as error:
+        raise EvaluationError(f'{out}: cannot be written: {error.strerror}') from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write beside ``path`` and move into place, so that nobody reads half a report."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _shown(value: Any, scale: float = 1.0, digits: int = 2) -> str:
+    return '-' if value is None else f'{scale * value:.{digits}f}'
+
+
+def _print_summary(report: Dict[str, Any], out: Path) -> None:
+    """Print the main figures."""
+    print(f'{"class":<16}{"difficulty":<12}{"AP R40":>8}{"95 % interval":>18}{"AP R11":>8}{"valid":>8}')
+    for name, levels in report['results'].items():
+        for level, item in levels.items():
+            interval = f'{item["ci95"][0]:.2f} to {item["ci95"][1]:.2f}' if item['ci95'] else ''
+            few = ' (few)' if item['few_ground_truths'] else ''
+            note = f' {item["reason"]}' if item.get('reason') else ''
+            print(f'{name:<16}{level:<12}{_shown(item["ap_r40"]):>8}{interval:>18}{_shown(item["ap_r11"]):>8}'
+                  f'{item["valid_ground_truths"]:>8}{few}{note}')
+    for name, value in report['miss_rate'].items():
+        count = report['miss_rate_details'][name]['valid_ground_truths']
+        print(f'log-average miss rate, {name}: {_shown(value, 100)} % ({count} ground truths)')
+    for name, item in report['calibration'].items():
+        print(f'D-ECE, {name}: ' + (f'{_shown(item["d_ece"], 100)} %' if item['d_ece'] is not None
+                                    else item['reason']))
+    frames = report['frames']
+    lost = ', '.join(f'{count} {reason}' for reason, count in frames['dropped'].items())
+    print(f'frames: {frames["total"]} in all, {frames["processed"]} with a result'
+          + (f'; {lost}' if lost else ''))
+    for line in report['warnings']:
+        print(f'warning: {line}', file=sys.stderr)
+    print(f'wrote {out / REPORT_JSON}')
+
+
+def _compare(args: argparse.Namespace) -> int:
+    before, after = load_report(args.before), load_report(args.after)
+    named = dict(_parse_metric(text, args.tolerance) for text in args.metric or ())
+    deltas = compare(before, after)
+    shown = {delta.name for delta in deltas}
+    deltas += compare(before, after, [name for name in named if name not in shown])
+    if before['data']['sha256'].get('labels') != after['data']['sha256'].get('labels'):
+        print('note: the reports are about different labels')
+    print(f'{"metric":<44}{"before":>10}{"after":>10}{"change":>10}  95 % interval')
+    failed = []
+    for delta in deltas:
+        worse = delta.name in named and delta.loss > named[delta.name] + 1e-12
+        failed += [delta] if worse else []
+        print(_line(delta, worse))
+    for delta in failed:
+        print(f'worse: {delta.name} by {delta.loss:.4g}, tolerance {named[delta.name]:g}')
+    return EXIT_WORSE if failed else EXIT_OK
+
+
+def _parse_metric(text: str, tolerance: float) -> Tuple[str, float]:
+    name, equals, value = text.partition('=')
+    try:
+        own = float(value) if equals else tolerance
+        if not own >= 0:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f'--metric {text!r}: NAME or NAME=TOLERANCE, the tolerance not below 0, '
+                          'expected') from None
+    return name, own
+
+
+def _line(delta: Delta, worse: bool) -> str:
+    interval = '' if delta.interval is None else f'  {delta.interval[0]:+.3f} to {delta.interval[1]:+.3f}'
+    change = '-' if delta.difference is None else f'{delta.difference:+.3f}'
+    sign = ' *' if delta.beyond_chance else ''
+    return (f'{delta.name:<44}{_shown(delta.before, 1, 3):>10}{_shown(delta.after, 1, 3):>10}{change:>10}'
+            f'{interval}{sign}{"  WORSE" if worse else ""}')
+
+
+if __name__ == '__main__':
+    from kd_perception.cli.main import run_command
+    sys.exit(run_command('evaluate'))
