@@ -27,6 +27,7 @@ STRIDE_PX = 8
 REG_MAX = 15
 # One step of the load: a square matrix product of this size, some 0.1 ms on one core.
 _LOAD_SIZE = 128
+_CALIBRATION_ROUNDS = 3
 
 
 class _Graph:
@@ -96,14 +97,16 @@ def steps_for(inference_ms: float, folder: Path, input_hw: tuple[int, int] = (96
 
     :param folder: where to write the model that is timed.
     """
-    trial_steps = 200
-    path = write_rectangle_model(folder / 'calibration.onnx', input_hw, load_steps=trial_steps)
-    detector = OnnxDetector.load(path, ExecutionOptions(threads=1))
-    detector.warm_up()
     image = np.zeros((*input_hw, 3), dtype=np.uint8)
-    inference_ns = statistics.median(detector.detect(image).timings.inference_ns for _ in range(9))
-    path.unlink()
-    return max(1, round(inference_ms * 1e6 / inference_ns * trial_steps))
+    steps = 200
+    for _ in range(_CALIBRATION_ROUNDS):    # a busy computer does not answer alike twice
+        path = write_rectangle_model(folder / 'calibration.onnx', input_hw, load_steps=steps)
+        detector = OnnxDetector.load(path, ExecutionOptions(threads=1))
+        detector.warm_up()
+        inference_ns = statistics.median(detector.detect(image).timings.inference_ns for _ in range(9))
+        path.unlink()
+        steps = max(1, round(inference_ms * 1e6 / inference_ns * steps))
+    return steps
 
 
 def draw_rectangles(

@@ -106,7 +106,7 @@ class DetectorNode(RobustLifecycleNode):
         result = super().on_activate(state)
         self._pipeline = FramePipeline(
             self._detector, self._channels, self._model_monitor, self.settings.thresholds, self._steady_ns)
-        self._mailbox = Mailbox(list(self._channels))
+        self._mailbox = Mailbox(list(self._channels), self._steady_ns)
         self._worker = Worker(self._mailbox, self._pipeline.process, self._pipeline.fail)
         self._worker.start()
         self._apply_settings()

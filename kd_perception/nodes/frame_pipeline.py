@@ -85,6 +85,7 @@ class FramePipeline:
         age_ns = channel.age_ns(message)
         if age_ns is not None:
             stages['age'] = age_ns
+            stages['staleness'] = age_ns - timings.inference_ns
         channel.monitor.processed(stages, len(result.detections))
         self._publish_debug_image(channel, image, result.detections, message)
 

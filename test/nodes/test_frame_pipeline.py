@@ -109,6 +109,7 @@ def test_a_good_frame(bench):
     values = bench.values
     assert values['processed'] == '1' and values['dropped'] == '0' and values['detections'] == '1'
     assert values['age.p50_ms'] == '70.000'
+    assert 60 < float(values['staleness.p50_ms']) < 70
     for stage in ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total', 'overhead'):
         assert float(values[f'{stage}.max_ms']) >= 0
     assert bench.channel.lines == [] and bench.channel.debug_image.messages == []

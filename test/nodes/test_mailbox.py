@@ -3,6 +3,7 @@
 
 from collections import Counter
 import threading
+import time
 
 from hypothesis import given, strategies as st
 from kd_perception.nodes.mailbox import Mailbox
@@ -55,7 +56,7 @@ def test_close_returns_what_waited_and_refuses_more():
 
 @given(st.lists(st.tuples(st.sampled_from('abc'), st.booleans())))
 def test_every_frame_is_taken_or_returned_exactly_once(steps):
-    mailbox = Mailbox('abc')
+    mailbox = Mailbox('abc', lambda: 0)
     put, out, newest = 0, [], {}
     for camera, take in steps:
         if take:
@@ -99,6 +100,83 @@ def test_many_threads_lose_nothing():
     consumer.join(LIMIT_S)
     assert not consumer.is_alive()
     assert {camera: lost[camera] + taken[camera] for camera in range(4)} == dict.fromkeys(range(4), 500)
+
+
+SECOND_NS = 1_000_000_000
+
+
+class Regular:
+    """A mailbox whose camera `a` has sent a frame (its number) every 10 s so far."""
+
+    def __init__(self, cameras='a', frames=6):
+        self.now_ns = 0
+        self.mailbox = Mailbox(cameras, lambda: self.now_ns)
+        for i in range(frames):
+            self.now_ns = i * 10 * SECOND_NS
+            self.mailbox.put('a', i)
+
+    def take_at(self, seconds_after_last, meanwhile=None):
+        """Take; `meanwhile` runs on another thread once the consumer waits."""
+        self.now_ns += round(seconds_after_last * SECOND_NS)
+        if meanwhile:
+            # The lock is free for others only before `take` has it and while it waits inside.
+            thread = threading.Timer(0.05, meanwhile)
+            thread.start()
+        begin = time.monotonic()
+        taken = self.mailbox.take(LIMIT_S)
+        if meanwhile:
+            thread.join(LIMIT_S)
+        return taken, time.monotonic() - begin
+
+
+@pytest.fixture
+def long_patience(monkeypatch):
+    monkeypatch.setattr('kd_perception.nodes.mailbox.MAX_PATIENCE_NS', LIMIT_S * SECOND_NS)
+
+
+@pytest.mark.parametrize('after_s', [8.1, 9.9, 10.5])
+def test_a_frame_about_to_be_replaced_waits_for_its_successor(long_patience, after_s):
+    regular = Regular()
+    taken, _ = regular.take_at(after_s, meanwhile=lambda: regular.mailbox.put('a', 'new'))
+    assert taken == ('a', 'new')
+
+
+def test_patience_ends_and_the_old_frame_is_taken():
+    taken, waited_s = Regular().take_at(9.9)
+    assert taken == ('a', 5) and waited_s >= 0.045
+
+
+@pytest.mark.parametrize('regular,after_s', [
+    (Regular(), 0.0), (Regular(), 5.0), (Regular(), 7.9),       # fresh enough
+    (Regular(), 11.1), (Regular(), 100.0),                      # the camera has stopped
+    (Regular(frames=5), 9.9)])                                  # too little known
+def test_otherwise_a_frame_is_taken_at_once(monkeypatch, regular, after_s):
+    monkeypatch.setattr(
+        regular.mailbox._condition, 'wait_for',
+        lambda condition, timeout=None: condition() or pytest.fail('waited'))
+    assert regular.take_at(after_s)[0][0] == 'a'
+
+
+def test_another_cameras_frame_is_not_kept_waiting(monkeypatch):
+    regular = Regular('ab')
+    regular.mailbox.put('b', 'other')
+    monkeypatch.setattr(
+        regular.mailbox._condition, 'wait_for',
+        lambda condition, timeout=None: condition() or pytest.fail('waited'))
+    assert regular.take_at(9.9)[0] == ('a', 5)
+    assert regular.mailbox.take(0) == ('b', 'other')
+
+
+def test_another_cameras_frame_ends_the_wait(long_patience):
+    regular = Regular('ab')
+    taken, _ = regular.take_at(9.9, meanwhile=lambda: regular.mailbox.put('b', 'other'))
+    assert taken == ('a', 5)
+
+
+def test_closing_ends_the_wait(long_patience):
+    regular, left = Regular(), []
+    taken, _ = regular.take_at(9.9, meanwhile=lambda: left.extend(regular.mailbox.close()))
+    assert taken is None and left == [('a', 5)]
 
 
 def test_worker_goes_on_after_an_error():

@@ -56,7 +56,7 @@ def test_docs_name_every_drop_reason_and_stage():
     text = DOCS.read_text()
     own = {'inference_error', 'publish_error', 'internal_error'}
     stages = {'wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total', 'overhead',
-              'age'}
+              'age', 'staleness'}
     for word in {*REASONS, *INTENDED_DROPS, *own, *stages}:
         assert f'`{word}`' in text, word
 

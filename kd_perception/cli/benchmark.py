@@ -1,0 +1,39 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`benchmark`: measure the node on this computer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from kd_perception.cli.main import run_command
+
+HELP = 'Measure on this computer what the package promises about speed.'
+EXAMPLES = """\
+  kd_perception benchmark node                     about 2 minutes; prints a table
+  kd_perception benchmark node --model teacher --out build/benchmark
+  kd_perception benchmark node --only overhead age --check
+                                                   exit code 1 when a goal is missed"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    from kd_perception.cli import benchmark_node
+    subjects = parser.add_subparsers(dest='subject', required=True, metavar='node')
+    node = subjects.add_parser('node', help='overhead, age, CPU and start-up time of detector_node, over DDS')
+    benchmark_node.add_arguments(node)
+    node.set_defaults(measure=benchmark_node.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen benchmark."""
+    return args.measure(args)
+
+
+def main() -> int:
+    """Entry point of the executable."""
+    return run_command('benchmark')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
