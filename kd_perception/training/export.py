@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kd_perception.detection.decode import output_shapes
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
@@ -43,7 +44,7 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
 
     Batch norm is folded into the convolutions.
 
-    :param network: a detector with `strides`; its maps become outputs `level_<stride>`.
+    :param network: a detector whose outputs are those of the decoder, in order (`output_shapes`).
     :param spec: goes into the file's metadata.
     :param packed: store binary and 8-bit weights as such (see `packed_onnx`); False gives the float
         twin, which computes the same.
@@ -58,7 +59,7 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
         # The TorchScript exporter is deprecated but needs no further package and gives a plain graph.
         warnings.simplefilter('ignore')
         torch.onnx.export(wrapped, (images,), buffer, input_names=['images'],
-                          output_names=[f'level_{stride}' for stride in network.strides],
+                          output_names=list(output_shapes(spec)),
                           opset_version=OPSET, dynamo=False)
     model = onnx.load_model_from_string(buffer.getvalue())
     documents = {**spec.documents, 'precision': precision_document(model, coded)}
@@ -78,8 +79,7 @@ def parity(network: nn.Module, detector: OnnxDetector, seed: int = 0) -> float:
     images = np.random.default_rng(seed).integers(0, 256, spec.input.shape, dtype=np.uint8)
     with torch.no_grad():
         expected = FromCamera(network).eval()(torch.from_numpy(images))
-    names = [f'level_{stride}' for stride in spec.decoder.strides]
-    found = detector.session.run(names, {'images': images})
+    found = detector.session.run(list(output_shapes(spec)), {'images': images})
     return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found))
 
 
