@@ -65,19 +65,19 @@ class ReplayNode(Node):
             self.lockstep = Lockstep(self, cameras, settings.lockstep)
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
-        self._next_clock_ns = 0
+        self._started_ns = clock()
         self.report = {
             'input': settings.input, 'frames': 0, 'other_messages': 0, 'passes': 0, 'undecodable': {},
-            'answers': 0, 'timeouts': 0, 'ended': 'end of input'}
+            'answers': 0, 'timeouts': 0, 'ended': 'interrupted'}
         parameters.guard_changes(self, REPLAY_PARAMETERS, lambda: False, check_combination, self._apply)
 
-    def play(self) -> dict:
+    def play(self) -> None:
         """
-        Play to the end; return the report.
+        Play to the end.
 
         :raises RosInterfaceError: lockstep, and nobody answers within the wait.
         """
-        settings, started_ns = self.settings, self._steady()
+        settings = self.settings
         self.topics.wait_for_peers(self.lockstep, lambda: self._spin_for(_POLL_NS))
         while rclpy.ok():
             before = self.report['frames']
@@ -90,14 +90,17 @@ class ReplayNode(Node):
             if full or not self.settings.loop or self.report['frames'] == before:
                 break
             self._pacer.restart()
-        if not rclpy.ok():
-            self.report['ended'] = 'interrupted'
-        self.topics.wait_for_acks(LAST_ACK_S)
+        if rclpy.ok():
+            self.report['ended'] = 'end of input'
+            self.topics.wait_for_acks(LAST_ACK_S)
+
+    def final_report(self) -> dict:
+        """Return what was done so far: the line that the process prints when it ends."""
         if self.lockstep:
             self.report['answers'], self.report['timeouts'] = self.lockstep.answers, self.lockstep.timeouts
         return {**self.report, 'frames_per_camera': self.topics.frames, 'skipped_topics': self.topics.skipped,
                 'lost_in_input': self.source.lost, 'input_problems': self.source.problems,
-                'wall_s': round((self._steady() - started_ns) / 1e9, 3)}
+                'wall_s': round((self._steady() - self._started_ns) / 1e9, 3)}
 
     def close(self) -> None:
         """Release the input."""
@@ -204,10 +207,10 @@ def main(args: list[str] | None = None) -> int:
     :return: 0 done; 1 in lockstep an image stayed without an answer; 2 bad parameters or input.
     """
     rclpy.init(args=args)
-    node, report = None, None
+    node, report = None, {'ended': 'interrupted'}
     try:
         node = ReplayNode()
-        report = node.play()
+        node.play()
     except KdPerceptionError as error:
         print(f'kd_perception: error: {one_line(error)}', file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -219,11 +222,10 @@ def main(args: list[str] | None = None) -> int:
             raise
     finally:
         if node is not None:
+            report = node.final_report()
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-    if report is None:
-        report = {**node.report, 'ended': 'interrupted'} if node is not None else {'ended': 'interrupted'}
     print(json.dumps(report), flush=True)
     return EXIT_UNANSWERED if report.get('timeouts') else EXIT_OK
 
