@@ -15,7 +15,9 @@ from kd_perception.evaluation.matching import frame_products
 from kd_perception.evaluation.object_table import ObjectTable
 import numpy as np
 
-REFERENCE_FPPI = 10.0 ** np.arange(-2, 0.01, 0.25)
+# Python's power, not numpy's: numpy 1.26 makes 10^-1 a little less than 0.1, and a curve that has a point at
+# exactly 0.1 would lose it.
+REFERENCE_FPPI = np.array([10.0 ** (quarter / 4) for quarter in range(-8, 1)])
 # dbEval.m: exp(mean(log(max(1e-10, miss)))).
 MISS_FLOOR = 1e-10
 # dbEval.m: all boxes get the aspect ratio of a standing pedestrian, and detections count within a factor
