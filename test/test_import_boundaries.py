@@ -29,7 +29,7 @@ THIRD_PARTY = {
     **{part: {'yaml'} for part in CORE},
     'bags': {'cv2', 'mcap', 'numpy', 'rosbags', 'yaml'},
     'detection': {'cv2', 'numpy', 'onnxruntime', 'yaml'},
-    'evaluation': {'cv2', 'matplotlib', 'numpy', 'yaml'},
+    'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},
     'health': {'numpy', 'yaml'},
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
@@ -48,7 +48,8 @@ PARTS = {
     '__main__': {'cli'},
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
-ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py'}
+ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
+              'pycocotools': 'evaluation/coco_ap.py'}
 
 
 def imported_names(source, package):
