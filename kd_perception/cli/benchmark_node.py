@@ -27,6 +27,7 @@ from typing import Any
 
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.detection.manifest import resolve_model
+from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import RosInterfaceError
 from kd_perception.resources import models_folder
 
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if not 1.0 <= args.seconds <= 600.0:
         raise RosInterfaceError(f'--seconds {args.seconds:g}: expected 1 to 600')
     model = resolve_model(args.model, models_folder()) if args.model else None
+    if model is not None:
+        OnnxDetector.load(model)    # a bad file is known now, not after a minute in another process
     # With LOCALHOST, rmw_fastrtps replaces the transports, and images of this size arrive late or never.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     prepare_environment()
@@ -92,7 +95,9 @@ def measure(folder: Path, model: Path | None, threads: int, seconds: float, only
         'image': f'{IMAGE_HW[1]}x{IMAGE_HW[0]} bgr8', 'threads': threads, 'seconds': seconds, 'goals': []}
     parameters = {'threads': threads, 'image_reliability': 'best_effort'}
     if 'startup' in only:
+        transports = os.environ.pop('FASTDDS_BUILTIN_TRANSPORTS', '')
         report['startup'] = _startup(folder, fast, parameters)
+        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = transports
     if 'overhead' in only:
         load = _Load(folder, 'overhead', {**parameters, 'model': str(fast)}, 1, CPU_RATE_HZ)
         report['overhead'] = load.run(seconds)
@@ -212,7 +217,11 @@ class _Load:
 
 
 def _startup(folder: Path, model: Path, parameters: dict) -> dict:
-    """Time the import, and from the start of the process to its first label_info, sent when it is active."""
+    """
+    Time the import, and from the start of the process to its first label_info, sent when it is active.
+
+    With the default transports: the TCP of LARGE_DATA takes seconds to discover its peers.
+    """
     import rclpy
     from vision_msgs.msg import LabelInfo
 
@@ -330,8 +339,8 @@ def markdown(report: dict) -> str:
         lines += [f'## {title}: {part["cameras"]} camera(s) at {part["rate_hz"]:g} Hz', '',
                   f'{part["sent"]} images sent, {part["results"]} results, dropped: {dropped}. '
                   f'CPU {part["cpu_percent_of_one_core"]:g} % of one core, {part["cpu_ms_per_result"]:.1f} '
-                  f'ms a result. Image stamp to result at the consumer: median {latency["p50_ms"]:.1f} ms, p99 '
-                  f'{latency["p99_ms"]:.1f} ms.', '',
+                  f'ms a result. Image stamp to result at the consumer: median {latency["p50_ms"]:.1f} ms, '
+                  f'p99 {latency["p99_ms"]:.1f} ms.', '',
                   '| stage, ms | median | p95 | p99 | max |', '|---|---|---|---|---|']
         lines += [f'| {stage} | ' + ' | '.join(
             f'{values[f"{p}_ms"]:.2f}' for p in ('p50', 'p95', 'p99', 'max')) + ' |'
