@@ -104,3 +104,16 @@ def deserialize(raw: bytes, msgtype: str):
     :raises KeyError: the store does not know the type.
     """
     return typestore().deserialize_cdr(raw, msgtype)
+
+
+def canonical(raw: bytes, msgtype: str) -> bytes:
+    """
+    Return the same message with every padding byte zero.
+
+    CDR aligns numbers with bytes of no meaning, and Fast CDR leaves in them whatever its buffer held before:
+    equal messages differ on the wire. Recordings that are compared byte by byte are written in this form.
+
+    :raises rosbags.serde.SerdeError: the bytes are not such a message.
+    :raises KeyError: the store does not know the type.
+    """
+    return serialize(deserialize(raw, msgtype))

@@ -12,7 +12,7 @@ import numpy as np
 
 from kd_perception.bags import messages
 from kd_perception.bags.frames import FrameSource
-from kd_perception.bags.typestore import DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
+from kd_perception.bags.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli.demo_run import DemoRun
 from kd_perception.cli.detection_writers import encode_jpeg
@@ -62,7 +62,8 @@ def write_recording(path: Path, source: FrameSource, run: DemoRun, labels: tuple
             prefix, stamp_ns = f'/{frame.camera}', frame.stamp_ns
             writer.write(f'{prefix}/image_raw/compressed', messages.compressed_image(
                 *(frame.encoded() or encode_jpeg(image, JPEG_QUALITY)), stamp_ns, frame.frame_id), stamp_ns)
-            writer.write_raw(f'{prefix}/detections', DETECTION_ARRAY, answers[key], stamp_ns)
+            writer.write_raw(f'{prefix}/detections', DETECTION_ARRAY,
+                             canonical(answers[key], DETECTION_ARRAY), stamp_ns)
             writer.write(f'{prefix}/annotations', messages.image_annotations(
                 boxes, scores, names, stamp_ns, labels), stamp_ns)
             if key in chosen:

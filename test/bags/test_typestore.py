@@ -9,7 +9,9 @@ from rosbags.typesys import get_types_from_msg
 
 from kd_perception.bags import messages
 from kd_perception.bags import typestore as ts
+from kd_perception.detection.detections import Detections
 
+FOUND = Detections([[1, 2, 11, 22]], [0.75], [0])
 MSG_FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'vision_msgs' / 'msg'
 
 
@@ -34,6 +36,15 @@ def test_every_type_has_a_definition_to_write_into_a_bag(name):
 
 def test_one_store_for_the_whole_process():
     assert ts.typestore() is ts.typestore()
+
+
+def test_padding_of_no_meaning_is_zeroed():
+    raw = bytearray(ts.serialize(messages.detection_array(FOUND, ('Car',), 5, 'front')))
+    # Encapsulation 4, stamp 8, length 4, `front` and its end 6: two bytes of padding follow.
+    assert raw[22:24] == b'\0\0'
+    raw[22:24] = b'\xaa\xbb'
+    assert ts.canonical(bytes(raw), ts.DETECTION_ARRAY) == ts.serialize(
+        messages.detection_array(FOUND, ('Car',), 5, 'front'))
 
 
 def test_a_length_beyond_any_image_is_refused_before_memory_is_spent():

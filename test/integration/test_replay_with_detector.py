@@ -18,7 +18,7 @@ from detector_client import CameraClient, DetectorClient, image_message  # noqa:
 from detector_scenarios import EMPTY_IMAGE  # noqa: E402
 from kd_perception.bags import messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.bags.typestore import DETECTION_ARRAY  # noqa: E402
+from kd_perception.bags.typestore import canonical, DETECTION_ARRAY  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.nodes.recorder import Recorder  # noqa: E402
@@ -50,7 +50,7 @@ def report_of(child, code=0):
 
 
 def record(probe, start, start_detector, drive, out, **parameters):
-    """Run detector and replay once in lockstep; write the answers, as they came off the wire, to `out`."""
+    """Run detector and replay once in lockstep; write the answers to `out`."""
     detector = start_detector(cameras=list(CAMERAS), **parameters)
     clients = [CameraClient(probe, camera) for camera in CAMERAS]
     recorder = Recorder(probe.node, {f'/{camera}/detections': Detection2DArray for camera in CAMERAS})
@@ -69,7 +69,8 @@ def record(probe, start, start_detector, drive, out, **parameters):
         for message in sorted(recorder.messages, key=lambda item: messages.parse_header(item.raw)[0]):
             stamp_ns, frame_id = messages.parse_header(message.raw)
             if frame_id in CAMERAS:  # not an answer to the test's own image
-                writer.write_raw(message.topic, DETECTION_ARRAY, message.raw, stamp_ns)
+                raw = canonical(message.raw, DETECTION_ARRAY)
+                writer.write_raw(message.topic, DETECTION_ARRAY, raw, stamp_ns)
     assert detector.stop() == 0
     for client in clients:
         probe.node.destroy_publisher(client.publisher)
