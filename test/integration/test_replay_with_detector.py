@@ -81,9 +81,10 @@ def test_lockstep_is_byte_identical_from_run_to_run(probe, start, start_detector
     """With a model far too slow for the pace of the recording: in real time most frames would be dropped."""
     model = write_rectangle_model(tmp_path / 'slow.onnx', load_steps=100)
     for run in ('first', 'second'):
-        report = record(probe, start, start_detector, drive, tmp_path / f'{run}.mcap', model=model)
+        report = record(probe, start, start_detector, drive, tmp_path / run / 'answers.mcap', model=model)
         assert (report['frames'], report['answers'], report['timeouts']) == (2 * COUNT, 2 * COUNT, 0)
-    first, second = (tmp_path / f'{run}.mcap' for run in ('first', 'second'))
+    # The same file name, since a recording holds its own.
+    first, second = (tmp_path / run / 'answers.mcap' for run in ('first', 'second'))
     with BagReader(first) as bag:
         records = list(bag.messages())
         assert [record.log_ns for record in records] == [
