@@ -112,8 +112,7 @@ class TeacherBreaker:
         """Change the settings while requests flow."""
         self.settings = settings
         self._outcomes = deque(self._outcomes, maxlen=settings.window)
-        self._interval_ns = max(
-            settings.probe_interval_ns, min(self._interval_ns, settings.probe_interval_max_ns))
+        self._interval_ns = settings.probe_interval_ns
 
     def available(self, now_ns: int) -> bool:
         """Return whether the teacher may be asked, other than by a probe."""
@@ -136,9 +135,8 @@ class TeacherBreaker:
             self._counts['probes'] += 1
             self._probe = (ticket, elapsed_ns)
 
-    def answered(self, now_ns: int) -> None:
+    def answered(self) -> None:
         """Report an answer that came before its request's deadline."""
-        self._tick(self._time.advance(now_ns))
         self._life_sign()
         self._counts['answered'] += 1
         if not self._open:
@@ -149,7 +147,7 @@ class TeacherBreaker:
         elapsed_ns = self._time.advance(now_ns)
         self._tick(elapsed_ns)      # fails a probe that is past its deadline, whoever notices first
         if self._probe is None or self._probe[0] != ticket:
-            self.late(now_ns)
+            self.late()
             return
         self._life_sign()
         self._probe = None
@@ -160,9 +158,8 @@ class TeacherBreaker:
         if self._successes >= self.settings.successes:
             self._close()
 
-    def late(self, now_ns: int) -> None:
-        """Report a late or unusable answer: the teacher lives, which is not enough."""
-        self._tick(self._time.advance(now_ns))
+    def late(self) -> None:
+        """Report a late answer: the teacher lives, which is not enough."""
         self._counts['late'] += 1
         self._life_sign()
         if self._open:
@@ -175,7 +172,6 @@ class TeacherBreaker:
         :param unusable: there was an answer, but not one to be used; else its deadline passed.
         """
         elapsed_ns = self._time.advance(now_ns)
-        self._tick(elapsed_ns)
         if unusable:
             self._life_sign()
             self._reason = UNUSABLE_ANSWERS if self._open else ''

@@ -136,11 +136,11 @@ class CameraFallback:
         self._tell_misses(step.outputs, now_ns)
         ticket = (self.camera, step.sequence)
         if step.verdict is Verdict.ACCEPTED:
-            self.breaker.answered(now_ns)
+            self.breaker.answered()
         elif step.verdict is Verdict.PROBE and detections is not None:
             self.breaker.probe_answered(ticket, now_ns)
         elif step.verdict is Verdict.LATE:
-            self.breaker.late(now_ns)
+            self.breaker.late()
         elif step.verdict in (Verdict.UNUSABLE, Verdict.PROBE):
             self.breaker.missed(ticket, now_ns, unusable=True)
         return step

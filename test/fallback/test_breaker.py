@@ -30,7 +30,7 @@ def test_misses_in_the_window_open():
     breaker = TeacherBreaker(SETTINGS)
     for i, good in enumerate([False, True, False, True, False, True, False, False]):
         breaker.sent(i, i * MS)
-        breaker.answered(i * MS) if good else breaker.missed(i, i * MS)
+        breaker.answered() if good else breaker.missed(i, i * MS)
         # The window holds four: three misses are among them for the first time at the very end.
         assert breaker.available(i * MS) == (i < 7)
     assert breaker.reason == '3 of the last 4 requests had no good answer in time'
@@ -58,12 +58,21 @@ def test_silence_counts_from_the_first_request_after_the_last_answer():
     breaker = TeacherBreaker(SETTINGS)
     for now in (0, 100):
         breaker.sent(now, now * MS)
-    breaker.answered(900 * MS)
+    breaker.answered()
     assert breaker.available(5000 * MS)         # nothing was asked since
     for now in (5000, 5100):
         breaker.sent(now, now * MS)
-    breaker.late(5900 * MS)                     # late, but a sign of life
+    breaker.late()                              # late, but a sign of life
     assert breaker.available(7000 * MS)
+    assert breaker.counts['answered'] == breaker.counts['late'] == 1 and breaker.counts['requests'] == 4
+
+
+def test_an_answer_in_time_outweighs_a_silence_that_nobody_noticed():
+    breaker = TeacherBreaker(SETTINGS)
+    for now in (0, 950):
+        breaker.sent(now, now * MS)
+    breaker.answered()
+    assert breaker.available(1000 * MS)
 
 
 def test_open_until_probes_succeed():
@@ -143,7 +152,7 @@ def test_answers_that_cannot_be_used():
 
 def test_leftovers_from_before_the_opening_change_nothing():
     breaker = opened()
-    breaker.answered(10 * MS)
+    breaker.answered()
     breaker.missed('old', 20 * MS)
     assert breaker.state is BreakerState.OPEN and breaker.counts['opened'] == 1
     breaker.sent('p', 400 * MS, probe=True)
@@ -172,7 +181,7 @@ def test_live_reconfiguration():
     breaker.configure(BreakerSettings(probe_interval_ns=5 * MS, probe_interval_max_ns=20 * MS))
     breaker.sent('q', 1000 * MS, probe=True)
     breaker.tick(1150 * MS)
-    assert breaker.probe_due(1170 * MS)
+    assert not breaker.probe_due(1160 * MS - 1) and breaker.probe_due(1160 * MS)
 
 
 @pytest.mark.parametrize('change', [
@@ -201,8 +210,10 @@ def test_any_events(events):
             breaker.missed(ticket, now, unusable=True)
         elif kind in ('probe_answered', 'missed', 'sent'):
             getattr(breaker, kind)(ticket, now)
+        elif kind == 'tick':
+            breaker.tick(now)
         else:
-            getattr(breaker, kind)(now)
+            getattr(breaker, kind)()
         is_open = not breaker.available(now)
         assert bool(breaker.reason) == (breaker.state is not BreakerState.CLOSED) == is_open
     for i in range(200):

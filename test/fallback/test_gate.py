@@ -145,6 +145,17 @@ def test_live_reconfiguration_keeps_state():
     assert decide(gate, 1.0).denied == SHARE_SPENT
 
 
+def test_audits_can_be_switched_on_and_off_live():
+    gate = Gate(GateSettings(share=0.5, audit_share=0.0))
+    assert not any(d.audit for d in run(gate, [0.0] * 200))
+    # All of the share is for audits now: only their own bucket can pay.
+    gate.configure(GateSettings(share=0.5, audit_share=0.5))
+    sent = [d.send for d in run(gate, [0.0] * 200)]
+    assert 80 <= sum(sent) <= 0.5 * 200 + AUDIT_BURST
+    gate.configure(GateSettings(share=0.5, audit_share=0.0))
+    assert not any(d.send for d in run(gate, [0.0] * 200))
+
+
 @pytest.mark.parametrize('change', [
     {'enter': 0.3}, {'enter': math.nan}, {'leave': -math.inf}, {'leave_frames': 0}, {'share': 1.1},
     {'share': 0.001}, {'audit_share': -0.1}, {'burst': 0.5}])

@@ -100,6 +100,10 @@ def test_no_rate_is_no_bound_and_zero_passes_nothing():
     assert not shut.has_token()
 
 
+def test_largest_burst():
+    assert ShareBucket(0.1, 1000).tokens == 1000
+
+
 def test_reconfiguration_keeps_what_fits():
     bucket = ShareBucket(0.5, burst=5)
     greedy(bucket, 1)
