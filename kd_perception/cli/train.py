@@ -22,6 +22,8 @@ INIT_VARIABLE = 'KD_PERCEPTION_PICODET_ONNX'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_run_arguments(parser)
+    parser.add_argument('--teacher', type=Path,
+                        help='checkpoint of the teacher, where the configuration distils')
     parser.add_argument('--resume', action='store_true',
                         help='go on from the last checkpoint of the run folder, if there is one')
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise TrainingError(f'give the folder of the data sets with --data or ${DATA_VARIABLE}')
     if not args.resume and (folder / CHECKPOINT_NAME).exists():
         raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run')
-    trainer = Trainer(settings, args.data, folder, args.init)
+    trainer = Trainer(settings, args.data, folder, args.init, args.teacher)
     if args.resume:
         trainer.resume()
     trainer.run()

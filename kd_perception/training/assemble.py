@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import hashlib
 import math
 from pathlib import Path
@@ -13,17 +12,16 @@ from torch import nn
 
 from kd_perception.config import to_mapping
 from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
-from kd_perception.errors import TrainingError
 from kd_perception.training.binarization import activate_all
 from kd_perception.training.datasets import load_dataset
-from kd_perception.training.export import average_weights
 from kd_perception.training.measure import measure
 from kd_perception.training.models.picodet_onnx import load_picodet, PICODET_S_416_SHA256
-from kd_perception.training.networks import build_network
 from kd_perception.training.settings import TrainingSettings
 from kd_perception.training.torch_detector import detection_spec
-from kd_perception.training.trainer import data_folder, initial_network, load_checkpoint, validate
+from kd_perception.training.trainer import data_folder, validate
 from kd_perception.training.validation import best_threshold, report
+from kd_perception.training.weights import (
+    average_weights, initial_network, load_checkpoint, trained_network)
 
 _DEFAULT_SCORE = 0.4
 
@@ -70,20 +68,6 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
     thresholds = ThresholdSpec(score, export.score_low, export.nms_iou, export.max_detections)
     return network, detection_spec(export.name, settings.labels, settings.input_hw, network, thresholds,
                                    licence=export.licence, documents=documents)
-
-
-def trained_network(settings: TrainingSettings, state: dict[str, Any], source: Path) -> nn.Module:
-    """Return the averaged weights of a checkpoint as a network in evaluation mode."""
-    labels: Sequence[str] = state['settings'].get('labels', ())
-    if list(labels) != list(settings.labels):
-        raise TrainingError(f'{source}: was trained for labels {list(labels)}, '
-                            f'the configuration has {list(settings.labels)}')
-    network = build_network(settings.network, len(settings.labels), settings.binarization).eval()
-    try:
-        network.load_state_dict(state['average'])
-    except RuntimeError as error:
-        raise TrainingError(f'{source}: weights do not fit the network') from error
-    return network
 
 
 def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, Any] | None,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 from pathlib import Path
@@ -22,20 +21,6 @@ from kd_perception.training.preprocess import FromCamera
 
 OPSET = 17
 PARITY_TOLERANCE = 1e-4
-
-
-def average_weights(tuned: nn.Module, initial: nn.Module, share: float) -> nn.Module:
-    """
-    Mix two networks of one shape: (1 - share) * tuned + share * initial.
-
-    Keeps abilities that tuning wears away, at no cost in running (Wortsman et al., 'Robust
-    fine-tuning of zero-shot models', CVPR 2022).
-    """
-    mixed = copy.deepcopy(tuned)
-    with torch.no_grad():
-        for parameter, start in zip(mixed.parameters(), initial.parameters()):
-            parameter.lerp_(start, share)
-    return mixed
 
 
 def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:

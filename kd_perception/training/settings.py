@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal, Optional
 
 from kd_perception.training.binarization_settings import BinarizationSettings
+from kd_perception.training.distillation_settings import DistillationSettings
 from kd_perception.training.network_settings import NetworkSettings
 
 
@@ -184,6 +185,7 @@ class TrainingSettings:
     :param train_hw: (height, width) px of the training crops; multiples of 32.
     :param input_hw: (height, width) px that validation and export use; multiples of 32.
     :param binarization: makes the weights binary in stages; None (the default) trains in float.
+    :param distillation: what a teacher (given with `--teacher`) teaches; None trains without one.
     :param rendered: number of rendered images to make instead of reading the data root (0: none);
         for smoke runs on a machine without data.
     """
@@ -202,6 +204,7 @@ class TrainingSettings:
     rendered: int = 0
     network: NetworkSettings = NetworkSettings()
     binarization: Optional[BinarizationSettings] = None
+    distillation: Optional[DistillationSettings] = None
     init: InitSettings = InitSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     loss: LossSettings = LossSettings()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import copy
 import csv
 import dataclasses
@@ -22,23 +22,22 @@ from kd_perception.detection.model_spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream
-from kd_perception.training.losses import DetectionLoss
 from kd_perception.training.models.picodet import PicoDet
 from kd_perception.training.models.picodet_onnx import load_picodet
-from kd_perception.training.networks import build_network
 from kd_perception.training.preprocess import FromCamera
 from kd_perception.training.pretrained import PretrainedView
 from kd_perception.training.rendered import render_dataset
 from kd_perception.training.settings import ExportSettings, TrainingSettings
+from kd_perception.training.student import head_levels, make_loss, make_optimiser, StudentMethods
 from kd_perception.training.torch_detector import detection_spec, torch_detector
 from kd_perception.training.validation import ClassMatches, match_all, report, summary
+from kd_perception.training.weights import initial_network, load_checkpoint, load_teacher
 
 CHECKPOINT_NAME = 'last.pt'
 LOG_NAME = 'log.csv'
 VALIDATION_NAME = 'validation.csv'
 _LOG_FIELDS = ('total', 'classes', 'box', 'distribution', 'distil', 'lr', 'images_per_s')
 _LOG_EVERY = 10
-_STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
 
 
 class Trainer:
@@ -48,11 +47,13 @@ class Trainer:
     :param settings: the configuration.
     :param data_root: folder that holds the data sets; not read where the configuration renders its own.
     :param run_folder: checkpoints, log and caches go here.
-    :param init_path: the published weights, for `init.kind: picodet_onnx`.
+    :param init_path: the published weights, for `init.kind: picodet_onnx` and for sets whose labels are
+        completed or verified.
+    :param teacher_path: checkpoint of the teacher, where the configuration distils.
     """
 
     def __init__(self, settings: TrainingSettings, data_root: Path | None, run_folder: Path,
-                 init_path: Path | None):
+                 init_path: Path | None, teacher_path: Path | None = None):
         self.settings, self.run_folder = settings, run_folder
         torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
@@ -64,8 +65,12 @@ class Trainer:
         training = [images for images, _ in groups]
         self.stream = MixedStream(settings, training, _view(pretrained, training, run_folder))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimiser = _optimiser(self.network, settings)
-        self.loss = _loss(settings, self.network, distil=self.reference is not None)
+        teacher = None
+        if settings.distillation is not None and teacher_path is not None:
+            teacher = load_teacher(teacher_path, settings.labels, init_path)
+        self.methods = StudentMethods(settings, self.network, teacher)
+        self.optimiser = make_optimiser(self.network, settings, self.methods.parameters())
+        self.loss = make_loss(settings, self.network, distil=self.reference is not None)
         self.step = 0
 
     @property
@@ -89,6 +94,7 @@ class Trainer:
         self.network.load_state_dict(state['network'])
         self.average.load_state_dict(state['average'])
         self.optimiser.load_state_dict(state['optimiser'])
+        self.methods.load_state_dict(state.get('methods', {}))
         self.step = int(state['step'])
 
     def run(self, stop_at: int | None = None) -> None:
@@ -114,9 +120,11 @@ class Trainer:
                 rate = seen / (time.monotonic() - started)
                 bar.update()
                 bar.set_postfix({'loss': f'{losses["total"]:.3f}', 'cls': f'{losses["classes"]:.3f}',
-                                 'box': f'{losses["box"]:.3f}', 'kd': f'{losses["distil"]:.3f}',
+                                 'box': f'{losses["box"]:.3f}', 'kd': f'{losses["transfer"]:.3f}',
                                  'img/s': f'{rate:.1f}'})
                 last = self.step in (settings.steps, stop_at)
+                if self.step == settings.steps:
+                    self.methods.finish(self.network, self.average, self._batches(normalise))
                 if last or self.step % _LOG_EVERY == 0:
                     self._log(losses, rate)
                 if last or self.step % settings.checkpoint_every == 0:
@@ -136,28 +144,53 @@ class Trainer:
                 levels = self.reference(images)
                 taught = torch.cat([level[:, :len(self.settings.labels)].flatten(2) for level in levels], 2)
                 taught = taught.transpose(1, 2).sigmoid()
-        losses = self.loss(self.network(images), targets, taught)
+        self.methods.before_step(self.step)
+        losses, transfer = self._losses(images, targets, taught)
         if not torch.isfinite(losses['total']):
             raise TrainingError(f'step {self.step}: the loss is {losses["total"].item()}; stopped. '
                                 f'{self.checkpoint_path} holds the last good state')
         self.optimiser.zero_grad(set_to_none=True)
         losses['total'].backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimiser.clip_norm)
+        trained = [*self.network.parameters(), *self.methods.parameters()]
+        norm = nn.utils.clip_grad_norm_(trained, self.settings.optimiser.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(f'step {self.step}: the gradient is not finite; stopped. '
                                 f'{self.checkpoint_path} holds the last good state')
         self.optimiser.step()
+        self.methods.after_step(self.step)
         # A short average first, so that the start does not linger in it.
         decay = min(self.settings.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for slow, fast in zip(self.average.parameters(), self.network.parameters()):
                 slow.lerp_(fast, 1 - decay)
-        return {name: float(value.detach()) for name, value in losses.items()}
+            # Statistics and flags of layers are states, not weights to be averaged.
+            for slow, fast in zip(self.average.buffers(), self.network.buffers()):
+                slow.copy_(fast)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        return {**values, 'transfer': values.get('distil', 0.0) + sum(values[name] for name in transfer)}
+
+    def _losses(self, images: torch.Tensor, targets: list, taught: torch.Tensor | None
+                ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Return the terms by name with their 'total', and the names of those that a teacher gives."""
+        if not self.methods.distils:
+            return self.loss(self.network(images), targets, taught), []
+        named = self.network.forward_features(images)
+        losses = self.loss([named[name] for name in head_levels(self.network)], targets, taught)
+        terms = self.methods.terms(images, named, targets, self.step)
+        total = losses['total'] + sum(terms.values())
+        return {**losses, **{f'kd_{name}': value for name, value in terms.items()}, 'total': total}, [
+            f'kd_{name}' for name in terms]
+
+    def _batches(self, normalise: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield the images of the run's first steps again, normalised."""
+        size = self.settings.batch
+        for first in range(0, len(self.stream) - size + 1, size):
+            yield normalise(collate([self.stream[i] for i in range(first, first + size)])[0])
 
     def _save(self) -> None:
         state = {'settings': to_mapping(self.settings), 'step': self.step,
                  'network': self.network.state_dict(), 'average': self.average.state_dict(),
-                 'optimiser': self.optimiser.state_dict()}
+                 'optimiser': self.optimiser.state_dict(), 'methods': self.methods.state_dict()}
         temporary = self.checkpoint_path.with_suffix('.tmp')
         try:
             torch.save(state, temporary)
@@ -169,7 +202,8 @@ class Trainer:
 
     def _log(self, losses: dict[str, float], rate: float) -> None:
         values = {**losses, 'lr': self.optimiser.param_groups[0]['lr'], 'images_per_s': rate}
-        self._append(LOG_NAME, {'step': self.step, **{f: f'{values[f]:.6g}' for f in _LOG_FIELDS}})
+        fields = [*_LOG_FIELDS, *(name for name in losses if name not in (*_LOG_FIELDS, 'transfer'))]
+        self._append(LOG_NAME, {'step': self.step, **{f: f'{values.get(f, 0.0):.6g}' for f in fields}})
 
     def _append(self, name: str, row: dict[str, object]) -> None:
         """Add a row to a CSV file of the run folder, under a header if the file is new."""
@@ -222,37 +256,6 @@ def _training_part(settings: dict, source: Path) -> TrainingSettings:
                                evaluation=(), checkpoint_every=1, validate_every=1, threads=1, workers=0)
 
 
-def load_checkpoint(path: Path) -> dict:
-    """
-    Read a checkpoint; only tensors and plain values are accepted from the file.
-
-    :raises TrainingError: it is missing, unreadable or lacks a part.
-    """
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises several unrelated types for damaged files
-        reason = (str(error).splitlines() or [''])[0][:200]
-        raise TrainingError(f'{path}: is not a readable checkpoint ({reason})') from error
-    missing = _STATE_PARTS - set(state if isinstance(state, dict) else ())
-    if missing:
-        raise TrainingError(f'{path}: lacks {sorted(missing)}, not a checkpoint of this program')
-    return state
-
-
-def initial_network(settings: TrainingSettings, init_path: Path | None) -> nn.Module:
-    """
-    Build the network with its initial weights.
-
-    :raises TrainingError: the configuration needs a weights file and none, or a wrong one, is given.
-    """
-    if settings.init.kind == 'random':
-        torch.manual_seed(settings.seed)
-        return build_network(settings.network, len(settings.labels), settings.binarization)
-    if init_path is None:
-        raise TrainingError('init.kind is picodet_onnx: give the published weights with --init')
-    return load_picodet(init_path, settings.init.class_rows)
-
-
 def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: Path) -> Path:
     """
     Return the folder of the data sets, rendering them first where the configuration says so.
@@ -270,11 +273,17 @@ def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: 
 
 
 def _initial(settings: TrainingSettings,
-             init_path: Path | None) -> tuple[PicoDet, PicoDet | None, PicoDet | None]:
+             init_path: Path | None) -> tuple[nn.Module, PicoDet | None, PicoDet | None]:
     """Return the network to train, the 80-class network and the frozen one of our classes."""
     network = initial_network(settings, init_path)
     if settings.init.kind == 'random':
-        return network, None, None
+        # Sets whose labels are not the whole truth need the published network's view of them.
+        if all(dataset.complete and not dataset.verify for dataset in settings.datasets):
+            return network, None, None
+        if init_path is None:
+            raise TrainingError('labels are to be completed or verified: give the published weights '
+                                'with --init')
+        return network, load_picodet(init_path).requires_grad_(False), None
     reference = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return network, load_picodet(init_path).requires_grad_(False), reference
 
@@ -286,22 +295,3 @@ def _view(pretrained: PicoDet | None, groups: list[list[LabelledImage]],
     view = PretrainedView(pretrained, folder / 'pretrained_view.json')
     view.prepare([image for group in groups for image in group])
     return view
-
-
-def _optimiser(network: PicoDet, settings: TrainingSettings) -> torch.optim.AdamW:
-    chosen = settings.optimiser
-    backbone = list(network.backbone.parameters())
-    rest = [p for name, p in network.named_parameters() if not name.startswith('backbone.')]
-    low = chosen.lr * chosen.backbone_lr_share
-    groups = [{'params': rest, 'lr': chosen.lr, 'base_lr': chosen.lr},
-              {'params': backbone, 'lr': low, 'base_lr': low}]
-    return torch.optim.AdamW(groups, weight_decay=chosen.weight_decay)
-
-
-def _loss(settings: TrainingSettings, network: PicoDet, distil: bool) -> DetectionLoss:
-    labels = list(settings.labels)
-    distilled = [labels.index(name) for name in ('Car', 'Pedestrian') if name in labels] if distil else []
-    pair = None
-    if {'Cyclist', 'Pedestrian'} <= set(labels):
-        pair = labels.index('Cyclist'), labels.index('Pedestrian')
-    return DetectionLoss(settings.loss, len(labels), network.strides, network.reg_max, distilled, pair)

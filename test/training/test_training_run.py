@@ -17,11 +17,12 @@ from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.manifest import load_manifest  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
-from kd_perception.training.export import average_weights, PARITY_TOLERANCE, parity  # noqa: E402
+from kd_perception.training.export import PARITY_TOLERANCE, parity  # noqa: E402
 from kd_perception.training.models.picodet import PicoDet  # noqa: E402
 from kd_perception.training.rendered import render_scene  # noqa: E402
 from kd_perception.training.settings import TrainingSettings  # noqa: E402
 from kd_perception.training.trainer import learning_rate_share, load_checkpoint, Trainer  # noqa: E402
+from kd_perception.training.weights import average_weights  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

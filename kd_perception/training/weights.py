@@ -1,0 +1,108 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""Networks with weights: fresh, out of a published file, out of a checkpoint, as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_perception.config import from_mapping
+from kd_perception.errors import TrainingError
+from kd_perception.training.models.picodet_onnx import load_picodet
+from kd_perception.training.networks import build_network
+from kd_perception.training.settings import TrainingSettings
+
+STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
+
+
+def load_checkpoint(path: Path) -> dict:
+    """
+    Read a checkpoint; only tensors and plain values are accepted from the file.
+
+    :raises TrainingError: it is missing, unreadable or lacks a part.
+    """
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises several unrelated types for damaged files
+        reason = (str(error).splitlines() or [''])[0][:200]
+        raise TrainingError(f'{path}: is not a readable checkpoint ({reason})') from error
+    missing = STATE_PARTS - set(state if isinstance(state, dict) else ())
+    if missing:
+        raise TrainingError(f'{path}: lacks {sorted(missing)}, not a checkpoint of this program')
+    return state
+
+
+def initial_network(settings: TrainingSettings, init_path: Path | None) -> nn.Module:
+    """
+    Build the network with its initial weights.
+
+    :raises TrainingError: the configuration needs a weights file and none, or a wrong one, is given.
+    """
+    if settings.init.kind == 'random':
+        torch.manual_seed(settings.seed)
+        return build_network(settings.network, len(settings.labels), settings.binarization)
+    if init_path is None:
+        raise TrainingError('init.kind is picodet_onnx: give the published weights with --init')
+    return load_picodet(init_path, settings.init.class_rows)
+
+
+def trained_network(settings: TrainingSettings, state: Mapping[str, Any], source: Path) -> nn.Module:
+    """
+    Return the averaged weights of a checkpoint as a network in evaluation mode.
+
+    :raises TrainingError: the checkpoint was made for other labels or another network.
+    """
+    labels = state['settings'].get('labels', ())
+    if list(labels) != list(settings.labels):
+        raise TrainingError(f'{source}: was trained for labels {list(labels)}, '
+                            f'the configuration has {list(settings.labels)}')
+    network = build_network(settings.network, len(settings.labels), settings.binarization).eval()
+    try:
+        network.load_state_dict(state['average'])
+    except RuntimeError as error:
+        raise TrainingError(f'{source}: weights do not fit the network') from error
+    return network
+
+
+def average_weights(tuned: nn.Module, initial: nn.Module, share: float) -> nn.Module:
+    """
+    Mix two networks of one shape: (1 - share) * tuned + share * initial.
+
+    Keeps abilities that tuning wears away, at no cost in running (Wortsman et al., 'Robust
+    fine-tuning of zero-shot models', CVPR 2022).
+    """
+    mixed = copy.deepcopy(tuned)
+    with torch.no_grad():
+        for parameter, start in zip(mixed.parameters(), initial.parameters()):
+            parameter.lerp_(start, share)
+    return mixed
+
+
+def load_teacher(path: Path, labels: tuple[str, ...], init_path: Path | None = None) -> nn.Module:
+    """
+    Return the network of a checkpoint as its export would hold it, frozen, in evaluation mode.
+
+    The checkpoint says itself which network it is of.
+
+    :param labels: the classes that the student learns, which must be the teacher's.
+    :param init_path: published initial weights, needed where the teacher's export mixes them in.
+    :raises TrainingError: the file is no checkpoint, has other labels, or the weights are missing.
+    """
+    state = load_checkpoint(path)
+    settings = from_mapping(TrainingSettings, state['settings'], f'{path}: settings')
+    if settings.labels != labels:
+        raise TrainingError(f'{path}: the teacher knows {list(settings.labels)}, the student is to learn '
+                            f'{list(labels)}')
+    network = trained_network(settings, state, path)
+    if settings.export.average_with_initial > 0:
+        if init_path is None:
+            raise TrainingError(f'{path}: this teacher is mixed with its initial weights: give them '
+                                'with --init')
+        network = average_weights(network, initial_network(settings, init_path),
+                                  settings.export.average_with_initial)
+    return network.eval().requires_grad_(False)

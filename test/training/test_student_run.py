@@ -1,0 +1,140 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""A student's run on rendered scenes: teacher, transfer, staged binarisation, resume, packed export."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
+pytest.importorskip('onnx', reason='export needs onnx')
+pytest.importorskip('onnxruntime', reason='the exported file is run')
+
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
+from kd_perception.config import load_config  # noqa: E402
+from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
+from kd_perception.errors import TrainingError  # noqa: E402
+from kd_perception.training.binary_layers import BinaryConv2d  # noqa: E402
+from kd_perception.training.network_settings import NetworkSettings  # noqa: E402
+from kd_perception.training.rendered import render_scene  # noqa: E402
+from kd_perception.training.settings import InitSettings, TrainingSettings  # noqa: E402
+from kd_perception.training.student import make_optimiser  # noqa: E402
+from kd_perception.training.trainer import Trainer  # noqa: E402
+from kd_perception.training.weights import load_checkpoint, load_teacher  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
+SHORT = {'steps': 6, 'batch': 2, 'checkpoint_every': 3, 'validate_every': 100, 'rendered': 6}
+
+
+@pytest.fixture(scope='module')
+def settings():
+    return dataclasses.replace(load_config(TrainingSettings, CONFIGS / 'student_smoke.yaml'), **SHORT)
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+    smoke = load_config(TrainingSettings, CONFIGS / 'teacher_smoke.yaml')
+    folder = tmp_path_factory.mktemp('teacher')
+    Trainer(dataclasses.replace(smoke, **{**SHORT, 'steps': 1}), None, folder, None).run()
+    return folder / 'last.pt'
+
+
+def test_resumed_student_ends_at_the_very_weights(settings, teacher, tmp_path):
+    Trainer(settings, None, tmp_path / 'whole', None, teacher).run()
+    Trainer(settings, None, tmp_path / 'cut', None, teacher).run(stop_at=3)
+    resumed = Trainer(settings, None, tmp_path / 'cut', None, teacher)
+    resumed.resume()
+    resumed.run()
+    whole, cut = (load_checkpoint(tmp_path / name / 'last.pt') for name in ('whole', 'cut'))
+    assert whole['methods']  # adapters: the teacher is wider
+    for part in ('network', 'average', 'methods'):
+        assert list(whole[part]) == list(cut[part])
+        for name, value in whole[part].items():
+            assert torch.equal(value, cut[part][name]), (part, name)
+    flags = {name: value for name, value in whole['average'].items() if name.endswith('.binary')}
+    assert len(flags) == 19 and all(flags.values())
+    with (tmp_path / 'whole' / 'log.csv').open() as file:
+        (row,) = csv.DictReader(file)
+    assert all(float(row[f'kd_{name}']) > 0 for name in ('logits', 'localisation', 'pyramid', 'regions'))
+
+
+def test_averaged_statistics_follow_the_network(settings, teacher, tmp_path):
+    """Without re-estimation the average carries the network's own batch-norm statistics."""
+    binarization = dataclasses.replace(settings.binarization, batch_norm_batches=0)
+    without = dataclasses.replace(settings, binarization=binarization)
+    plain = Trainer(without, None, tmp_path / 'a', None, teacher)
+    plain.run()
+    fitted = Trainer(settings, None, tmp_path / 'b', None, teacher)
+    fitted.run()
+    name = 'backbone.stem.norm.running_mean'
+    assert torch.equal(plain.average.state_dict()[name], plain.network.state_dict()[name])
+    assert not torch.equal(fitted.average.state_dict()[name], fitted.network.state_dict()[name])
+    assert torch.equal(plain.network.state_dict()[name], fitted.network.state_dict()[name])
+
+
+def test_latent_weights_do_not_decay(settings, teacher, tmp_path):
+    trainer = Trainer(settings, None, tmp_path, None, teacher)
+    optimiser = make_optimiser(trainer.network, dataclasses.replace(
+        settings, optimiser=dataclasses.replace(settings.optimiser, weight_decay=0.1)),
+        trainer.methods.parameters())
+    latent = {id(layer.weight) for layer in trainer.network.modules() if isinstance(layer, BinaryConv2d)}
+    for group in optimiser.param_groups:
+        kinds = {id(p) in latent for p in group['params']}
+        assert kinds == {group['weight_decay'] == 0}
+    held = [id(p) for group in optimiser.param_groups for p in group['params']]
+    wanted = [*trainer.network.parameters(), *trainer.methods.parameters()]
+    assert sorted(held) == sorted(map(id, wanted))
+
+
+@pytest.mark.parametrize('kind', ['darknet19_yolov2', 'mobilenet_v1_yolov2'])
+def test_published_networks_train(kind, settings, tmp_path, monkeypatch):
+    """One step of each, with a narrow head so that it takes no time."""
+    import kd_perception.training.models.yolov2_head as head
+    monkeypatch.setattr(head.YoloV2Head.__init__, '__defaults__', (16,))
+    network = NetworkSettings(kind, anchors_px=((20.0, 30.0), (60.0, 40.0)))
+    chosen = dataclasses.replace(settings, network=network, distillation=None, steps=1, train_hw=(64, 64),
+                                 binarization=dataclasses.replace(settings.binarization, freeze=None))
+    trainer = Trainer(chosen, None, tmp_path, None)
+    before = trainer.network.head.predict.bias.detach().clone()
+    trainer.run()
+    assert not torch.equal(trainer.network.head.predict.bias, before)
+    assert (tmp_path / 'last.pt').is_file()
+
+
+def test_commands_train_and_export_a_packed_student(settings, teacher, tmp_path, capsys):
+    config = tmp_path / 'student.yaml'
+    text = (CONFIGS / 'student_smoke.yaml').read_text(encoding='utf-8')
+    config.write_text(text.replace('steps: 30', 'steps: 4').replace('rendered: 16', 'rendered: 6')
+                      .replace('validate_every: 30', 'validate_every: 4'))
+    run, out = tmp_path / 'run', tmp_path / 'student.onnx'
+    train = ['train', '--config', str(config), '--run', str(run)]
+    assert main(train) == EXIT_BAD_INPUT
+    assert '--teacher' in capsys.readouterr().err
+    assert main([*train, '--teacher', str(teacher)]) == EXIT_OK
+    assert main(['export', '--config', str(config), '--run', str(run), '--checkpoint', str(run / 'last.pt'),
+                 '--out', str(out), '--float-twin']) == EXIT_OK
+    assert 'times as large' in capsys.readouterr().out
+    detector = OnnxDetector.load(out)
+    bits = [entry['bits'] for entry in detector.spec.documents['precision'].values()]
+    assert bits.count(1) == 19 and bits.count(8) == 4 and len(bits) == 23
+    assert out.stat().st_size < 0.15 * out.with_suffix('.float.onnx').stat().st_size
+    scene, _ = render_scene(np.random.default_rng(0))
+    assert len(detector.detect(scene, 1e-4).detections) > 0
+    assert main(['model', 'verify', str(out)]) == EXIT_OK
+
+
+def test_a_teacher_of_other_classes_is_refused(settings, teacher, tmp_path):
+    with pytest.raises(TrainingError, match='the teacher knows'):
+        load_teacher(teacher, ('Car',))
+    mixed = load_checkpoint(teacher)
+    mixed['settings']['export']['average_with_initial'] = 0.5
+    torch.save(mixed, tmp_path / 'mixed.pt')
+    with pytest.raises(TrainingError, match='mixed with its initial weights'):
+        load_teacher(tmp_path / 'mixed.pt', settings.labels)
+
+
+def test_a_student_cannot_start_from_the_teachers_file(settings):
+    with pytest.raises(ValueError, match='does not fit network.kind plain'):
+        dataclasses.replace(settings, init=InitSettings('picodet_onnx', (2, 0, 1)))
