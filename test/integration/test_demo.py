@@ -1,0 +1,162 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`demo` as a user runs it: both nodes over DDS, what it writes, and that nothing of it stays behind."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
+psutil = pytest.importorskip('psutil', reason='psutil is not installed')
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'bags'))
+
+from bag_helpers import write_bag  # noqa: E402
+from kd_perception.bags import messages  # noqa: E402
+from kd_perception.bags.reader import BagReader  # noqa: E402
+from kd_perception.cli.rectangle_model import draw_rectangles  # noqa: E402
+from ros_harness import REPOSITORY  # noqa: E402
+
+BOX = (16, 24, 48, 64)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """12 images, each with a car, every third one with a cyclist too."""
+    folder = tmp_path / 'drive'
+    folder.mkdir()
+    for i in range(12):
+        shapes = [(0, BOX, 200)] + ([(2, (80, 10, 110, 30), 220)] if i % 3 == 0 else [])
+        cv2.imwrite(str(folder / f'{i:06d}.png'), draw_rectangles((96, 128), *shapes))
+    return folder
+
+
+def demo(*arguments, **popen):
+    """Start the command."""
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(
+        filter(None, (str(REPOSITORY), os.environ.get('PYTHONPATH'))))}
+    return subprocess.Popen(
+        [sys.executable, '-m', 'kd_perception', 'demo', *map(str, arguments)], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **popen)
+
+
+def finish(process, timeout_s=100):
+    """Wait for the end; return (exit code, output)."""
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+@pytest.mark.parametrize('more', [['--lockstep'], []], ids=['lockstep', 'real time'])
+def test_a_folder_of_images(domain, model, images, tmp_path, more):
+    out = tmp_path / 'out'
+    code, output = finish(demo('--input', images, '--model', model, '--out', out, '--threads', 1, *more))
+    assert code == 0, output
+    summary = json.loads((out / 'summary.json').read_text())
+    frames = summary['frames']
+    assert frames['in'] == 12
+    assert frames['processed'] + sum(frames['dropped'].values()) + frames['undelivered'] == 12
+    if more:
+        assert frames['processed'] == 12 and frames['unanswered_in_time'] == 0
+        assert summary['detections_per_class'] == {'Car': 12, 'Pedestrian': 0, 'Cyclist': 4}
+    assert summary['input']['rendered'] is False and summary['input']['path'] == str(images)
+    assert summary['latency_ms']['camera']['inference']['p50'] > 0
+    assert len(summary['model']['sha256']) == 64
+    with BagReader(out / 'detections.mcap') as bag:
+        counts = {name: topic.count for name, topic in bag.topics.items()}
+        assert counts['/camera/image_raw/compressed'] == counts['/camera/detections'] == \
+            counts['/camera/annotations'] == frames['processed']
+        assert counts['/camera/label_info'] == 1 and counts['/diagnostics'] >= 1
+        for record in bag.messages(['/camera/detections']):
+            stamp_ns, _, boxes, _, names = messages.parse_detection_array(record.raw)
+            assert stamp_ns == record.log_ns
+            np.testing.assert_allclose(boxes[names.index('Car')], BOX, atol=1e-3)
+    overview = cv2.imread(str(out / 'overview.png'))
+    assert overview is not None and overview.shape[1] == 3 * 640
+    for text in ('12 published', 'inference', 'overview.png', 'drive'):
+        assert text in output
+    # A second run replaces the first one.
+    if more:
+        assert finish(demo('--input', images, '--model', model, '--out', out, '--duration', 0.5))[0] == 0
+        assert json.loads((out / 'summary.json').read_text())['frames']['in'] == 5
+
+
+def test_a_recording_of_two_cameras(domain, model, tmp_path):
+    bag = write_bag(tmp_path / 'bag', 6, ('front', 'robot/rear'), hw=(96, 128))
+    code, output = finish(demo('--input', bag, '--model', model, '--out', tmp_path / 'out', '--lockstep'))
+    assert code == 0, output
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['frames']['processed'] == 12 and set(summary['latency_ms']) == {'front', 'robot/rear'}
+
+
+def test_a_rendered_scene_is_named_as_one(domain, model, tmp_path):
+    code, output = finish(demo(
+        '--footage', 'rendered', '--model', model, '--out', tmp_path / 'out', '--cache', tmp_path / 'cache',
+        '--duration', 1, '--lockstep'))
+    assert code == 0, output
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['input']['rendered'] is True and summary['frames']['in'] == 10
+    assert 'RENDERED, NOT FOOTAGE' in output
+
+
+@pytest.mark.parametrize('arguments,told', [
+    (['--input', '/nowhere'], '/nowhere: no such folder, video or recording'),
+    (['--input', '/', '--model', '/none.onnx'], '/none.onnx'),
+    (['--input', '/', '--rate', '0'], '--rate is 0')])
+def test_wrong_usage_is_one_line(domain, model, tmp_path, arguments, told):
+    if '--model' not in arguments:
+        arguments = [*arguments, '--model', model]
+    code, output = finish(demo(*arguments, '--out', tmp_path / 'out'))
+    assert code == 2 and told in output and 'Traceback' not in output, output
+
+
+def test_somebody_elses_folder_is_refused(domain, model, images, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'thesis.txt').write_text('precious')
+    code, output = finish(demo('--input', images, '--model', model, '--out', tmp_path / 'out'))
+    assert code == 2 and 'not an earlier demo' in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_nodes_go_with_the_demo(domain, model, images, tmp_path, number):
+    process = demo('--input', images, '--model', model, '--out', tmp_path / 'out', '--rate', 0.02)
+    parent = psutil.Process(process.pid)
+    end = time.monotonic() + 60
+    children = []
+    while len(children) < 2 and time.monotonic() < end and process.poll() is None:
+        children = parent.children(recursive=True)
+        time.sleep(0.05)
+    assert len(children) == 2, finish(process)
+    process.send_signal(number)
+    process.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for child in alive:
+        child.kill()
+    assert alive == []
+    assert process.returncode == (130 if number != signal.SIGKILL else -signal.SIGKILL)
+
+
+def test_a_node_that_dies_is_an_error_and_takes_the_other_one_along(domain, model, images, tmp_path):
+    process = demo('--input', images, '--model', model, '--out', tmp_path / 'out', '--rate', 0.02)
+    parent = psutil.Process(process.pid)
+    end = time.monotonic() + 60
+    children = []
+    while len(children) < 2 and time.monotonic() < end:
+        children = parent.children(recursive=True)
+        time.sleep(0.05)
+    detector = next(child for child in children if 'kd_perception.nodes.detector_node' in child.cmdline())
+    detector.kill()
+    code, output = finish(process)
+    assert code == 2 and 'detector: ended with exit code -9' in output, output
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
