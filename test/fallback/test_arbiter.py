@@ -70,7 +70,7 @@ def test_answer_in_time():
     assert values['source'] == 'teacher' and values['sent'] == 'yes' and values['from_student'] == '0'
     assert values['waited_ms'] == values['teacher_ms'] == '99.000' and values['deadline_met'] == 'true'
     assert values['contribution.band'] == '0.9' and values['image_age_ms'] == 'unknown'
-    assert arbiter.pending == 0 and arbiter.next_deadline() is None
+    assert arbiter.pending == 0 and arbiter.next_deadline() is None and arbiter.worst_lateness_ns == 0
 
 
 def test_merged_where_boxes_of_the_student_are_kept():
@@ -314,8 +314,18 @@ def test_memory_is_bounded_while_nothing_is_ever_answered():
     for i in range(3000):
         student(arbiter, i, i, (SEND, PROBE)[i % 2])
         assert arbiter.pending <= 8 and arbiter.remembered <= 32
+    assert arbiter.remembered == 32
     assert teacher(arbiter, 1, 3000).verdict is Verdict.UNKNOWN
     assert teacher(arbiter, 2980, 3000).verdict is Verdict.LATE
+
+
+def test_the_memory_of_stamps_forgets_the_longest_unused():
+    arbiter = make(max_remembered=2)
+    for i, stamp in enumerate([1, 2, 1, 3]):
+        student(arbiter, stamp, 200 * i)
+        arbiter.on_tick((200 * i + 100) * MS)
+    assert teacher(arbiter, 2, 1000).verdict is Verdict.UNKNOWN
+    assert teacher(arbiter, 1, 1000).verdict is Verdict.LATE
 
 
 @pytest.mark.parametrize('change', [
