@@ -17,8 +17,9 @@ class NetworkSettings:
     :param kind: `picodet_s` (the teacher), `plain` (the default student), or one of the published
         binary-weight detectors.
     :param width: factor of the channel counts (plain).
-    :param channels: at strides 2, 4, 8, 16 and 32, before `width` (plain).
-    :param blocks: same-size blocks after the downsampling to strides 4, 8, 16 and 32 (plain).
+    :param channels: at strides 2, 4, 8, 16 and 32, before `width`; a sixth number adds a level at
+        stride 64 (plain).
+    :param blocks: same-size blocks after the downsampling to strides 4, 8, 16, 32 (and 64) (plain).
     :param neck: channels of neck and head, before `width` (plain).
     :param towers: 3x3 convolutions of the head before the prediction (plain).
     :param shortcut: identity shortcuts around the same-size blocks (plain).
@@ -30,8 +31,8 @@ class NetworkSettings:
 
     kind: Literal['picodet_s', 'plain', 'darknet19_yolov2', 'mobilenet_v1_yolov2'] = 'picodet_s'
     width: float = 1.0
-    channels: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
-    blocks: tuple[int, int, int, int] = (0, 1, 1, 1)
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+    blocks: tuple[int, ...] = (0, 1, 1, 1)
     neck: int = 96
     towers: int = 1
     shortcut: bool = True
@@ -43,6 +44,8 @@ class NetworkSettings:
         """Check ranges."""
         if not 0 < self.width <= 8:
             raise ValueError(f'width: expected above 0, at most 8, got {self.width}')
+        if len(self.channels) not in (5, 6) or len(self.blocks) != len(self.channels) - 1:
+            raise ValueError('expected 5 or 6 channels, and one number of blocks less')
         if min(*self.channels, self.neck) <= 0 or min(*self.blocks, self.towers) < 0:
             raise ValueError('channels and neck must be positive, blocks and towers not negative')
         if not 1 <= self.reg_max <= 64:
@@ -51,3 +54,8 @@ class NetworkSettings:
             raise ValueError('anchors_px belong to the YOLOv2 kinds, and only to them')
         if any(side <= 0 for anchor in self.anchors_px for side in anchor):
             raise ValueError('anchors_px must be positive')
+
+    @property
+    def size_step_px(self) -> int:
+        """What the input's height and width must be multiples of."""
+        return 64 if self.kind == 'plain' and len(self.channels) == 6 else 32

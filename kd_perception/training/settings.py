@@ -216,8 +216,9 @@ class TrainingSettings:
     def __post_init__(self):
         """Check ranges and names."""
         for name in ('train_hw', 'input_hw'):
-            if any(side <= 0 or side % 32 for side in getattr(self, name)):
-                raise ValueError(f'{name}: expected positive multiples of 32, got {getattr(self, name)}')
+            step = self.network.size_step_px
+            if any(side <= 0 or side % step for side in getattr(self, name)):
+                raise ValueError(f'{name}: expected positive multiples of {step}, got {getattr(self, name)}')
         if min(self.steps, self.batch, self.threads, self.checkpoint_every, self.validate_every) <= 0:
             raise ValueError('steps, batch, threads, checkpoint_every and validate_every must be positive')
         if not self.labels or len(set(self.labels)) != len(self.labels):

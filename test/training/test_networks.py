@@ -8,6 +8,8 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.detection.decode import output_shapes  # noqa: E402
 from kd_perception.detection.model_spec import InputSpec, ModelSpec  # noqa: E402
+from kd_perception.training.binarization import binarize  # noqa: E402
+from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
 from kd_perception.training.models.darknet import DarkNet19YoloV2  # noqa: E402
 from kd_perception.training.models.mobilenet import MobileNetV1YoloV2  # noqa: E402
 from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
@@ -53,6 +55,29 @@ def test_plain_detector_names_its_maps(width):
     spec = ModelSpec('n', ('a', 'b', 'c'), InputSpec(64, 96), network.decoder_spec())
     shapes = [tuple(x.shape[1:]) for x in network(images)]
     assert shapes == [shape[1:] for shape in output_shapes(spec).values()]
+
+
+def test_plain_detector_with_stride_64():
+    network = on_meta(PlainDetector, 3, 0.25, channels=(32, 64, 128, 256, 512, 1024), blocks=(0, 1, 1, 1, 2))
+    named = network.forward_features(torch.empty(1, 3, 64, 128, device='meta'))
+    assert list(named) == ['c3', 'c4', 'c5', 'c6', 'p3', 'p4', 'p5', 'p6',
+                           'level_8', 'level_16', 'level_32', 'level_64']
+    assert named['c6'].shape == (1, 256, 1, 2) and named['level_64'].shape == (1, 35, 1, 2)
+    spec = ModelSpec('n', ('a', 'b', 'c'), InputSpec(64, 128), network.decoder_spec())
+    assert list(output_shapes(spec)) == list(network.head_levels)
+    report = binarize(network, BinarizationSettings())
+    assert len(report.kept) == 5 and 'backbone.stages.4.2.body.conv' in report.stages['deep']
+    with pytest.raises(ValueError, match='multiples of 64'):
+        network(torch.empty(1, 3, 96, 128, device='meta'))
+
+
+def test_every_level_of_the_neck_sees_every_other():
+    torch.manual_seed(0)
+    network = PlainDetector(1, 0.25, channels=(32, 64, 128, 256, 512, 512), blocks=(0, 0, 0, 0, 0)).eval()
+    maps = [x.detach().requires_grad_(True) for x in network.backbone(torch.randn(1, 3, 128, 128))]
+    for level in network.neck(maps):
+        gradients = torch.autograd.grad(level.square().sum(), maps, retain_graph=True)
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
 def test_plain_detector_is_plain():
@@ -113,5 +138,5 @@ def test_refusals():
         on_meta(DarkNet19YoloV2, 1, ())
     with pytest.raises(ValueError, match='anchors_px'):
         on_meta(DarkNet19YoloV2, 1, ((1, -1),))
-    with pytest.raises(ValueError, match='expected 5 channels'):
+    with pytest.raises(ValueError, match='expected 5 or 6 channels'):
         PlainDetector(1, channels=(32, 64))

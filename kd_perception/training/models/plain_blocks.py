@@ -65,10 +65,10 @@ class FeatureNetwork(nn.Module):
         return tuple(named[name] for name in self.head_levels)
 
 
-def check_size(images: torch.Tensor) -> None:
-    """Raise ValueError unless height and width are multiples of `SIZE_STEP_PX`."""
-    if images.shape[-2] % SIZE_STEP_PX or images.shape[-1] % SIZE_STEP_PX:
-        raise ValueError(f'input height and width must be multiples of {SIZE_STEP_PX}, '
+def check_size(images: torch.Tensor, step_px: int = SIZE_STEP_PX) -> None:
+    """Raise ValueError unless height and width are multiples of `step_px`."""
+    if images.shape[-2] % step_px or images.shape[-1] % step_px:
+        raise ValueError(f'input height and width must be multiples of {step_px}, '
                          f'got {tuple(images.shape[-2:])}')
 
 

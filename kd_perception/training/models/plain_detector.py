@@ -4,9 +4,11 @@ The default student: a plain detector made for 1-bit weights and 8-bit activatio
 
 Dense 3x3 and 1x1 convolutions, batch norm and ReLU only: these fuse and quantise without loss of
 speed, where depthwise layers, squeeze-and-excite and hard-swish do not. Identity shortcuts carry
-the signal past binary layers (Liu et al., 'Bi-Real Net', ECCV 2018). Maps at strides 8, 16 and 32 are fused
-top-down and bottom-up (Liu et al., 'Path Aggregation Network', CVPR 2018), and each level predicts
-class logits and distance distributions (Li et al., 'Generalized Focal Loss', NeurIPS 2020).
+the signal past binary layers (Liu et al., 'Bi-Real Net', ECCV 2018). Maps at strides 8, 16, 32 and, if
+wanted, 64 are fused top-down and bottom-up (Liu et al., 'Path Aggregation Network', CVPR 2018), and each level
+predicts class logits and distance distributions (Li et al., 'Generalized Focal Loss', NeurIPS 2020).
+
+Weights at deep strides are nearly free: a bit each in the file, and few positions to multiply them at.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from torch.nn import functional
 from kd_perception.detection.model_spec import DecoderSpec
 from kd_perception.training.models.plain_blocks import check_size, ConvNormAct, FeatureNetwork, scaled
 
-STRIDES = (8, 16, 32)
-CHANNELS = (32, 64, 128, 256, 512)  # at strides 2, 4, 8, 16 and 32
-BLOCKS = (0, 1, 1, 1)  # blocks after the downsampling to strides 4, 8, 16 and 32
+STRIDES = (8, 16, 32, 64)
+CHANNELS = (32, 64, 128, 256, 512)  # at strides 2, 4, 8, 16, 32; a sixth number adds stride 64
+BLOCKS = (0, 1, 1, 1)  # blocks after each downsampling that follows the stem
 NECK = 96
 REG_MAX = 7
 _CLASS_PRIOR = 0.01  # as RetinaNet: Lin et al., 'Focal Loss', ICCV 2017
@@ -44,7 +46,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainBackbone(nn.Module):
-    """Stem at stride 2, then four stages that each halve the size; returns strides 8, 16 and 32."""
+    """Stem at stride 2, then stages that each halve the size; returns the maps from stride 8 on."""
 
     def __init__(self, channels: Sequence[int], blocks: Sequence[int], shortcut: bool):
         super().__init__()
@@ -55,7 +57,7 @@ class PlainBackbone(nn.Module):
             for inputs, outputs, count in zip(channels, channels[1:], blocks))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the maps at strides 8, 16 and 32."""
+        """Return the maps at strides 8, 16, 32 (and 64)."""
         x = self.stem(x)
         maps = []
         for stage in self.stages:
@@ -65,23 +67,26 @@ class PlainBackbone(nn.Module):
 
 
 class PlainNeck(nn.Module):
-    """Bring three maps to one width; fuse them downwards, then upwards, by concatenation and 1x1."""
+    """Bring the maps to one width; fuse them downwards, then upwards, by concatenation and 1x1."""
 
     def __init__(self, inputs: Sequence[int], width: int):
         super().__init__()
         self.lateral = nn.ModuleList(ConvNormAct(channels, width, 1) for channels in inputs)
-        self.top_down = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in range(2))
-        self.down = nn.ModuleList(ConvNormAct(width, width, 3, 2) for _ in range(2))
-        self.bottom_up = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in range(2))
+        steps = range(len(inputs) - 1)
+        self.top_down = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in steps)
+        self.down = nn.ModuleList(ConvNormAct(width, width, 3, 2) for _ in steps)
+        self.bottom_up = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in steps)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Return the fused maps, finest first."""
-        c3, c4, c5 = (lateral(x) for lateral, x in zip(self.lateral, maps))
-        t4 = self.top_down[0](torch.cat([self._upsample(c5), c4], dim=1))
-        p3 = self.top_down[1](torch.cat([self._upsample(t4), c3], dim=1))
-        p4 = self.bottom_up[0](torch.cat([self.down[0](p3), t4], dim=1))
-        p5 = self.bottom_up[1](torch.cat([self.down[1](p4), c5], dim=1))
-        return p3, p4, p5
+        lateral = [layer(x) for layer, x in zip(self.lateral, maps)]
+        down = [lateral[-1]]  # coarsest first
+        for fuse, finer in zip(self.top_down, lateral[-2::-1]):
+            down.append(fuse(torch.cat([self._upsample(down[-1]), finer], dim=1)))
+        up = [down[-1]]  # finest first
+        for reduce, fuse, coarser in zip(self.down, self.bottom_up, down[-2::-1]):
+            up.append(fuse(torch.cat([reduce(up[-1]), coarser], dim=1)))
+        return tuple(up)
 
     @staticmethod
     def _upsample(x: torch.Tensor) -> torch.Tensor:
@@ -91,11 +96,11 @@ class PlainNeck(nn.Module):
 class PlainHead(nn.Module):
     """One 3x3 tower and one 1x1 prediction a level; nothing is shared between levels."""
 
-    def __init__(self, classes: int, width: int, reg_max: int, towers: int):
+    def __init__(self, classes: int, width: int, reg_max: int, towers: int, levels: int):
         super().__init__()
         self.towers = nn.ModuleList(
-            nn.Sequential(*(ConvNormAct(width, width) for _ in range(towers))) for _ in STRIDES)
-        self.predict = nn.ModuleList(nn.Conv2d(width, classes + 4 * (reg_max + 1), 1) for _ in STRIDES)
+            nn.Sequential(*(ConvNormAct(width, width) for _ in range(towers))) for _ in range(levels))
+        self.predict = nn.ModuleList(nn.Conv2d(width, classes + 4 * (reg_max + 1), 1) for _ in range(levels))
         for layer in self.predict:
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
@@ -113,32 +118,33 @@ class PlainDetector(FeatureNetwork):
 
     :param classes: number of object classes.
     :param width: factor of all channel counts (each rounded to a multiple of 8).
-    :param channels: at strides 2, 4, 8, 16 and 32, before `width`.
-    :param blocks: same-size blocks after each of the four downsamplings that follow the stem.
+    :param channels: at strides 2, 4, 8, 16 and 32, and at 64 if six are given, before `width`.
+    :param blocks: same-size blocks after each of the downsamplings that follow the stem.
     :param neck: channels of neck and head, before `width`.
     :param towers: 3x3 convolutions of the head before the prediction.
     :param shortcut: identity shortcuts around the same-size blocks.
     """
 
-    strides = STRIDES
-    head_levels = tuple(f'level_{stride}' for stride in STRIDES)
-    full_precision = ('backbone.stem.conv', *(f'head.predict.{i}' for i in range(len(STRIDES))))
     depth_groups = {'early': ('backbone.stem', 'backbone.stages.0', 'backbone.stages.1'),
-                    'middle': ('backbone.stages.2',), 'deep': ('backbone.stages.3', 'neck', 'head')}
+                    'middle': ('backbone.stages.2',),
+                    'deep': ('backbone.stages.3', 'backbone.stages.4', 'neck', 'head')}
 
     def __init__(self, classes: int, width: float = 1.0, channels: Sequence[int] = CHANNELS,
                  blocks: Sequence[int] = BLOCKS, neck: int = NECK, reg_max: int = REG_MAX, towers: int = 1,
                  shortcut: bool = True):
         super().__init__()
-        if len(channels) != len(CHANNELS) or len(blocks) != len(BLOCKS):
-            raise ValueError(f'expected {len(CHANNELS)} channels and {len(BLOCKS)} blocks, '
+        if len(channels) not in (5, 6) or len(blocks) != len(channels) - 1:
+            raise ValueError('expected 5 or 6 channels and one block count less, '
                              f'got {channels} and {blocks}')
         self.classes, self.reg_max = classes, reg_max
+        self.strides = STRIDES[:len(channels) - 2]
+        self.head_levels = tuple(f'level_{stride}' for stride in self.strides)
+        self.full_precision = ('backbone.stem.conv', *(f'head.predict.{i}' for i in range(len(self.strides))))
         widths = [scaled(count, width) for count in channels]
         neck = scaled(neck, width)
         self.backbone = PlainBackbone(widths, blocks, shortcut)
         self.neck = PlainNeck(widths[2:], neck)
-        self.head = PlainHead(classes, neck, reg_max, towers)
+        self.head = PlainHead(classes, neck, reg_max, towers, len(self.strides))
 
     def decoder_spec(self) -> DecoderSpec:
         """Describe the outputs for the model file."""
@@ -148,15 +154,15 @@ class PlainDetector(FeatureNetwork):
         """
         Return every map that a distillation loss may ask for, by name.
 
-        :param images: (N, 3, H, W) float32 RGB, normalised; H and W multiples of 32.
+        :param images: (N, 3, H, W) float32 RGB, normalised; H and W multiples of the coarsest stride.
         :return: c3, c4, c5 (backbone, strides 8, 16, 32), p3, p4, p5 (neck) and level_8, level_16,
-            level_32 (head, raw logits), in that order.
-        :raises ValueError: H or W is no multiple of 32.
+            level_32 (head, raw logits), in that order; with stride 64 also c6, p6 and level_64.
+        :raises ValueError: H or W is no such multiple.
         """
-        check_size(images)
+        check_size(images, self.strides[-1])
         backbone = self.backbone(images)
         neck = self.neck(backbone)
-        named = dict(zip(('c3', 'c4', 'c5'), backbone))
-        named.update(zip(('p3', 'p4', 'p5'), neck))
+        named = dict(zip(('c3', 'c4', 'c5', 'c6'), backbone))
+        named.update(zip(('p3', 'p4', 'p5', 'p6'), neck))
         named.update(zip(self.head_levels, self.head(neck)))
         return named
