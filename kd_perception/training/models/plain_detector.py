@@ -5,8 +5,8 @@ The default student: a plain detector made for 1-bit weights and 8-bit activatio
 Dense 3x3 and 1x1 convolutions, batch norm and ReLU only: these fuse and quantise without loss of
 speed, where depthwise layers, squeeze-and-excite and hard-swish do not. Identity shortcuts carry
 the signal past binary layers (Liu et al., 'Bi-Real Net', ECCV 2018). Maps at strides 8, 16, 32 and, if
-wanted, 64 are fused top-down and bottom-up (Liu et al., 'Path Aggregation Network', CVPR 2018), and each level
-predicts class logits and distance distributions (Li et al., 'Generalized Focal Loss', NeurIPS 2020).
+wanted, 64 are fused top-down and bottom-up (Liu et al., 'Path Aggregation Network', CVPR 2018), and each
+level predicts class logits and distance distributions (Li et al., 'Generalized Focal Loss', NeurIPS 2020).
 
 Weights at deep strides are nearly free: a bit each in the file, and few positions to multiply them at.
 """
