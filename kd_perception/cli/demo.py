@@ -73,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
                                            'cameras': cameras, 'start_s': start_s, 'duration_s': duration_s},
             'mode': 'lockstep' if args.lockstep else 'real time', 'rate': args.rate,
             'model': {'name': model.spec.name, 'file': str(model_path), 'sha256': model.sha256}}
+        # Depth 5: what a busy process takes late is counted (superseded), not overwritten unseen by DDS.
         detector = {
             'cameras': cameras, 'model': str(model_path.resolve()), 'threads': args.threads,
-            'image_reliability': 'reliable', 'use_sim_time': True}
+            'image_reliability': 'reliable', 'image_depth': 5, 'use_sim_time': True}
         replay = {
             'input': str(path.resolve()), 'cameras': args.camera or [''], 'rate': args.rate,
             'start_offset_s': start_s, 'duration_s': duration_s or 0.0, 'publish_clock': True,

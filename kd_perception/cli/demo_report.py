@@ -21,7 +21,7 @@ from kd_perception.detection.drawing import contact_sheet, draw_detections
 from kd_perception.errors import ImageError
 
 STAGE_ORDER = ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total')
-OVERVIEW_TILES = 9
+OVERVIEW_TILES, TILE_WIDTH_PX = 9, 640
 JPEG_QUALITY = 85
 
 
@@ -68,15 +68,25 @@ def write_recording(path: Path, source: FrameSource, run: DemoRun, labels: tuple
                 boxes, scores, names, stamp_ns, labels), stamp_ns)
             if key in chosen:
                 ids = [labels.index(name) if name in labels else len(labels) for name in names]
-                drawn = draw_detections(image, Detections(boxes, scores, np.array(ids, np.int64)), labels)
+                drawn = _tile(image, Detections(boxes, scores, np.array(ids, np.int64)), labels)
                 caption = f'{frame.camera} {(stamp_ns - first_ns) / 1e9:.1f} s: {len(names)} objects'
                 tiles.append((drawn, caption))
             if not pending:
                 break
     if tiles:
-        sheet = contact_sheet([image for image, _ in tiles], [caption for _, caption in tiles])
+        sheet = contact_sheet([image for image, _ in tiles], [caption for _, caption in tiles],
+                              tile_width=TILE_WIDTH_PX)
         cv2.imwrite(str(overview), sheet)
     return {label: per_class[label] for label in labels}
+
+
+def _tile(image: np.ndarray, detections: Detections, labels: tuple[str, ...]) -> np.ndarray:
+    """Draw at the size of a tile, where captions stay readable."""
+    scale = TILE_WIDTH_PX / image.shape[1]
+    size_wh = TILE_WIDTH_PX, max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return draw_detections(
+        small, Detections(detections.boxes_xyxy * scale, detections.scores, detections.class_ids), labels)
 
 
 def _choose_frames(answers: dict[tuple[str, int], bytes]) -> set[tuple[str, int]]:
