@@ -1,7 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`evaluate`: how good a detector is, with a report."""
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+import dataclasses
 import json
+import multiprocessing
 import os
 from pathlib import Path
 import sys
@@ -50,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument('--images', metavar='DIR',
                         help='folder of the images, for gallery and automatic conditions')
     source.add_argument('--bag', action='append', metavar='BAG', help='recording (rosbag2); may be repeated')
-    source.add_argument('--model', help='with --bag: ONNX file, or a name of the shipped manifest')
+    source.add_argument('--model', help='run this on the bag or on --images: ONNX file, or a name of the shipped '
+                                        'manifest')
+    source.add_argument('--rename', action='append', metavar='FROM=TO',
+                        help='class of the detections that goes by another name in the labels, such as '
+                             'person=Pedestrian; may be repeated')
     source.add_argument('--camera', help='with --bag: name of the camera, where there are several')
     source.add_argument('--jobs', type=int, default=1, metavar='N',
                         help='with several --bag: worker processes (default: 1)')
@@ -87,6 +94,11 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args)
     options = _options(args)
     frames = _frame_set(args)
+    renamed = dict(parse_rename(text) for text in args.rename or ())
+    if renamed:
+        frames.detections = frames.detections.renamed(renamed)
+    if args.score_threshold is None and 'score_threshold' in frames.model:
+        options = dataclasses.replace(options, score_threshold=frames.model['score_threshold'])
     info = load_frame_info(args.frame_info) if args.frame_info else None
     conditions = _automatic_conditions(frames)
     groups = None
@@ -109,16 +121,26 @@ def _command() -> List[str]:
 def _options(args: argparse.Namespace) -> EvaluationOptions:
     if not args.labels or not args.out:
         raise ConfigError('--labels and --out are needed')
-    if bool(args.bag) == bool(args.detections) and not args.bag:
-        raise ConfigError('either --detections or --bag is needed')
-    if args.bag and bool(args.model) == bool(args.detections):
-        raise ConfigError('with --bag either --model or --detections (a topic) is needed')
+    if bool(args.model) == bool(args.detections):
+        raise ConfigError('either --detections or --model is needed')
+    if args.model and not args.bag and not args.images:
+        raise ConfigError('--model needs a --bag or a folder of --images')
+    if args.bag and args.images:
+        raise ConfigError('--bag brings its own images, --images is not for it')
     if args.bootstrap < 0 or args.bootstrap > 100_000 or args.gallery < 0 or args.jobs < 1:
         raise ConfigError('--bootstrap 0 to 100000, --gallery not below 0 and --jobs not below 1 expected')
     classes = tuple(parse_class(text) for text in args.classes) if args.classes else KITTI_CLASSES
     threshold = 0.5 if args.score_threshold is None else args.score_threshold
     return EvaluationOptions(classes, bootstrap=args.bootstrap, seed=args.seed, coco=args.coco,
                              score_threshold=threshold)
+
+
+def parse_rename(text: str) -> Tuple[str, str]:
+    """Read ``FROM=TO``; ConfigError otherwise."""
+    old, equals, new = text.partition('=')
+    if not (old and equals and new):
+        raise ConfigError(f'--rename {text!r}: FROM=TO expected, such as person=Pedestrian')
+    return old, new
 
 
 def parse_class(text: str) -> ClassProtocol:
@@ -134,21 +156,35 @@ def parse_class(text: str) -> ClassProtocol:
 
 
 def _frame_set(args: argparse.Namespace) -> FrameSet:
-    if not args.bag:
+    sources = args.bag or ([args.images] if args.model else [])
+    if not sources:
         return read_frame_set(args.labels, args.detections, args.images)
-    raise EvaluationError('--bag is not available yet')
+    # Imported here: finished text files are evaluated without OpenCV, onnxruntime and rosbags.
+    from kd_perception.detection.manifest import pinned_sha256, resolve_model
+    from kd_perception.evaluation.replay import replay_frame_set, ReplayJob
+    from kd_perception.resources import models_folder
+    model = str(resolve_model(args.model, models_folder())) if args.model else ''
+    sha256 = pinned_sha256(model) if model else None
+    jobs = [ReplayJob(str(source), args.labels, model, sha256, args.detections or '', args.camera)
+            for source in sources]
+    if args.jobs == 1 or len(jobs) == 1:
+        return replay_frame_set(jobs)
+    # Not forked: onnxruntime's and OpenCV's threads do not survive a fork.
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(min(args.jobs, len(jobs)), mp_context=context) as pool:
+        return replay_frame_set(jobs, pool.map)
 
 
 def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
     """Tags by luminance and sharpness where there are images."""
-    if 'images' not in frames.source and not frames.bags:
-        return {}
-    from kd_perception.fallback.scene import measure_scene
-    signals = []
-    for index in range(len(frames.labels.frames)):
-        image = frames.image(index)
-        signals.append(None if image is None else measure_scene(image))
-    return automatic_tags(signals)
+    if frames.signals is None:
+        if frames.images is None:
+            return {}
+        from kd_perception.fallback.scene import measure_scene
+        count = len(frames.labels.frames)
+        found = {index: measure_scene(image) for index, image in frames.images(range(count))}
+        frames.signals = [found.get(index) for index in range(count)]
+    return automatic_tags(frames.signals)
 
 
 def _write(args: argparse.Namespace, frames: FrameSet, options: EvaluationOptions,
@@ -160,7 +196,7 @@ def _write(args: argparse.Namespace, frames: FrameSet, options: EvaluationOption
         if not args.no_html:
             from kd_perception.evaluation.report_html import render
             gallery = {}
-            if args.gallery and ('images' in frames.source or frames.bags):
+            if args.gallery and frames.images:
                 from kd_perception.evaluation.gallery import make_gallery
                 gallery = make_gallery(frames, evaluation.evaluator, options.classes, evaluation.points,
                                        args.gallery)

@@ -60,6 +60,8 @@ class BootstrapCurve:
         groups = len(self.valid_truths)
         if groups < 2 or not self.valid_truths.any():
             return None
+        if not len(self.hit_scores):
+            return 0.0, 0.0  # nothing found, and no resample finds anything
         order = np.argsort(-self.hit_scores, kind='stable')
         scores, owners = self.hit_scores[order], self.hit_groups[order]
         weights = resampled_weights(groups, count, seed)

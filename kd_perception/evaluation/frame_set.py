@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.evaluation.label_folder import list_frames, read_label_folder
@@ -28,10 +28,13 @@ class FrameSet:
         (`NO_DETECTIONS`) are evaluated nevertheless: each of their objects is missed.
     :ivar warnings: one line for each thing that a reader of the figures should know.
     :ivar data_sha256: digests by name of what was read.
-    :ivar image: returns the image (H, W, 3) uint8 BGR of a frame's index, None where there is none.
+    :ivar images: yields (index, image (H, W, 3) uint8 BGR) for those of the given frame indices that have an
+        image, in any order; None where there are no images at all.
+    :ivar signals: luminance and sharpness of each frame, None for one without; None: not measured.
     :ivar image_hw: (F, 2) int64 image sizes, or None.
     :ivar stamps_ns: (F,) int64 image stamps of bags, or None.
     :ivar bags: name of each frame's bag; empty outside bags.
+    :ivar lost_messages: messages of the recordings known to be lost; None where that cannot be known.
     :ivar latency_ns: {stage: (K,) float64} durations.
     :ivar model: facts of the model (name, sha256, ...), empty where finished detections were read.
     :ivar source: where labels, detections, bags came from, for the report.
@@ -42,10 +45,12 @@ class FrameSet:
     dropped: Counter = field(default_factory=Counter)
     warnings: List[str] = field(default_factory=list)
     data_sha256: Dict[str, str] = field(default_factory=dict)
-    image: Callable[[int], Optional[np.ndarray]] = lambda index: None
+    images: Optional[Callable[[Iterable[int]], Iterator[Tuple[int, np.ndarray]]]] = None
+    signals: Optional[List[Any]] = None
     image_hw: Optional[np.ndarray] = None
     stamps_ns: Optional[np.ndarray] = None
     bags: List[str] = field(default_factory=list)
+    lost_messages: Optional[int] = 0
     latency_ns: Dict[str, np.ndarray] = field(default_factory=dict)
     model: Dict[str, Any] = field(default_factory=dict)
     source: Dict[str, str] = field(default_factory=dict)
@@ -120,7 +125,7 @@ def read_frame_set(labels: Union[str, os.PathLike], detections: Union[str, os.Pa
 
 def attach_images(frames: FrameSet, folder: Union[str, os.PathLike]) -> None:
     """
-    Let ``frames.image`` read ``folder``; warn of frames that have no image there.
+    Let ``frames.images`` read ``folder``; warn of frames that have no image there.
 
     :raises EvaluationError: no such folder, or no image of any frame in it.
     """
@@ -138,17 +143,17 @@ def attach_images(frames: FrameSet, folder: Union[str, os.PathLike]) -> None:
         frames.warnings.append(f'{len(missing)} frames have no image: {names(missing)}')
     unreadable: List[str] = []
 
-    def image(index: int) -> Optional[np.ndarray]:
-        path = found[index]
-        if path is None:
-            return None
-        try:
-            return read_image_file(path)
-        except ImageError as error:
-            if path.name not in unreadable:
-                unreadable.append(path.name)
-                frames.warnings.append(f'{path.name}: {error}')
-            return None
+    def images(indices: Iterable[int]) -> Iterator[Tuple[int, np.ndarray]]:
+        for index in indices:
+            path = found[index]
+            if path is None:
+                continue
+            try:
+                yield index, read_image_file(path)
+            except ImageError as error:
+                if path.name not in unreadable:
+                    unreadable.append(path.name)
+                    frames.warnings.append(f'{path.name}: {error}')
 
-    frames.image = image
+    frames.images = images
     frames.source['images'] = str(folder)

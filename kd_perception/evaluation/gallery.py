@@ -21,22 +21,25 @@ _JPEG_QUALITY = 82
 def make_gallery(frames: FrameSet, evaluator: KittiEvaluator, classes: Sequence[ClassProtocol],
                  points: Dict[str, OperatingPoint], count: int = 8) -> Dict[str, List[Picture]]:
     """Return {'misses': ..., 'false_alarms': ...}: up to ``count`` pictures of each class in turn."""
-    gallery = {}
-    for kind, find in (('misses', worst_misses), ('false_alarms', worst_false_alarms)):
-        found = [find(evaluator, protocol, points[protocol.name], count) for protocol in classes]
-        gallery[kind] = [_picture(frames, mistake, points[mistake.class_name].threshold)
-                         for group in found for mistake in group]
-    return gallery
+    found = {kind: [mistake for protocol in classes
+                    for mistake in find(evaluator, protocol, points[protocol.name], count)]
+             for kind, find in (('misses', worst_misses), ('false_alarms', worst_false_alarms))}
+    mistakes = [mistake for group in found.values() for mistake in group]
+    tiles: Dict[Mistake, Optional[str]] = {}
+    # One pass over the images: those of a recording cannot be fetched one by one.
+    for index, image in frames.images(sorted({item.frame for item in mistakes})) if frames.images else ():
+        for mistake in mistakes:
+            if mistake.frame == index and mistake not in tiles:
+                tiles[mistake] = _encode(_draw(frames, mistake, image, points[mistake.class_name].threshold))
+    return {kind: [_picture(frames, mistake, tiles.get(mistake)) for mistake in group]
+            for kind, group in found.items()}
 
 
-def _picture(frames: FrameSet, mistake: Mistake, threshold: float) -> Picture:
+def _picture(frames: FrameSet, mistake: Mistake, data_uri: Optional[str]) -> Picture:
     left, top, right, bottom = mistake.box_xyxy
     score = '' if np.isnan(mistake.score) else f' {mistake.score:.2f}'
     caption = f'{mistake.class_name}{score}, {right - left:.0f} x {bottom - top:.0f} px'
-    name = frames.labels.frames[mistake.frame]
-    image = frames.image(mistake.frame)
-    uri = None if image is None else _encode(_draw(frames, mistake, image, threshold))
-    return Picture(name, caption, mistake.note, uri)
+    return Picture(frames.labels.frames[mistake.frame], caption, mistake.note, data_uri)
 
 
 def _crop(box: Sequence[float], image_hw: Sequence[int]) -> Sequence[float]:

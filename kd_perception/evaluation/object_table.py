@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Objects of many frames as flat arrays: what the vectorised protocols work on."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 from kd_perception.errors import EvaluationError
@@ -67,6 +67,10 @@ class ObjectTable:
         return ObjectTable(self.frames, offsets, self.type_names, self.type_ids[keep],
                            self.boxes_xyxy[keep], self.truncation[keep], self.occlusion[keep],
                            self.scores[keep])
+
+    def renamed(self, names: Dict[str, str]) -> 'ObjectTable':
+        """Return the table with the types of ``names`` {old: new} renamed; case counts."""
+        return replace(self, type_names=tuple(names.get(name, name) for name in self.type_names))
 
     @classmethod
     def from_objects(cls, objects: Sequence[KittiObjects], frames: Sequence[str] = ()) -> 'ObjectTable':

@@ -198,6 +198,7 @@ def evaluate_frames(frames: FrameSet, options: EvaluationOptions,
         'latency_histogram': latency_histogram(frames.latency_ns),
         'frames': frames.frames,
         'objects': {'labels': len(frames.labels), 'detections': len(frames.detections)},
+        'recordings': {'count': len(set(frames.bags)), 'lost_messages': frames.lost_messages},
         'model': frames.model,
         'data': {'sha256': frames.data_sha256, **frames.source},
         'protocol': {

@@ -1,6 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """report.html: one file, no script, nothing loaded from anywhere. All text is escaped."""
 import html
+import shlex
 from typing import Any, Dict, List, Optional, Sequence
 
 from kd_perception.evaluation import plots
@@ -230,6 +231,9 @@ def _facts(report: Dict[str, Any]) -> str:
     frames = report['frames']
     rows = [('frames in all', f'{frames["total"]:,}'), ('with a result', f'{frames["processed"]:,}')]
     rows += [(f'without a result: {reason}', f'{count:,}') for reason, count in frames['dropped'].items()]
+    if report['recordings']['count']:
+        lost = report['recordings']['lost_messages']
+        rows.append(('messages lost in the recordings', 'not known' if lost is None else f'{lost:,}'))
     rows += [('labelled objects', f'{report["objects"]["labels"]:,}'),
              ('detections', f'{report["objects"]["detections"]:,}')]
     rows += [(f'model {key}', value) for key, value in report['model'].items()]
@@ -246,7 +250,7 @@ def _facts(report: Dict[str, Any]) -> str:
     rows += [(f'version of {name}', value) for name, value in report['versions'].items()]
     cells = ''.join(f'<tr><td>{_text(name)}</td><td class="wrap">{_text(value)}</td></tr>'
                     for name, value in rows)
-    command = f'<p><code>{_text(" ".join(report["command"]))}</code></p>' if report['command'] else ''
+    command = f'<p><code>{_text(shlex.join(report["command"]))}</code></p>' if report['command'] else ''
     return f'<h2>What was evaluated</h2><section>{command}<table><tbody>{cells}</tbody></table></section>'
 
 

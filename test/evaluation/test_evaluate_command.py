@@ -68,8 +68,8 @@ def test_other_classes_can_be_asked_for(folders, tmp_path):
 
 @pytest.mark.parametrize('words, message', [
     ([], '--labels and --out are needed'),
-    (['--labels', 'LABELS', '--out', 'OUT'], 'either --detections or --bag is needed'),
-    (['--labels', 'LABELS', '--out', 'OUT', '--bag', 'b'], 'either --model or --detections'),
+    (['--labels', 'LABELS', '--out', 'OUT'], 'either --detections or --model is needed'),
+    (['--labels', 'LABELS', '--out', 'OUT', '--bag', 'b'], 'either --detections or --model is needed'),
     (['--labels', 'nosuch', '--detections', 'DETECTIONS', '--out', 'OUT'], 'nosuch: not a readable folder'),
     (['--labels', 'LABELS', '--detections', 'LABELS', '--out', 'OUT'], '.txt:1: 15 columns, 16 expected'),
     ([*BOTH, '--out', 'OUT', '--class', 'Car'], 'NAME=IOU'),

@@ -81,7 +81,8 @@ def test_images_are_found_by_name_and_damage_is_stated(folders, tmp_path):
     cv2.imwrite(str(images / '000001.png'), np.full((20, 30, 3), 7, dtype=np.uint8))
     (images / '000002.jpg').write_bytes(b'not an image')
     attach_images(frames, images)
-    assert frames.image(0).shape == (20, 30, 3)
-    assert frames.image(1) is None and frames.image(2) is None
+    found = dict(frames.images(range(3)))
+    assert list(found) == [0] and found[0].shape == (20, 30, 3)
+    assert dict(frames.images([1])) == {}
     assert any('1 frames have no image: 000003' in line for line in frames.warnings)
     assert sum('000002.jpg' in line for line in frames.warnings) == 1

@@ -206,6 +206,12 @@ class TestBootstrap:
         result = evaluate_kitti(labels, detections, bootstrap=40, seed=7)['Car']['easy']
         assert result.ci95 == pytest.approx(percentile_interval(np.array(values)), abs=0.3)
 
+    def test_a_detector_that_finds_nothing_has_no_spread(self):
+        labels, detections = self.frames(5)
+        wrong = parse([f'Car 0 0 0 300 0 400 100 {REST} 0.5'] * 5, True)
+        result = evaluate_kitti(labels, wrong, bootstrap=10)['Car']['easy']
+        assert (result.ap_r40, result.ci95) == (0.0, (0.0, 0.0))
+
     def test_whole_groups_are_drawn(self):
         labels, detections = self.frames(30, groups=2)
         groups = np.arange(60) % 30
