@@ -29,17 +29,15 @@ class CameraChannel:
     The topics of one camera.
 
     :param node: a lifecycle node; owns publishers and subscription.
-    :param deliver: takes (camera, frame) on the executor's thread.
     :param clock: steady clock, nanoseconds.
     """
 
     def __init__(self, node: Any, name: str, settings: DetectorSettings, throttle: Throttle,
-                 deliver: Callable[[str, Frame], None], clock: Callable[[], int]):
+                 clock: Callable[[], int]):
         """Create the publishers; they are silent until the node is active."""
         self.name = name
         self._node = node
         self._throttle = throttle
-        self._deliver = deliver
         self._clock = clock
         self._compressed = settings.compressed
         self._image_qos = qos.image_input(settings.reliable, settings.image_depth)
@@ -49,8 +47,13 @@ class CameraChannel:
         self._subscription = None
         self.monitor = CameraMonitor(name, node.resolve_topic_name(name), settings.limits, clock)
 
-    def subscribe(self) -> None:
-        """Start to receive images."""
+    def subscribe(self, deliver: Callable[[str, Frame], None]) -> None:
+        """
+        Start to receive images.
+
+        :param deliver: takes (camera, frame) on the executor's thread.
+        """
+        self._deliver = deliver
         message_type, topic = (
             (CompressedImage, 'image_raw/compressed') if self._compressed else (Image, 'image_raw'))
         self.monitor.set_active(True)
@@ -73,7 +76,7 @@ class CameraChannel:
     def publish_label_info(self, labels: Sequence[str], threshold: float) -> None:
         """Publish the class map (latched), stamped now."""
         header = Header(stamp=self._node.get_clock().now().to_msg())
-        self.label_info.publish(label_info_message(labels, threshold, header))
+        self._node.publish_safely(self.label_info, label_info_message(labels, threshold, header))
 
     def drop(self, reason: str, detail: str = '') -> None:
         """Count a lost frame; log it, at most once a second for a reason, unless it was lost on purpose."""

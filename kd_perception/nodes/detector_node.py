@@ -15,17 +15,14 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
-from kd_perception.health.camera_monitor import DEACTIVATED, SUPERSEDED
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
 from kd_perception.health.throttle import Throttle
 from kd_perception.nodes import parameters, qos
-from kd_perception.nodes.camera_channel import CameraChannel, Frame
+from kd_perception.nodes.camera_channel import CameraChannel
 from kd_perception.nodes.detector_parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
 from kd_perception.nodes.diagnostics import diagnostics_message
-from kd_perception.nodes.frame_pipeline import FramePipeline
-from kd_perception.nodes.mailbox import Mailbox
+from kd_perception.nodes.frame_service import FrameService
 from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
-from kd_perception.nodes.worker import Worker
 from kd_perception.resources import models_folder
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -53,9 +50,8 @@ class DetectorNode(RobustLifecycleNode):
         self._load, self._steady_ns = load, clock
         self._detector: OnnxDetector | None = None
         self._channels: dict[str, CameraChannel] = {}
-        self._mailbox: Mailbox | None = None
-        self._worker: Worker | None = None
-        self._pipeline: FramePipeline | None = None
+        self._service: FrameService | None = None
+        self._fault = ''
         self._model_monitor = ModelMonitor(clock)
         self._throttle = Throttle(LOG_PERIOD_NS, clock)
         self.settings = DetectorSettings.from_values(parameters.declare_parameters(self, DETECTOR_PARAMETERS))
@@ -84,7 +80,7 @@ class DetectorNode(RobustLifecycleNode):
             detector.warm_up()
             for camera in settings.cameras:
                 self._channels[camera] = CameraChannel(
-                    self, camera, settings, self._throttle, self._deliver, self._steady_ns)
+                    self, camera, settings, self._throttle, self._steady_ns)
             facts = model_facts(detector, settings.execution)
         except Exception as error:  # what a runtime or driver raises is no reason to die either
             known = isinstance(error, KdPerceptionError)
@@ -104,14 +100,9 @@ class DetectorNode(RobustLifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker and subscribe."""
         result = super().on_activate(state)
-        self._pipeline = FramePipeline(
+        self._service = FrameService(
             self._detector, self._channels, self._model_monitor, self.settings.thresholds, self._steady_ns)
-        self._mailbox = Mailbox(list(self._channels), self._steady_ns)
-        self._worker = Worker(self._mailbox, self._pipeline.process, self._pipeline.fail)
-        self._worker.start()
         self._apply_settings()
-        for channel in self._channels.values():
-            channel.subscribe()
         self._publish_label_info()
         return result
 
@@ -119,7 +110,8 @@ class DetectorNode(RobustLifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, finish the frame in work, count what waited."""
         if not self._stop():
-            self.get_logger().error(f'the model has not answered for {STOP_TIMEOUT_S:g} s and is given up')
+            self._fault = f'the model has not answered for {STOP_TIMEOUT_S:g} s and was given up'
+            self.get_logger().error(self._fault)
             return ERROR
         return super().on_deactivate(state)
 
@@ -143,6 +135,8 @@ class DetectorNode(RobustLifecycleNode):
         """Back to unconfigured, from where a new configure may succeed."""
         self._stop()
         self._release()
+        self._model_monitor.failed(self._fault or f'failed in state {state.label}; see the log')
+        self._fault = ''
         return SUCCESS
 
     def close(self) -> None:
@@ -151,26 +145,14 @@ class DetectorNode(RobustLifecycleNode):
 
     def _stop(self) -> bool:
         """Return whether the worker has ended (also where there was none)."""
-        for channel in self._channels.values():
-            channel.unsubscribe()
-        worker, self._worker, self._mailbox = self._worker, None, None
-        if worker is None:
-            return True
-        left, ended = worker.stop(STOP_TIMEOUT_S)
-        self._pipeline.abandoned = not ended
-        for camera, _ in left:
-            self._channels[camera].drop(DEACTIVATED)
-        return ended
+        service, self._service = self._service, None
+        return service is None or service.stop(STOP_TIMEOUT_S)
 
     def _release(self) -> None:
         for channel in self._channels.values():
             channel.destroy()
-        self._channels, self._detector, self._pipeline = {}, None, None
+        self._channels, self._detector = {}, None
         self._model_monitor.unloaded()
-
-    def _deliver(self, camera: str, frame: Frame) -> None:
-        if self._mailbox is not None and self._mailbox.put(camera, frame) is not None:
-            self._channels[camera].drop(SUPERSEDED)
 
     def _apply(self, values: dict[str, Any]) -> None:
         """Take changed parameters over; the worker sees the new thresholds with its next frame."""
@@ -180,8 +162,8 @@ class DetectorNode(RobustLifecycleNode):
             self._publish_label_info()
 
     def _apply_settings(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.thresholds = self.settings.thresholds
+        if self._service is not None:
+            self._service.set_thresholds(self.settings.thresholds)
         for channel in self._channels.values():
             channel.monitor.set_limits(self.settings.limits)
             channel.monitor.set_enabled(self.settings.thresholds.enabled)

@@ -13,8 +13,10 @@ pytest.importorskip('onnx', reason='onnx, which writes the synthetic model, is n
 def report(staleness_max_ms):
     stage = {'p50_ms': 1.5, 'p95_ms': 2.0, 'p99_ms': 2.5, 'max_ms': staleness_max_ms}
     part = {'cameras': 1, 'rate_hz': 30.0, 'sent': 90, 'results': 60,
-            'dropped': {'dropped.superseded': 28}, 'stages': dict.fromkeys(benchmark_node.STAGES, stage), 'cpu_percent_of_one_core': 12.5,
-            'cpu_ms_per_result': 4.0, 'stamp_to_consumer': {'p50_ms': 101.0, 'p99_ms': 130.0, 'max_ms': 140.0}}
+            'dropped': {'dropped.superseded': 28},
+            'stages': dict.fromkeys(benchmark_node.STAGES, stage),
+            'cpu_percent_of_one_core': 12.5, 'cpu_ms_per_result': 4.0,
+            'stamp_to_consumer': {'p50_ms': 101.0, 'p99_ms': 130.0, 'max_ms': 140.0}}
     result = {'machine': benchmark_node.describe_machine(), 'model': 'm.onnx', 'image': '1242x375 bgr8',
               'threads': 1, 'seconds': 3.0, 'goals': [], 'age': part,
               'startup': {'import_ms': 300.0, 'process_to_active_ms': 700.0}}

@@ -55,6 +55,7 @@ def start(domain, tmp_path):
     yield start_child
     for child in children:
         child.kill()
+        print(f'--- {child.log_path.name}\n{child.log}')     # shown when the test has failed
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -44,12 +46,15 @@ def own_domain():
     """
     folder = Path(tempfile.gettempdir()) / 'kd_perception_test_domains'
     folder.mkdir(mode=0o777, exist_ok=True)
-    # 1 to 101 keeps the ports of DDS below Linux's ephemeral ones.
-    for domain in range(1, 102):
+    # 1 to 101 keeps the ports of DDS below Linux's ephemeral ones. In random order: whoever else picks a
+    # domain without this lock is then unlikely to pick the same.
+    for domain in random.SystemRandom().sample(range(1, 102), 101):
         with open(folder / str(domain), 'w') as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                continue
+            if _in_use(domain):
                 continue
             changed = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
             before = {key: os.environ.get(key) for key in changed}
@@ -61,6 +66,17 @@ def own_domain():
                     os.environ.pop(key) if value is None else os.environ.update({key: value})
             return
     raise RuntimeError('every ROS domain of this machine is taken')
+
+
+def _in_use(domain):
+    """Whether a process holds one of the domain's ports (DDSI-RTPS 2.5, 9.6.1: 7400 + 250 domain + 10 + 2 i)."""
+    for port in range(7410 + 250 * domain, 7430 + 250 * domain):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', port))
+            except OSError:
+                return True
+    return False
 
 
 class ChildProcess:
