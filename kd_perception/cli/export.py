@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kd_perception.cli.main import EXIT_OK
+from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.cli.train import add_run_arguments
 from kd_perception.errors import TrainingError
 
@@ -62,3 +62,8 @@ def run(args: argparse.Namespace) -> int:
         times = twin.stat().st_size / args.out.stat().st_size
         print(f'{twin}: {twin.stat().st_size} bytes, {times:.1f} times as large')
     return EXIT_OK
+
+
+def main() -> int:
+    """Run as an executable of its own."""
+    return run_command('export')

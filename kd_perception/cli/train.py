@@ -7,7 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
-from kd_perception.cli.main import EXIT_OK
+from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import TrainingError
 
 HELP = 'Train a detector: progress with losses and images/s, checkpoints that resume exactly.'
@@ -66,3 +66,8 @@ def run(args: argparse.Namespace) -> int:
 def _from_environment(name: str) -> Path | None:
     value = os.environ.get(name)
     return Path(value) if value else None
+
+
+def main() -> int:
+    """Run as an executable of its own."""
+    return run_command('train')
