@@ -69,7 +69,7 @@ def own_domain():
 
 
 def _in_use(domain):
-    """Whether a process holds one of the domain's ports (DDSI-RTPS 2.5, 9.6.1: 7400 + 250 domain + 10 + 2 i)."""
+    """Whether a process holds a port of the domain (DDSI-RTPS 2.5, 9.6.1: 7400 + 250 domain + 10 + 2 i)."""
     for port in range(7410 + 250 * domain, 7430 + 250 * domain):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
