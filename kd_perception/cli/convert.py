@@ -60,6 +60,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == '__main__':
+def main() -> int:
+    """Run as an executable of its own."""
     from kd_perception.cli.main import run_command
-    sys.exit(run_command('convert'))
+    return run_command('convert')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
