@@ -83,6 +83,7 @@ def salvage_sqlite3(path: Path, problems: List[str]) -> Iterator[Record]:
         connection = sqlite3.connect(f'file:{quote(str(path))}?{mode}', uri=True)
         # SQLite refuses a file that is shorter than its header says, except in this mode, meant for recovery.
         connection.execute('PRAGMA writable_schema = ON')
+        connection.execute('PRAGMA trusted_schema = OFF')
         topics = {key: (name, kind) for key, name, kind in connection.execute(
             'SELECT id, name, type FROM topics WHERE serialization_format = "cdr"')}
         for topic_id, log_ns, raw in connection.execute(

@@ -30,6 +30,8 @@ STOP_TIMEOUT_S = 8.0
 # Raw images fit into one datagram of the default transports only in pieces; these carry them whole.
 LARGE_DATA = 'LARGE_DATA?max_msg_size=3MB&sockets_size=3MB'
 _LOG_TAIL_LINES = 12
+# Loaded here, since between fork and exec of a process with threads nothing may be.
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Child:
 
 def _die_with_parent() -> None:
     """Ask Linux to end the child when this process is killed without a chance to clean up."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    with contextlib.suppress(AttributeError):
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def run(cameras: Sequence[str], detector: dict[str, Any], replay: dict[str, Any], limit_s: float,

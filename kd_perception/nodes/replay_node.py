@@ -98,7 +98,8 @@ class ReplayNode(Node):
         """Return what was done so far: the line that the process prints when it ends."""
         if self.lockstep:
             self.report['answers'], self.report['timeouts'] = self.lockstep.answers, self.lockstep.timeouts
-        return {**self.report, 'frames_per_camera': self.topics.frames, 'skipped_topics': self.topics.skipped,
+        return {**self.report, 'unpublished': self.topics.unpublished,
+                'frames_per_camera': self.topics.frames, 'skipped_topics': self.topics.skipped,
                 'lost_in_input': self.source.lost, 'input_problems': self.source.problems,
                 'wall_s': round((self._steady() - self._started_ns) / 1e9, 3)}
 

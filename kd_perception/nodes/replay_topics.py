@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -23,6 +24,7 @@ from kd_perception.errors import BagError, RosInterfaceError
 from kd_perception.nodes import qos
 from kd_perception.nodes.replay_images import with_stamp
 from kd_perception.nodes.replay_parameters import ReplaySettings
+from kd_perception.nodes.runtime import one_line, RCLError
 
 # Reliable offers match reliable and best-effort readers alike.
 PLAYED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
@@ -65,21 +67,32 @@ class ReplayTopics:
 
     :param steady: steady clock, nanoseconds.
     :ivar frames: images published, per camera.
+    :ivar unpublished: messages that the middleware refused.
     :ivar skipped: recorded topics that cannot be played, and why.
     """
 
     def __init__(self, node: Any, source: FrameSource, settings: ReplaySettings, steady: Callable[[], int]):
-        """Create a publisher for each camera, and for each further topic whose type is installed."""
+        """
+        Create a publisher for each camera, and for each further topic whose type is installed.
+
+        :raises RosInterfaceError: a camera's name is no topic name.
+        """
         self._node, self._settings, self._steady = node, settings, steady
         self.frames = {camera.name: 0 for camera in source.cameras}
+        self.unpublished = 0
         self.skipped: dict[str, str] = {}
         self._images: dict[tuple[str, str], Any] = {}
         for camera in source.cameras:
             compressed = settings.image_transport == 'compressed' or (
                 settings.image_transport == 'recorded' and camera.msgtype == COMPRESSED_IMAGE)
             kind, topic = (CompressedImage, 'image_raw/compressed') if compressed else (Image, 'image_raw')
-            self._images[camera.name, COMPRESSED_IMAGE if compressed else IMAGE] = node.create_publisher(
-                kind, f'{camera.name}/{topic}', PLAYED)
+            try:
+                publisher = node.create_publisher(kind, f'{camera.name}/{topic}', PLAYED)
+            except InvalidTopicNameException as error:
+                raise RosInterfaceError(
+                    f'camera {camera.name!r} cannot be a topic ({one_line(error, 120)}); name it with the '
+                    'parameter cameras') from None
+            self._images[camera.name, COMPRESSED_IMAGE if compressed else IMAGE] = publisher
         self._clock_out = node.create_publisher(Clock, '/clock', CLOCK) if settings.publish_clock else None
         self._others: dict[str, Any] = {}
         if isinstance(source, BagSource):
@@ -104,17 +117,26 @@ class ReplayTopics:
                 message_type, name if name in _GLOBAL else name.lstrip('/'), profile)
 
     def publish_image(self, camera: str, raw: bytes, msgtype: str) -> int:
-        """Publish a serialised image; return 1."""
-        self._images[camera, msgtype].publish(raw)
-        self.frames[camera] += 1
-        return 1
+        """Publish a serialised image; return 1, or 0 where the middleware refused it."""
+        sent = self._publish(self._images[camera, msgtype], raw)
+        self.frames[camera] += sent
+        return sent
 
     def publish_other(self, record: Record) -> int:
         """Publish a recorded message as it is; return 1, or 0 where its topic is not played."""
         publisher = self._others.get(record.topic)
-        if publisher is None:
+        return 0 if publisher is None else self._publish(publisher, record.raw)
+
+    def _publish(self, publisher: Any, raw: bytes) -> int:
+        try:
+            publisher.publish(raw)
+        except RCLError as error:
+            if not self._node.context.ok():
+                raise
+            self.unpublished += 1
+            self._node.get_logger().error(f'{publisher.topic_name}: not published: {one_line(error)}',
+                                          throttle_duration_sec=1.0)
             return 0
-        publisher.publish(record.raw)
         return 1
 
     def publish_clock(self, recorded_ns: int) -> None:

@@ -26,6 +26,9 @@ from std_msgs.msg import Header, String  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 
+IMAGES = 'a folder with an image'
+
+
 def stamp_ns(message):
     """Return a message's stamp in ns."""
     return message.header.stamp.sec * 10 ** 9 + message.header.stamp.nanosec
@@ -168,8 +171,13 @@ def test_images_that_cannot_be_decoded_are_left_out_and_counted(replay, tmp_path
     ({}, 'parameter input: is empty'),
     ({'input': '/nowhere'}, '/nowhere: no such folder, video or recording'),
     ({'input': '/', 'rate': -1.0}, 'rate'),
+    ({'input': IMAGES, 'cameras': ['1st']}, "camera '1st' cannot be a topic"),
+    ({'input': IMAGES, 'cameras': ['a', 'b']}, 'holds one camera, 2 were asked for (a, b)'),
     ({'input': '/', 'lockstep': 'sometimes'}, "'sometimes' is unknown, expected one of 'off', 'detections'")])
-def test_wrong_parameters_end_with_one_line(replay, parameters, told):
+def test_wrong_parameters_end_with_one_line(replay, parameters, told, tmp_path):
+    if parameters.get('input') == IMAGES:
+        cv2.imwrite(str(tmp_path / '0.png'), numbered_image(0))
+        parameters = {**parameters, 'input': tmp_path}
     child = replay(**parameters)
     assert child.wait() == 2
     lines = [line for line in child.log.splitlines() if line.startswith('kd_perception: error: ')]
