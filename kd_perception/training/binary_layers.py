@@ -36,7 +36,7 @@ _EPSILON = 1e-12
 
 def sign(x: torch.Tensor) -> torch.Tensor:
     """Return +1 where x >= 0 (also -0.0), else -1, in the type of x."""
-    return torch.where(x >= 0, torch.ones_like(x), -torch.ones_like(x))
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
 class _Sign(torch.autograd.Function):

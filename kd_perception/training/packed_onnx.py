@@ -57,7 +57,7 @@ def pack_signs(codes: np.ndarray) -> np.ndarray:
 
     :raises ValueError: a code is neither +1 nor -1.
     """
-    if not np.isin(codes, (-1, 1)).all():
+    if not (np.abs(codes) == 1).all():
         raise ValueError('expected codes of +1 and -1 only')
     return np.packbits(codes.reshape(len(codes), -1) > 0, axis=1, bitorder='little')
 

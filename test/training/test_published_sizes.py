@@ -8,12 +8,14 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.config import load_config  # noqa: E402
+from kd_perception.detection.model_spec import ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.training.binarization import activate_all  # noqa: E402
 from kd_perception.training.export import parity, to_onnx  # noqa: E402
 from kd_perception.training.networks import build_network, network_cost  # noqa: E402
 from kd_perception.training.settings import TrainingSettings  # noqa: E402
 from kd_perception.training.torch_detector import detection_spec  # noqa: E402
+import onnx  # noqa: E402
 from torch import nn  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'config' / 'training'
@@ -40,11 +42,13 @@ def test_published_sizes(name, weights, float_mib, packed_mib):
     assert len(content) <= packed_mib * MIB
     channels = sum(m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     assert float_mib[0] * MIB < 4 * (count + channels) < float_mib[1] * MIB
-    detector = OnnxDetector.from_bytes(content, Path(f'{name}.onnx'))
-    assert parity(network, detector) < 1e-4
-    bits = {layer: entry['bits'] for layer, entry in detector.spec.documents['precision'].items()}
+    metadata = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
+    written = ModelSpec.from_metadata(metadata, name)
+    bits = {layer: entry['bits'] for layer, entry in written.documents['precision'].items()}
     assert sum(value == 32 for value in bits.values()) == (2 if name.startswith('dark') else 15)
     assert bits['head.fuse.conv'] == 1 and bits['head.predict'] == 32
+    if name.startswith('mobile'):  # the other one takes seconds to load, and has no operator that this lacks
+        assert parity(network, OnnxDetector.from_bytes(content, Path(f'{name}.onnx'))) < 1e-4
 
 
 def test_cost_is_counted_without_running():
@@ -52,7 +56,7 @@ def test_cost_is_counted_without_running():
         settings = load_config(TrainingSettings, CONFIGS / 'darknet19_yolov2.yaml')
         network = build_network(settings.network, 3)
     cost = network_cost(network, (384, 1248))
-    assert cost.weights == 67_029_856 - 0
+    assert cost.weights == 67_029_856
     # YOLOv2's 416 px network is known to take 29.5 G operations (multiply and add counted apart) with the
     # squeezed passthrough; per pixel ours takes somewhat more.
     per_pixel = 2 * cost.multiply_adds / (384 * 1248)

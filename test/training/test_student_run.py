@@ -88,12 +88,11 @@ def test_latent_weights_do_not_decay(settings, teacher, tmp_path):
     assert sorted(held) == sorted(map(id, wanted))
 
 
-@pytest.mark.parametrize('kind', ['darknet19_yolov2', 'mobilenet_v1_yolov2'])
-def test_published_networks_train(kind, settings, tmp_path, monkeypatch):
-    """One step of each, with a narrow head so that it takes no time."""
+def test_published_networks_train(settings, tmp_path, monkeypatch):
+    """One step of the smaller one, with a narrow head so that it takes no time."""
     import kd_perception.training.models.yolov2_head as head
     monkeypatch.setattr(head.YoloV2Head.__init__, '__defaults__', (16,))
-    network = NetworkSettings(kind, anchors_px=((20.0, 30.0), (60.0, 40.0)))
+    network = NetworkSettings('mobilenet_v1_yolov2', anchors_px=((20.0, 30.0), (60.0, 40.0)))
     chosen = dataclasses.replace(settings, network=network, distillation=None, steps=1, train_hw=(64, 64),
                                  binarization=dataclasses.replace(settings.binarization, freeze=None))
     trainer = Trainer(chosen, None, tmp_path, None)
