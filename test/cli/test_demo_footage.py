@@ -26,7 +26,7 @@ needs_dpkg = pytest.mark.skipif(shutil.which('dpkg-deb') is None, reason='dpkg-d
 
 
 def footage(package, kind='pypi', sha256=DIGEST, member=MEMBER):
-    return Footage('film', 'a film', kind, str(package), member, sha256, 0.0, 1.0)
+    return Footage('film', 'a film', kind, str(package), member, sha256, 0.0, 1.0, 1)
 
 
 @pytest.fixture
