@@ -155,8 +155,9 @@ class BinaryConv2d(CodedConv2d):
     def _argument(self, centred: torch.Tensor) -> torch.Tensor:
         if not self.standardise:
             return centred
-        deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return centred / deviation.clamp_min(_EPSILON)
+        # Clamped before the root, whose slope at 0 would turn a constant filter's gradient into NaN.
+        variance = centred.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_EPSILON)
+        return centred / variance.sqrt()
 
     @staticmethod
     def _mean_scale(centred: torch.Tensor) -> torch.Tensor:

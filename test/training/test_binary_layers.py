@@ -35,6 +35,16 @@ def test_zero_filter_is_plus_zero_and_nan_is_seen():
     assert made.effective_weight()[2:].isfinite().all()
 
 
+@pytest.mark.parametrize('standardise', [False, True])
+def test_constant_filters_have_a_finite_gradient(standardise):
+    made = layer(standardise=standardise)
+    with torch.no_grad():
+        made.weight[0], made.weight[1] = 0, 0.3
+    made(torch.randn(1, 3, 5, 5)).square().sum().backward()
+    assert made.weight.grad.isfinite().all() and made.weight.grad[2:].abs().sum() > 0
+    assert (made.codes()[:2] == 1).all()
+
+
 def test_float_until_activated():
     made = layer(active=False)
     x = torch.randn(1, 3, 5, 5)
