@@ -110,8 +110,9 @@ class ReplayNode(Node):
 
     def _items(self) -> Iterator[Frame | Record]:
         """Yield the part of the input that is to be played."""
-        settings = self.settings
+        settings, disorder_ns = self.settings, 0
         if isinstance(self.source, BagSource):
+            disorder_ns = _DISORDER_NS
             first_ns = self.source.start_ns + settings.start_offset_ns
             items = self.source.items(
                 lambda topic: wanted_topic(topic, settings.other_topics) and topic not in self.topics.skipped,
@@ -127,7 +128,7 @@ class ReplayNode(Node):
             over_ns = -1 if settings.duration_ns is None else item.log_ns - first_ns - settings.duration_ns
             if over_ns < 0:
                 yield item
-            elif over_ns > _DISORDER_NS:
+            elif over_ns >= disorder_ns:
                 return
 
     def _play_item(self, item: Frame | Record) -> bool:
