@@ -7,8 +7,10 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+import resource
 import sys
 import tempfile
+import time
 from typing import Any, Dict, List, Tuple
 
 # Before numpy is loaded: the matrix products here are small, and on a busy computer the threads that OpenBLAS
@@ -30,7 +32,7 @@ EXAMPLES = """\
   kd_perception evaluate --labels label_2 --detections out --out report
   kd_perception evaluate --labels label_2 --detections out --images image_2 --out report
                                                    with pictures of the worst mistakes
-  kd_perception evaluate --labels label_2 --detections out --out report --class Car=0.7:Van \
+  kd_perception evaluate --labels label_2 --detections out --out report --class Car=0.7:Van \\
       --class Truck=0.7
   kd_perception evaluate --bag drive --labels /camera/ground_truth --model teacher --out report
   kd_perception evaluate compare before/report.json after/report.json \\
@@ -92,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `evaluate` or `evaluate compare`."""
     if args.action == 'compare':
         return _compare(args)
+    started = time.monotonic()
     options = _options(args)
     frames = _frame_set(args)
     renamed = dict(parse_rename(text) for text in args.rename or ())
@@ -107,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         conditions.update(condition_masks(info, names, frames.stamps_ns, frames.bags))
         groups = scene_groups(info, names)
     evaluation = evaluate_frames(frames, options, conditions, groups, ['kd_perception', *_command()])
+    evaluation.report['runtime'] = _runtime(started)
     _write(args, frames, options, evaluation)
     _print_summary(evaluation.report, Path(args.out))
     return EXIT_OK
@@ -116,6 +120,14 @@ def _command() -> List[str]:
     """Return the command line as typed, `evaluate` first."""
     words = sys.argv[1:]
     return words if words[:1] == ['evaluate'] else ['evaluate', *words]
+
+
+def _runtime(started: float) -> Dict[str, float]:
+    """Return what the figures cost: wall time [s], processor time [s] and peak memory [MiB], workers included."""
+    own, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime
+    return {'wall_s': round(time.monotonic() - started, 3), 'cpu_s': round(cpu_s, 3),
+            'peak_memory_mib': round(max(own.ru_maxrss, workers.ru_maxrss) / 1024, 1)}  # Linux counts in KiB
 
 
 def _options(args: argparse.Namespace) -> EvaluationOptions:
@@ -243,6 +255,9 @@ def _print_summary(report: Dict[str, Any], out: Path) -> None:
     lost = ', '.join(f'{count} {reason}' for reason, count in frames['dropped'].items())
     print(f'frames: {frames["total"]} in all, {frames["processed"]} with a result'
           + (f'; {lost}' if lost else ''))
+    runtime = report['runtime']
+    print(f'{runtime["wall_s"]:.1f} s, {runtime["cpu_s"]:.1f} s of processor time, '
+          f'{runtime["peak_memory_mib"]:.0f} MiB')
     for line in report['warnings']:
         print(f'warning: {line}', file=sys.stderr)
     print(f'wrote {out / REPORT_JSON}')
@@ -287,6 +302,11 @@ def _line(delta: Delta, worse: bool) -> str:
             f'{interval}{sign}{"  WORSE" if worse else ""}')
 
 
-if __name__ == '__main__':
+def main() -> int:
+    """Run as an executable of its own."""
     from kd_perception.cli.main import run_command
-    sys.exit(run_command('evaluate'))
+    return run_command('evaluate')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

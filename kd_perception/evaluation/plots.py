@@ -18,7 +18,10 @@ _METADATA = {'Date': None, 'Creator': None}
 
 
 def _figure(width: float = 4.6, height: float = 3.5):
-    figure = Figure(figsize=(width, height), layout='constrained')
+    figure = Figure(figsize=(width, height))
+    # Fixed margins [inches]: a layout engine draws every figure several times.
+    figure.subplots_adjust(left=0.72 / width, right=1 - 0.12 / width, bottom=0.52 / height,
+                           top=1 - 0.32 / height)
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.grid(True, color=GRID, linewidth=0.7)

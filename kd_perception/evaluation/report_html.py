@@ -247,6 +247,9 @@ def _facts(report: Dict[str, Any]) -> str:
                                    for name, item in protocol['classes'].items())),
              ('bootstrap', f'{protocol["bootstrap"]} resamples of {protocol["resampled"]}, '
                            f'seed {protocol["seed"]}')]
+    if 'runtime' in report:
+        rows += [('evaluation took', '{wall_s:.1f} s ({cpu_s:.1f} s of processor time), '
+                  '{peak_memory_mib:.0f} MiB'.format(**report['runtime']))]
     rows += [(f'version of {name}', value) for name, value in report['versions'].items()]
     cells = ''.join(f'<tr><td>{_text(name)}</td><td class="wrap">{_text(value)}</td></tr>'
                     for name, value in rows)
