@@ -24,6 +24,7 @@ MAKE_ENV = python=$$(tools/find_python.sh "$$PYTHON" "$$VENV") && "$$python" too
 # A single test that hangs is ended by this, whatever limits it sets itself.
 PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 $(PYTEST_ARGS)
 SLOW_TESTS = $(wildcard test/integration test/launch test/training)
+FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 
 .PHONY: help demo test env env-train test-fast test-integration lint clean distclean
 .DEFAULT_GOAL := help
@@ -40,12 +41,12 @@ help: ## list these targets
 demo: env ## replay -> detector over DDS; overview.png, detections.mcap, summary.json
 	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} --out build/demo
 
+# Both parts run, whatever the first one says. pytest's code 5, no test collected, is a failure too.
 test: env $(if $(filter 0,$(TRAIN)),,env-train) ## all tests: first the fast ones, then those that need ROS or torch
-	@$(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
-	@$(PYTEST) $(SLOW_TESTS)
+	@status=0; $(FAST_TESTS) || status=$$?; $(PYTEST) $(SLOW_TESTS) || status=$$?; exit $$status
 
 test-fast: env ## the tests that need neither ROS nor torch
-	@$(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
+	@$(FAST_TESTS)
 
 test-integration: env ## real processes over DDS
 	@$(PYTEST) test/integration
