@@ -99,6 +99,23 @@ def test_crowded_counts_each_hidden_box_once():
     assert f['crowded'] == 2
 
 
+def test_crowded_counts_the_hidden_not_the_hiding():
+    f = features((50, 40, 70, 60, 0.9, 0), (50, 40, 60, 60, 0.5, 0), (60, 40, 70, 60, 0.5, 0))
+    assert f['crowded'] == 2
+
+
+def test_overlap_limits_belong_to_the_inside():
+    half = ((50, 40, 60, 60, 0.9, 0), (50, 40, 60, 50, 0.7, 1))         # IoU 0.5
+    assert features(*half, conflict_iou=0.5)['class_margin'] == pytest.approx(0.2)
+    assert features(*half, conflict_iou=0.51)['class_margin'] == 1
+    assert (features(*half, crowd_iou=0.5)['crowded'], features(*half, crowd_iou=0.51)['crowded']) == (1, 0)
+
+
+@pytest.mark.parametrize('hw', [(0, 200), (100, 0)])
+def test_an_image_without_a_size_is_no_image(hw):
+    assert math.isnan(features(*spread(0.9), hw=hw)['small'])
+
+
 def test_sizes():
     f = features((50, 40, 60, 47, 0.9, 0), (90, 40, 95, 48, 0.9, 0), (120, 20, 140, 60, 0.3, 0))
     assert f['small'] == 1      # 7 of 100 px, limit 8
@@ -181,9 +198,15 @@ class TestFlicker:
         assert all(map(math.isnan, self.run(frames, history_frames=0)))
 
     def test_old_frames_do_not_count(self):
-        frames = [(0, [(*self.A, 0.9, 0)]), (1.0, [])]
+        frames = [(7, [(*self.A, 0.9, 0)]), (8.0, [])]
         assert self.run(frames) == (0, 1)
-        assert all(map(math.isnan, self.run([frames[0], (1.000001, [])])))
+        assert all(map(math.isnan, self.run([frames[0], (8.000001, [])])))
+
+    def test_match_limit_belongs_to_the_inside(self):
+        half = (10, 40, 30, 50)     # IoU 0.5 with A
+        frames = [(0, [(*self.A, 0.9, 0)]), (0.1, [(*half, 0.9, 0)])]
+        assert self.run(frames, match_iou=0.5) == (0, 0)
+        assert self.run(frames, match_iou=0.51) == (1, 1)
 
     @pytest.mark.parametrize('stamp', [5.0, 4.9, 0.0])
     def test_a_loop_starts_a_new_history(self, stamp):

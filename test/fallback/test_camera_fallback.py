@@ -13,7 +13,8 @@ from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
 from kd_perception.fallback.scene import SceneSignals
 from kd_perception.fallback.scores import SignalScorer
-from kd_perception.fallback.state import FallbackState
+from kd_perception.fallback.state import FallbackState, StateSettings
+import pytest
 
 MS = 1_000_000
 SURE = Detections([[50, 50, 90, 90]], [0.95], [0])
@@ -195,6 +196,29 @@ def test_live_reconfiguration_reaches_every_part():
     assert fallback.on_teacher(1, Detections.empty(), 5 * MS).outputs[0].provenance.from_student == 0
     step = student(fallback, 2, 6)
     assert not step.send and len(step.outputs[0].detections) == 0       # 0.45 is below the new limit
+    fallback.configure(dataclasses.replace(
+        SETTINGS, arbiter=ArbiterSettings(deadline_ns=10 * MS), state=StateSettings(camera_silence_ns=50 * MS)))
+    student(fallback, 3, 20)
+    assert fallback.next_deadline() == 30 * MS
+    assert fallback.report(69 * MS).state is FallbackState.NOMINAL
+    assert fallback.report(70 * MS).state is FallbackState.ERROR
+
+
+def test_a_miss_found_by_the_next_result_counts():
+    fallback = make(dataclasses.replace(SETTINGS, breaker=BreakerSettings(misses=1)))
+    assert student(fallback, 1, 0).send
+    late = student(fallback, 2, 150, SURE)
+    assert sources(late.outputs) == ['student-late-teacher', 'student']
+    assert fallback.breaker.state is BreakerState.OPEN
+
+
+@pytest.mark.parametrize('notice', ['on_tick', 'report'])
+def test_silence_is_noticed_by(notice):
+    fallback = make(dataclasses.replace(SETTINGS, breaker=BreakerSettings(misses=10)))
+    student(fallback, 1, 0)
+    student(fallback, 2, 10)
+    getattr(fallback, notice)(2000 * MS)
+    assert fallback.breaker.state is BreakerState.OPEN
 
 
 def test_two_cameras_of_one_teacher():
