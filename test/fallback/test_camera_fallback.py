@@ -197,7 +197,8 @@ def test_live_reconfiguration_reaches_every_part():
     step = student(fallback, 2, 6)
     assert not step.send and len(step.outputs[0].detections) == 0       # 0.45 is below the new limit
     fallback.configure(dataclasses.replace(
-        SETTINGS, arbiter=ArbiterSettings(deadline_ns=10 * MS), state=StateSettings(camera_silence_ns=50 * MS)))
+        SETTINGS, arbiter=ArbiterSettings(deadline_ns=10 * MS),
+        state=StateSettings(camera_silence_ns=50 * MS)))
     student(fallback, 3, 20)
     assert fallback.next_deadline() == 30 * MS
     assert fallback.report(69 * MS).state is FallbackState.NOMINAL

@@ -93,6 +93,18 @@ def test_held_out_scores_do_not_see_their_own_group():
     assert honest.losses[1e-4] > flattered.losses[1e-4]
 
 
+def test_held_out_scores_are_those_of_a_fit_on_the_other_folds():
+    values, margin, noisy = sample(60)
+    result = fit(values, noisy, kind='linear', l2_grid=(0.1,), folds=3, seed=4)
+    fold = assign_folds(range(60), 3, seed=4)
+    for k in range(3):
+        rest = fit(values[fold != k], noisy[fold != k], kind='linear', l2_grid=(0.1,), folds=2).estimator
+        np.testing.assert_allclose(result.held_out[fold == k], rest.scores(NAMES, values[fold == k]), rtol=1e-9)
+    loss = ((result.held_out - noisy) ** 2).mean()
+    assert result.losses == {0.1: pytest.approx(loss)} and result.estimator.trained['held_out_loss'] == (
+        pytest.approx(loss))
+
+
 def test_penalty_is_chosen_by_the_held_out_loss():
     rng = np.random.default_rng(5)
     values = np.stack([rng.normal(size=60) ** 2, *rng.normal(size=(3, 60))], axis=1)
