@@ -99,8 +99,11 @@ def test_held_out_scores_are_those_of_a_fit_on_the_other_folds():
     fold = assign_folds(range(60), 3, seed=4)
     for k in range(3):
         rest = fit(values[fold != k], noisy[fold != k], kind='linear', l2_grid=(0.1,), folds=2).estimator
-    assert result.losses == {0.1: pytest.approx(loss)} and result.estimator.trained['held_out_loss'] == (
-        pytest.approx(loss))
+        scores = rest.scores(NAMES, values[fold == k])
+        np.testing.assert_allclose(result.held_out[fold == k], scores, rtol=1e-9)
+    loss = pytest.approx(((result.held_out - noisy) ** 2).mean())
+    assert result.losses == {0.1: loss}
+    assert result.estimator.trained['held_out_loss'] == loss
 
 
 def test_penalty_is_chosen_by_the_held_out_loss():
