@@ -17,17 +17,17 @@ from typing import Any, Dict, List, Tuple
 # starts for them spend more time waiting for one another than computing.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
-# flake8: noqa: E402
-from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.evaluation.compare import compare, Delta, load_report
-from kd_perception.evaluation.conditions import (automatic_tags, condition_masks, load_frame_info,
-                                                 scene_groups)
-from kd_perception.evaluation.frame_set import FrameSet, read_frame_set
-from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES
-from kd_perception.evaluation.report import evaluate_frames, Evaluation, EvaluationOptions
+from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
+from kd_perception.evaluation.compare import compare, Delta, load_report  # noqa: E402
+from kd_perception.evaluation.conditions import (  # noqa: E402
+    automatic_tags, condition_masks, load_frame_info, scene_groups)
+from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
+from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
+from kd_perception.evaluation.report import evaluate_frames, Evaluation, EvaluationOptions  # noqa: E402
+import numpy as np  # noqa: E402
 
-HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or of '
-        'a model on a recording; writes report.json and report.html.')
+HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or '
+        'of a model on a recording; writes report.json and report.html.')
 EXAMPLES = """\
   kd_perception evaluate --labels label_2 --detections out --out report
   kd_perception evaluate --labels label_2 --detections out --images image_2 --out report
@@ -45,22 +45,25 @@ REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', metavar='compare')
+    actions = parser.add_subparsers(dest='action', metavar='[compare]')
     source = parser.add_argument_group('what to evaluate')
     source.add_argument('--labels', metavar='DIR|TOPIC',
-                        help='folder of KITTI label files <frame>.txt; with --bag also the topic of the labels')
+                        help='folder of KITTI label files <frame>.txt; with --bag also the topic of labels')
     source.add_argument('--detections', metavar='DIR|TOPIC',
                         help='folder of KITTI text files <frame>.txt with the score as 16th column; with '
                              '--bag a recorded topic of detections')
     source.add_argument('--images', metavar='DIR',
                         help='folder of the images, for gallery and automatic conditions')
     source.add_argument('--bag', action='append', metavar='BAG', help='recording (rosbag2); may be repeated')
-    source.add_argument('--model', help='run this on the bag or on --images: ONNX file, or a name of the shipped '
-                                        'manifest')
+    source.add_argument('--model', help='run this on the bag or on --images: ONNX file, or a name of the '
+                                        'shipped manifest')
     source.add_argument('--rename', action='append', metavar='FROM=TO',
                         help='class of the detections that goes by another name in the labels, such as '
                              'person=Pedestrian; may be repeated')
     source.add_argument('--camera', help='with --bag: name of the camera, where there are several')
+    source.add_argument('--recorded', metavar='BAG',
+                        help='with one --bag: recording that holds the topic of detections, where that is '
+                             'not the bag itself (see launch/replay_evaluation.launch.py)')
     source.add_argument('--jobs', type=int, default=1, metavar='N',
                         help='with several --bag: worker processes (default: 1)')
     parser.add_argument('--out', metavar='DIR', help='folder for report.json and report.html')
@@ -123,7 +126,7 @@ def _command() -> List[str]:
 
 
 def _runtime(started: float) -> Dict[str, float]:
-    """Return what the figures cost: wall time [s], processor time [s] and peak memory [MiB], workers included."""
+    """Return what the figures cost, workers included: wall and processor time [s], peak memory [MiB]."""
     own, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime
     return {'wall_s': round(time.monotonic() - started, 3), 'cpu_s': round(cpu_s, 3),
@@ -137,6 +140,8 @@ def _options(args: argparse.Namespace) -> EvaluationOptions:
         raise ConfigError('either --detections or --model is needed')
     if args.model and not args.bag and not args.images:
         raise ConfigError('--model needs a --bag or a folder of --images')
+    if args.recorded and (not args.detections or len(args.bag or ()) != 1):
+        raise ConfigError('--recorded needs exactly one --bag, and --detections with the topic')
     if args.bag and args.images:
         raise ConfigError('--bag brings its own images, --images is not for it')
     if args.bootstrap < 0 or args.bootstrap > 100_000 or args.gallery < 0 or args.jobs < 1:
@@ -177,7 +182,8 @@ def _frame_set(args: argparse.Namespace) -> FrameSet:
     from kd_perception.resources import models_folder
     model = str(resolve_model(args.model, models_folder())) if args.model else ''
     sha256 = pinned_sha256(model) if model else None
-    jobs = [ReplayJob(str(source), args.labels, model, sha256, args.detections or '', args.camera)
+    jobs = [ReplayJob(str(source), args.labels, model, sha256, args.detections or '', args.camera,
+                      args.recorded or '')
             for source in sources]
     if args.jobs == 1 or len(jobs) == 1:
         return replay_frame_set(jobs)
@@ -188,14 +194,18 @@ def _frame_set(args: argparse.Namespace) -> FrameSet:
 
 
 def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
-    """Tags by luminance and sharpness where there are images."""
+    """Return tags by luminance and sharpness where there are images; note the images' sizes, too."""
     if frames.signals is None:
         if frames.images is None:
             return {}
         from kd_perception.fallback.scene import measure_scene
         count = len(frames.labels.frames)
-        found = {index: measure_scene(image) for index, image in frames.images(range(count))}
+        found, sizes = {}, {}
+        for index, image in frames.images(range(count)):
+            found[index], sizes[index] = measure_scene(image), image.shape[:2]
         frames.signals = [found.get(index) for index in range(count)]
+        if len(sizes) == count:
+            frames.image_hw = np.array([sizes[index] for index in range(count)])
     return automatic_tags(frames.signals)
 
 

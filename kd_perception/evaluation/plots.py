@@ -42,8 +42,13 @@ def _svg(figure: Figure) -> str:
     return text[text.index('<svg'):]
 
 
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading names between dollar signs as formulas."""
+    return text.replace('$', r'\$')
+
+
 def _finish(axes, title: str, x: str, y: str, legend: bool = True) -> None:
-    axes.set_title(title, fontsize=11, color=TEXT, loc='left', fontweight='bold')
+    axes.set_title(_plain(title), fontsize=11, color=TEXT, loc='left', fontweight='bold')
     axes.set_xlabel(x, fontsize=9.5, color=TEXT)
     axes.set_ylabel(y, fontsize=9.5, color=TEXT)
     if legend and axes.get_legend_handles_labels()[0]:
@@ -59,7 +64,7 @@ def precision_recall(name: str, levels: Dict[str, Dict[str, Any]]) -> Optional[s
             values = np.array([np.nan if value is None else value for value in result['precision']])
             reached = len(result['thresholds'])
             ap = result['ap_r40']
-            label = f'{level}, AP {ap:.1f}' if ap is not None else level
+            label = _plain(f'{level}, AP {ap:.1f}' if ap is not None else level)
             axes.plot(np.arange(reached) / 40, values[:reached], color=color, label=label, **_STYLE)
             drawn = True
     axes.set_xlim(0, 1)
@@ -134,7 +139,7 @@ def height_bins(bins: Dict[str, Dict[str, Dict[str, Any]]]) -> Optional[str]:
             x = j + (i - (len(names) - 1) / 2) * width
             axes.bar(x, item['ap_r40'], width * 0.92, color=color,
                      alpha=0.35 if item['few_ground_truths'] else 0.9,
-                     label=name if name not in axes.get_legend_handles_labels()[1] else None)
+                     label=_plain(name) if _plain(name) not in axes.get_legend_handles_labels()[1] else None)
             if item['ci95']:
                 low, high = item['ci95']
                 axes.plot([x, x], [low, high], color='#27313d', linewidth=1)

@@ -39,6 +39,7 @@ class ReplayJob:
     :ivar model: ONNX file, or empty where ``detections`` names a recorded topic.
     :ivar sha256: digest that the model must have, or None.
     :ivar camera: which camera, where the source has several.
+    :ivar recorded: recording that holds the topic of detections, where that is not ``source`` itself.
     """
 
     source: str
@@ -47,6 +48,7 @@ class ReplayJob:
     sha256: Optional[str] = None
     detections: str = ''
     camera: Optional[str] = None
+    recorded: str = ''
 
 
 @dataclass
@@ -155,7 +157,8 @@ def _read_detections(job: ReplayJob, labels: LabelSource, result: Replay) -> Non
     topic = '/' + job.detections.strip('/')
     found: Dict[int, Tuple[KittiObjects, int]] = {}
     digest = hashlib.sha256()
-    with BagReader(job.source) as bag:
+    recorded = job.recorded or job.source
+    with BagReader(recorded) as bag:
         require_topic(bag, topic, ts.DETECTION_ARRAY)
         for record in bag.messages([topic]):
             try:
@@ -169,7 +172,7 @@ def _read_detections(job: ReplayJob, labels: LabelSource, result: Replay) -> Non
                 continue
             digest.update(record.raw)
             found[stamp] = objects, record.log_ns
-        result.problems += [f'{job.source}: {line}' for line in bag.problems]
+        result.problems += [f'{recorded}: {line}' for line in bag.problems]
         result.lost_messages = bag.lost_messages
     frames = _image_stamps(job, found)
     for stamp, name, log_ns in frames:
@@ -189,7 +192,7 @@ def _read_detections(job: ReplayJob, labels: LabelSource, result: Replay) -> Non
         result.detections.append(objects)
     missing = result.dropped[NO_DETECTIONS]
     if missing:
-        result.problems.append(f'{job.source}: {missing} labelled frames have no message on {topic}, each of '
+        result.problems.append(f'{recorded}: {missing} labelled frames have no message on {topic}, each of '
                                'their objects counts as missed')
     result.sha256['detections'] = digest.hexdigest()
 

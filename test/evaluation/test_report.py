@@ -10,7 +10,8 @@ from kd_perception.evaluation.coco_ap import coco_ap
 from kd_perception.evaluation.compare import compare, load_report, metrics
 from kd_perception.evaluation.frame_set import FrameSet
 from kd_perception.evaluation.gallery import make_gallery
-from kd_perception.evaluation.kitti_eval import KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator
+from kd_perception.evaluation.kitti_eval import (ClassProtocol, KITTI_CLASSES, KITTI_DIFFICULTIES,
+                                                 KittiEvaluator)
 from kd_perception.evaluation.kitti_labels import parse_label_text
 from kd_perception.evaluation.mistakes import operating_point, worst_false_alarms, worst_misses
 from kd_perception.evaluation.object_table import ObjectTable
@@ -91,6 +92,17 @@ def test_a_class_that_is_never_detected_reads_so(tmp_path):
     assert 'class never detected' in render(report)
     with pytest.raises(EvaluationError, match='no frame'):
         evaluate_frames(FrameSet(table([], False), table([], True)), EvaluationOptions())
+
+
+def test_class_names_of_any_kind_are_drawn_and_escaped():
+    name = '<b>$\\frac$'
+    texts = [f'{name} 0 0 0 0 0 100 100 {REST}'] * 3
+    frames = FrameSet(table(texts, False), table([f'{text} 0.5' for text in texts], True))
+    page = render(evaluate_frames(frames, EvaluationOptions((ClassProtocol(name, 0.5),), bootstrap=0)).report)
+    assert '<b>$' not in page
+    assert page.count('&lt;b&gt;$') > 5
+    for svg in re.findall(r'<svg.*?</svg>', page, re.DOTALL):
+        assert any(name in (item.text or '') for item in ElementTree.fromstring(svg).iter())
 
 
 def test_coco_ap_of_a_hand_worked_case():
