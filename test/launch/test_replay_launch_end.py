@@ -34,8 +34,6 @@ service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
     launch_arguments=[item.split(':=', 1) for item in sys.argv[2:]])]))
 sys.exit(service.run())
 """
-DEFAULTS = {'input': 'x', 'cameras': '', 'rate': '', 'start_offset_s': '', 'duration_s': '', 'loop': '',
-            'lockstep': '', 'use_sim_time': 'true'}
 
 
 def launch(folder, **arguments):
@@ -45,6 +43,13 @@ def launch(folder, **arguments):
             [sys.executable, '-c', RUN, str(LAUNCH_FILE), *(f'{k}:={v}' for k, v in arguments.items())],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=90, text=True,
             env={**os.environ, 'ROS_LOG_DIR': str(folder)}, check=False)
+
+
+def replay_parameters(**given):
+    """Return the parameters that launch arguments set, the others at their defaults."""
+    module = load(LAUNCH_FILE)
+    defaults = {name: default for name, (default, _) in module.ARGUMENTS.items()}
+    return module.replay_parameters({**defaults, 'input': 'x', **given})
 
 
 def test_everything_ends_with_the_replay(tmp_path):
@@ -71,7 +76,7 @@ def test_a_wrong_input_ends_it_too_with_a_clear_line(tmp_path):
      {'publish_clock': True, 'rate': 2.0, 'loop': True, 'lockstep': 'detections'}),
 ])
 def test_arguments_become_parameters(arguments, parameters):
-    found = load(LAUNCH_FILE).replay_parameters({**DEFAULTS, **arguments})
+    found = replay_parameters(**arguments)
     assert found == {'input': str(Path('x').absolute()), **parameters}
 
 
@@ -79,7 +84,7 @@ def test_arguments_become_parameters(arguments, parameters):
     ({'rate': 'fast'}, 'rate:=fast: expected a number'), ({'loop': '1'}, 'loop:=1: expected true or false')])
 def test_bad_arguments_are_named(arguments, told):
     with pytest.raises(ValueError, match=told):
-        load(LAUNCH_FILE).replay_parameters({**DEFAULTS, **arguments})
+        replay_parameters(**arguments)
 
 
 def test_the_detector_watches_the_cameras_of_the_input(tmp_path):
