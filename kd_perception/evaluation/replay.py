@@ -147,7 +147,8 @@ def _run_model(job: ReplayJob, labels: LabelSource, result: Replay) -> None:
                 found.detections.scores))
             result.image_hw.append(image.shape[:2])
             result.signals.append(measure_scene(image))
-        result.problems += [f'{job.source}: {line}' for line in source.problems]
+        if source.kind != 'folder':  # a folder's only problem is that it has no time stamps; none are needed
+            result.problems += [f'{job.source}: {line}' for line in source.problems]
         result.lost_messages = source.lost
     result.sha256['images'] = digest.hexdigest()
 
