@@ -30,6 +30,12 @@ def detector_parameters(arguments):
         parameters['cameras'] = cameras
     if arguments['model']:
         parameters['model'] = arguments['model']
+    if arguments['score_threshold']:
+        try:
+            parameters['score_threshold'] = float(arguments['score_threshold'])
+        except ValueError:
+            raise ValueError(
+                f'score_threshold:={arguments["score_threshold"]}: expected a number') from None
     for name in ('use_sim_time', 'compressed'):
         text = arguments[name].lower()
         if text not in BOOLEANS and not (text == '' and name == 'compressed'):
@@ -43,8 +49,8 @@ def detector_parameters(arguments):
 
 def start_detector(context):
     """Make the node out of the arguments' values."""
-    names = ('cameras', 'model', 'namespace', 'name', 'params_file', 'use_sim_time', 'compressed',
-             'log_level')
+    names = ('cameras', 'model', 'score_threshold', 'namespace', 'name', 'params_file', 'use_sim_time',
+             'compressed', 'log_level')
     arguments = {name: LaunchConfiguration(name).perform(context) for name in names}
     if not Path(arguments['params_file']).is_file():
         raise ValueError(f'params_file:={arguments["params_file"]}: no such file')
@@ -65,6 +71,9 @@ def generate_launch_description():
         DeclareLaunchArgument(
             'model', default_value='',
             description='Path of an ONNX file, or a name in models/manifest.yaml. Empty: as in params_file.'),
+        DeclareLaunchArgument(
+            'score_threshold', default_value='',
+            description='Least confidence that is published. Empty: as in params_file.'),
         DeclareLaunchArgument(
             'namespace', default_value='',
             description='ROS namespace of the node; the camera namespaces lie below it.'),

@@ -31,12 +31,14 @@ ARGUMENTS = {
     'cameras': ('', 'Cameras to play and to watch, separated by commas. Empty: all that the input holds.'),
     'model': ('', 'Path of an ONNX file, or a name in models/manifest.yaml. '
                   'Empty: as in detector_params_file.'),
+    'score_threshold': ('', 'Least confidence that is published. Empty: as in detector_params_file.'),
     'rate': ('', 'Speed against the recorded time; 0: as fast as possible. Empty: as in params_file.'),
     'start_offset_s': ('', 'Recorded seconds to skip at the start. Empty: as in params_file.'),
     'duration_s': ('', 'Recorded seconds to play; 0: to the end. Empty: as in params_file.'),
     'loop': ('', 'true: begin again at the end. Empty: as in params_file.'),
-    'lockstep': ('', 'off, detections or verified_detections: wait for the answer to each image. '
+    'lockstep': ('', 'none, detections or verified_detections: wait for the answer to each image. '
                      'Empty: as in params_file.'),
+    'record': ('', 'In lockstep: new recording that keeps every answer. Empty: as in params_file.'),
     'detector': ('true', 'false: play only.'),
     'shutdown_at_end': ('true', 'false: the detector stays when the replay has ended.'),
     'use_sim_time': ('true', 'true: the replay publishes /clock, and the detector follows it.'),
@@ -81,6 +83,8 @@ def replay_parameters(arguments):
         parameters['loop'] = boolean(arguments, 'loop')
     if arguments['lockstep']:
         parameters['lockstep'] = arguments['lockstep']
+    if arguments['record']:
+        parameters['record'] = str(Path(arguments['record']).expanduser().absolute())
     return parameters
 
 
@@ -119,6 +123,7 @@ def start_nodes(context):
             PythonLaunchDescriptionSource(str(HERE / 'detector.launch.py')),
             launch_arguments={
                 'cameras': ','.join(cameras_of_input(arguments)), 'model': arguments['model'],
+                'score_threshold': arguments['score_threshold'],
                 'namespace': arguments['namespace'], 'params_file': arguments['detector_params_file'],
                 'use_sim_time': 'true' if boolean(arguments, 'use_sim_time') else 'false',
                 'log_level': arguments['log_level']}.items()))

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         replay = {
             'input': str(path.resolve()), 'cameras': args.camera or [''], 'rate': args.rate,
             'start_offset_s': start_s, 'duration_s': duration_s or 0.0, 'publish_clock': True,
-            'lockstep': 'detections' if args.lockstep else 'off', 'other_topics': ['']}
+            'lockstep': 'detections' if args.lockstep else 'none', 'other_topics': ['']}
         limit_s = _playing_limit_s(source, duration_s, args)
         print(f'playing {", ".join(cameras)} through {model.spec.name} ...', flush=True)
         result = demo_run.run(cameras, detector, replay, limit_s, args.out / 'logs')

@@ -22,6 +22,8 @@ from rclpy.node import Node
 from kd_perception.bags.frames import Frame
 from kd_perception.bags.salvage import Record
 from kd_perception.bags.sources import BagSource, open_source
+from kd_perception.bags.typestore import canonical, DETECTION_ARRAY
+from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import ImageError, KdPerceptionError
 from kd_perception.nodes import parameters
 from kd_perception.nodes.replay_images import image_cdr
@@ -63,6 +65,7 @@ class ReplayNode(Node):
         if settings.lockstep:
             cameras = [camera.name for camera in self.source.cameras]
             self.lockstep = Lockstep(self, cameras, settings.lockstep)
+        self._recording = BagWriter(settings.record) if settings.record else None
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
         self._started_ns = clock()
@@ -104,9 +107,11 @@ class ReplayNode(Node):
                 'wall_s': round((self._steady() - self._started_ns) / 1e9, 3)}
 
     def close(self) -> None:
-        """Release the input."""
+        """Release the input, and finish what is recorded."""
         self._spinner.shutdown(timeout_sec=0.0)
         self.source.close()
+        if self._recording:
+            self._recording.close()
 
     def _items(self) -> Iterator[Frame | Record]:
         """Yield the part of the input that is to be played."""
@@ -158,7 +163,8 @@ class ReplayNode(Node):
         return self.settings.max_frames is None or self.report['frames'] < self.settings.max_frames
 
     def _await_answer(self, frame: Frame) -> None:
-        limit_ns = self._steady() + round(self.settings.lockstep_timeout_s * 1e9)
+        sent_ns = self._steady()
+        limit_ns = sent_ns + round(self.settings.lockstep_timeout_s * 1e9)
         while self.lockstep.waiting and rclpy.ok():
             left_ns = limit_ns - self._steady()
             if left_ns <= 0:
@@ -168,6 +174,11 @@ class ReplayNode(Node):
                     f'{self.settings.lockstep_timeout_s:g} s', throttle_duration_sec=1.0)
                 return
             self._spin_for(left_ns, once=True)
+        if self._recording and not self.lockstep.waiting:
+            # Logged as if the image had been sent when it was recorded: the difference is the graph's time.
+            self._recording.write_raw(self.lockstep.topic_of(frame.camera), DETECTION_ARRAY,
+                                      canonical(self.lockstep.answer, DETECTION_ARRAY),
+                                      frame.log_ns + self._steady() - sent_ns)
 
     def _wait_until_due(self, recorded_ns: int) -> None:
         """Wait, with /clock and parameters served meanwhile; the clock then stands at `recorded_ns`."""

@@ -71,14 +71,18 @@ REPLAY_PARAMETERS = (
         'Longest wait for a subscriber to each image topic before the first image; 0: do not wait.',
         changes='start', minimum=0.0, maximum=3600.0),
     ParameterSpec(
-        'lockstep', 'string', 'off',
+        'lockstep', 'string', 'none',
         'Publish an image only after the answer to the one before: a message on C/detections or '
         'C/verified_detections with the stamp of the image.',
-        changes='start', choices=('off', *LOCKSTEP_TOPICS)),
+        changes='start', choices=('none', *LOCKSTEP_TOPICS)),
     ParameterSpec(
         'lockstep_timeout_s', 'double', 5.0,
         'Longest wait for an answer; then it is counted as missing and the replay goes on.',
         changes='start', minimum=0.01, maximum=3600.0),
+    ParameterSpec(
+        'record', 'string', '',
+        'In lockstep: new recording (.mcap, .db3 or a folder) that keeps every answer; empty: none.',
+        changes='start'),
 )
 
 
@@ -100,6 +104,7 @@ class ReplaySettings:
     wait_for_subscribers_s: float
     lockstep: str | None
     lockstep_timeout_s: float
+    record: str | None
     publish_clock: bool
     clock_period_ns: int
     other_topics: tuple[str, ...]
@@ -121,9 +126,9 @@ class ReplaySettings:
             rate=values['rate'], loop=values['loop'], start_offset_ns=round(values['start_offset_s'] * 1e9),
             duration_ns=round(values['duration_s'] * 1e9) or None, max_frames=values['max_frames'] or None,
             wait_for_subscribers_s=values['wait_for_subscribers_s'],
-            lockstep=None if values['lockstep'] == 'off' else values['lockstep'],
-            lockstep_timeout_s=values['lockstep_timeout_s'], publish_clock=values['publish_clock'],
-            clock_period_ns=round(1e9 / values['clock_rate_hz']),
+            lockstep=None if values['lockstep'] == 'none' else values['lockstep'],
+            lockstep_timeout_s=values['lockstep_timeout_s'], record=values['record'] or None,
+            publish_clock=values['publish_clock'], clock_period_ns=round(1e9 / values['clock_rate_hz']),
             other_topics=tuple(pattern for pattern in values['other_topics'] if pattern))
 
 
@@ -133,6 +138,10 @@ def check_combination(values: Mapping[str, Any]) -> str:
         return 'input: is empty, expected a folder of images, a video or a recording'
     if values['stamps'] == 'now' and values['publish_clock']:
         return 'stamps: now and publish_clock contradict one another: /clock holds the recorded time'
-    if values['lockstep'] != 'off' and not values['wait_for_subscribers_s']:
+    if values['lockstep'] != 'none' and not values['wait_for_subscribers_s']:
         return 'wait_for_subscribers_s: is 0, but lockstep needs a subscriber that answers'
+    if values['record'] and values['lockstep'] == 'none':
+        return 'record: needs lockstep, whose answers it keeps'
+    if values['record'] and values['loop']:
+        return 'record: loop would record every frame several times'
     return ''

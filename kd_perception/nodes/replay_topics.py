@@ -186,17 +186,19 @@ class Lockstep:
 
     :ivar answers, timeouts: images answered and given up.
     :ivar unexpected: messages with another stamp (late answers, other publishers).
+    :ivar answer: the last answer, serialised.
     """
 
     def __init__(self, node: Any, cameras: Sequence[str], topic: str):
         """Subscribe to the answers of each camera."""
         self.answers = self.timeouts = self.unexpected = 0
+        self.answer = b''
         self._expected: tuple[str, int] | None = None
         self._node = node
         # Raw: only the stamp is of interest.
-        self._subscriptions = [node.create_subscription(
+        self._subscriptions = {camera: node.create_subscription(
             Detection2DArray, f'{camera}/{topic}', lambda raw, camera=camera: self._on_answer(camera, raw),
-            qos.RESULTS, raw=True) for camera in cameras]
+            qos.RESULTS, raw=True) for camera in cameras}
 
     @property
     def waiting(self) -> bool:
@@ -214,8 +216,12 @@ class Lockstep:
 
     def topics_without_publisher(self) -> list[str]:
         """Return the answer topics that nobody publishes."""
-        return [item.topic_name for item in self._subscriptions
+        return [item.topic_name for item in self._subscriptions.values()
                 if not self._node.count_publishers(item.topic_name)]
+
+    def topic_of(self, camera: str) -> str:
+        """Return the full name of a camera's answers."""
+        return self._subscriptions[camera].topic_name
 
     def _on_answer(self, camera: str, raw: bytes) -> None:
         try:
@@ -223,7 +229,7 @@ class Lockstep:
         except BagError:
             stamp_ns = None
         if (camera, stamp_ns) == self._expected:
-            self._expected = None
+            self._expected, self.answer = None, bytes(raw)
             self.answers += 1
         else:
             self.unexpected += 1

@@ -3,7 +3,10 @@
 
 import importlib.util
 from pathlib import Path
+import tempfile
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip('launch', reason='ROS 2 launch is not installed (it is not on PyPI)')
@@ -16,8 +19,13 @@ from launch_ros.actions import Node  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+# An input with one camera, which some launch files look into.
+IMAGES = tempfile.TemporaryDirectory()
+cv2.imwrite(str(Path(IMAGES.name) / '000000.png'), np.zeros((8, 8, 3), np.uint8))
 # Values for arguments that a launch file cannot do without.
-REQUIRED = {'replay.launch.py': {'input': str(ROOT)}}
+REQUIRED = {'replay.launch.py': {'input': IMAGES.name},
+            'replay_evaluation.launch.py': {
+                'input': IMAGES.name, 'labels': '/ground_truth', 'out': str(ROOT), 'score_threshold': '0.1'}}
 
 
 def load(path):
@@ -62,7 +70,7 @@ def test_starts_executables_of_the_package(path):
 
 
 DETECTOR = ROOT / 'launch' / 'detector.launch.py'
-DEFAULTS = {'cameras': '', 'model': '', 'use_sim_time': 'false', 'compressed': ''}
+DEFAULTS = {'cameras': '', 'model': '', 'score_threshold': '', 'use_sim_time': 'false', 'compressed': ''}
 
 
 @pytest.mark.parametrize('arguments,parameters', [
@@ -70,6 +78,7 @@ DEFAULTS = {'cameras': '', 'model': '', 'use_sim_time': 'false', 'compressed': '
     ({'cameras': 'front,rear'}, {'use_sim_time': False, 'cameras': ['front', 'rear']}),
     ({'cameras': ' front , robot1/rear ,'}, {'use_sim_time': False, 'cameras': ['front', 'robot1/rear']}),
     ({'model': 'teacher', 'use_sim_time': 'True'}, {'use_sim_time': True, 'model': 'teacher'}),
+    ({'score_threshold': '0.2'}, {'use_sim_time': False, 'score_threshold': 0.2}),
     ({'compressed': 'true'}, {'use_sim_time': False, 'image_transport': 'compressed'}),
     ({'compressed': 'false'}, {'use_sim_time': False, 'image_transport': 'raw'}),
 ])

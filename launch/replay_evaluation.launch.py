@@ -1,0 +1,127 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Evaluate a detector as it runs: replay a labelled recording through the real nodes, then write the report.
+
+    ros2 launch kd_perception replay_evaluation.launch.py input:=/data/drive_17 model:=teacher out:=report
+        labels:=/front/ground_truth
+
+The images go through replay_node and detector_node in lockstep: each one waits for the answer to the one
+before, so none is lost however slow the computer is, and a second run gives the same bytes. The answers are
+kept in OUT/detections.mcap; when the replay has ended, `evaluate` writes OUT/report.json and OUT/report.html.
+"""
+
+from pathlib import Path
+import sys
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument, EmitEvent, ExecuteProcess, IncludeLaunchDescription, LogInfo, OpaqueFunction,
+    RegisterEventHandler)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from kd_perception.bags.sources import open_source
+from kd_perception.detection.manifest import resolve_model
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import KdPerceptionError
+from kd_perception.resources import models_folder
+
+HERE = Path(__file__).resolve().parent
+ARGUMENTS = {
+    'input': (None, 'Labelled recording: rosbag2 (folder, .mcap, .db3), folder of images, or video.'),
+    'labels': (None, 'Topic of the labels in the recording, or folder of KITTI label files.'),
+    'out': (None, 'Folder for detections.mcap, report.json, report.html; none may exist yet.'),
+    'camera': ('', 'Camera to evaluate. Empty: the only one of the input.'),
+    'model': ('teacher', 'Path of an ONNX file, or a name in models/manifest.yaml.'),
+    'score_threshold': ('', 'Least confidence that is evaluated. Empty: the lowest that the model supports.'),
+    'namespace': ('', 'ROS namespace of the nodes.'),
+    'evaluate_arguments': ('', 'Further arguments of `evaluate`, separated by blanks: --bootstrap 0.'),
+    'shutdown_at_end': ('true', 'false: the detector stays when the evaluation has ended.'),
+    'log_level': ('info', 'Least severity that is logged: debug, info, warn, error or fatal.'),
+}
+
+
+def only_camera(arguments):
+    """
+    Return the camera to evaluate.
+
+    :raises ValueError: the input cannot be read, or it has several cameras and none is named.
+    """
+    try:
+        with open_source(Path(arguments['input']).expanduser(),
+                         [arguments['camera']] if arguments['camera'] else None) as source:
+            names = [camera.name for camera in source.cameras]
+    except KdPerceptionError as error:
+        raise ValueError(f'input:={arguments["input"]}: {error}') from None
+    if len(names) != 1:
+        raise ValueError(f'camera: the input has several ({", ".join(names)}), expected one of them')
+    return names[0]
+
+
+def lowest_score(arguments):
+    """
+    Return the least confidence to evaluate: average precision needs the weak detections too.
+
+    :raises ValueError: the model cannot be loaded.
+    """
+    if arguments['score_threshold']:
+        return arguments['score_threshold']
+    try:
+        path = resolve_model(arguments['model'], models_folder())
+        return repr(OnnxDetector.load(path).spec.thresholds.score_low)
+    except KdPerceptionError as error:
+        raise ValueError(f'model:={arguments["model"]}: {error}') from None
+
+
+def start(context):
+    """Make the nodes, and what follows them, out of the arguments' values."""
+    arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    out = Path(arguments['out']).expanduser().absolute()
+    recording = out / 'detections.mcap'
+    taken = [path for path in (recording, out / 'report.json', out / 'report.html') if path.exists()]
+    if taken:
+        raise ValueError(f'out:={arguments["out"]}: {taken[0].name} exists already')
+    out.mkdir(parents=True, exist_ok=True)
+    camera = only_camera(arguments)
+    topic = '/' + '/'.join(filter(None, (arguments['namespace'].strip('/'), camera, 'detections')))
+    evaluate = ExecuteProcess(
+        cmd=[sys.executable, '-m', 'kd_perception', 'evaluate',
+             '--bag', str(Path(arguments['input']).expanduser().absolute()), '--camera', camera,
+             '--labels', arguments['labels'], '--recorded', str(recording), '--detections', topic,
+             '--out', str(out), *arguments['evaluate_arguments'].split()],
+        name='evaluate', output='screen')
+
+    def is_replay(action):
+        return isinstance(action, Node) and action.node_executable == 'replay_node'
+
+    def after_replay(event, context):
+        if event.returncode in (0, 1) and recording.exists():  # 1: some images stayed without an answer
+            return [evaluate]
+        reason = f'the replay failed with exit code {event.returncode}, nothing is evaluated'
+        return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+
+    shutdown = [EmitEvent(event=Shutdown(reason='the evaluation has ended'))]
+    return [
+        RegisterEventHandler(OnProcessExit(target_action=is_replay, on_exit=after_replay)),
+        *([RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=shutdown))]
+          if arguments['shutdown_at_end'].lower() == 'true' else []),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(HERE / 'replay.launch.py')),
+            launch_arguments={
+                'input': arguments['input'], 'cameras': camera, 'model': arguments['model'],
+                'score_threshold': lowest_score(arguments), 'lockstep': 'detections',
+                'record': str(recording), 'shutdown_at_end': 'false', 'namespace': arguments['namespace'],
+                'log_level': arguments['log_level']}.items()),
+    ]
+
+
+def generate_launch_description():
+    """Declare the arguments and the nodes."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=default, description=text)
+          for name, (default, text) in ARGUMENTS.items()),
+        OpaqueFunction(function=start),
+    ])
