@@ -228,3 +228,11 @@ def test_signal_while_unconfigured(probe, start_detector):
     DetectorClient(probe).state()
     assert process.stop(signal.SIGTERM) == 0
     assert 'Traceback' not in process.log
+
+
+@pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_the_model_loads(probe, start_detector, tmp_path, by):
+    process = start_detector(model=write_rectangle_model(tmp_path / 'slow.onnx', load_steps=5000))
+    probe.wait_for(lambda: 'loading model' in process.log, 'the load to begin')
+    assert process.stop(by) == 0
+    assert 'Traceback' not in process.log, process.log
