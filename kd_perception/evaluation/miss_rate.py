@@ -27,8 +27,9 @@ HEIGHT_SLACK = 1.25
 # dbEval.m: Caltech ground truth closer to the border than this is ignored ([5 5 635 475] of 640 x 480).
 BORDER_PX = 5.0
 # KITTI gives levels, Caltech the visible share. Middle of what each level stands for: fully visible, partly
-# occluded (under 35 % hidden in Caltech's terms), largely occluded (35 to 80 %), unknown.
-VISIBLE_SHARE = {0: 1.0, 1: 0.8, 2: 0.4}
+# occluded (under 35 % hidden in Caltech's terms), largely occluded (35 to 80 %); 3 is unknown. Label sets that
+# give no occlusion have -1, which KITTI's own rule lets pass at every difficulty.
+VISIBLE_SHARE = {-1: 1.0, 0: 1.0, 1: 0.8, 2: 0.4}
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,8 @@ def visible_share(occlusion: np.ndarray, truncation: np.ndarray) -> np.ndarray:
     """
     Estimate the visible share of objects (N,) from KITTI's occlusion level and truncated share.
 
-    :return: (N,) float64 in 0 to 1; 0 for an unknown level, so that the object is ignored.
+    :return: (N,) float64 in 0 to 1; 0 for level 3 (unknown), so that the object is ignored; an object whose
+        label gives no level (-1) is taken as visible.
     """
     level = np.zeros(len(occlusion))
     for value, share in VISIBLE_SHARE.items():

@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 import numpy as np
 
@@ -138,8 +139,7 @@ def height_bins(bins: Dict[str, Dict[str, Dict[str, Any]]]) -> Optional[str]:
                 continue
             x = j + (i - (len(names) - 1) / 2) * width
             axes.bar(x, item['ap_r40'], width * 0.92, color=color,
-                     alpha=0.35 if item['few_ground_truths'] else 0.9,
-                     label=_plain(name) if _plain(name) not in axes.get_legend_handles_labels()[1] else None)
+                     alpha=0.35 if item['few_ground_truths'] else 0.9)
             if item['ci95']:
                 low, high = item['ci95']
                 axes.plot([x, x], [low, high], color='#27313d', linewidth=1)
@@ -149,8 +149,10 @@ def height_bins(bins: Dict[str, Dict[str, Dict[str, Any]]]) -> Optional[str]:
             drawn = True
     axes.set_xticks(range(len(levels)), [f'{level} px' for level in levels])
     axes.set_ylim(0, 100)
+    axes.legend([Patch(color=color) for _, color in zip(names, COLORS)], [_plain(name) for name in names],
+                frameon=False, fontsize=8.5)
     _finish(axes, 'AP by height of the box', 'box height (small is far); numbers: valid ground truths',
-            'AP R40 [%]')
+            'AP R40 [%]', legend=False)
     return _svg(figure) if drawn else None
 
 

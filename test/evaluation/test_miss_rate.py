@@ -133,8 +133,8 @@ class TestSubsets:
         np.testing.assert_allclose(rows[:, 4], [0.5, 0.7])  # 39 px is below 50 / 1.25
         np.testing.assert_allclose(rows[0, :4], [29.5, 0, 41, 100])
 
-    def test_visible_share_of_unknown_levels_is_zero(self):
-        assert visible_share(np.array([0, 3, -1]), np.array([-1.0, 0, 0])).tolist() == [1, 0, 0]
+    def test_unknown_levels_are_ignored_and_labels_without_level_count(self):
+        assert visible_share(np.array([0, 3, -1]), np.array([-1.0, 0, -1.0])).tolist() == [1, 0, 1]
 
 
 def test_the_interval_is_that_of_resampled_frames():
