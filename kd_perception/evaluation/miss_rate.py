@@ -27,8 +27,8 @@ HEIGHT_SLACK = 1.25
 # dbEval.m: Caltech ground truth closer to the border than this is ignored ([5 5 635 475] of 640 x 480).
 BORDER_PX = 5.0
 # KITTI gives levels, Caltech the visible share. Middle of what each level stands for: fully visible, partly
-# occluded (under 35 % hidden in Caltech's terms), largely occluded (35 to 80 %); 3 is unknown. Label sets that
-# give no occlusion have -1, which KITTI's own rule lets pass at every difficulty.
+# occluded (under 35 % hidden in Caltech's terms), largely occluded (35 to 80 %); 3 is unknown. Label sets
+# that give no occlusion have -1, which KITTI's own rule lets pass at every difficulty.
 VISIBLE_SHARE = {-1: 1.0, 0: 1.0, 1: 0.8, 2: 0.4}
 
 
