@@ -195,3 +195,10 @@ def test_scripts_are_executable():
     assert len(scripts) > 2
     for path in scripts:
         assert os.access(path, os.X_OK), f'{path.name} is not executable'
+
+
+def test_the_package_holds_python_modules_only():
+    """setup.py installs no other files from there; what a module reads belongs under config/."""
+    others = [str(path.relative_to(ROOT)) for path in PACKAGE.rglob('*')
+              if path.is_file() and path.suffix not in ('.py', '.pyc')]
+    assert not others
