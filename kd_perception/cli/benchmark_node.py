@@ -264,7 +264,7 @@ def _spin_until(node: Any, condition: Callable[[], bool], limit_s: float, child:
 
 
 def _images(count: int) -> list[bytearray]:
-    """Serialised images of noise with a rectangle each, so that every frame has a detection."""
+    """Serialise images of noise with a rectangle each, so that every frame has a detection."""
     import numpy as np
     from rclpy.serialization import serialize_message
     from std_msgs.msg import Header

@@ -1,5 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Diagnostic levels and the time logic that turns noisy conditions into steady levels.
+"""
+Diagnostic levels and the time logic that turns noisy conditions into steady levels.
 
 Levels carry the numbers of diagnostic_msgs/DiagnosticStatus, so that a node converts them with `int()`.
 All times are nanoseconds of one steady clock; a step backwards counts as no time at all.

@@ -1,5 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Sliding windows over the recent past: rates, latency percentiles and counts by reason.
+"""
+Sliding windows over the recent past: rates, latency percentiles and counts by reason.
 
 Every window is bounded in time and in number, so that a flood of events costs no memory. The caller passes
 the time (nanoseconds of a steady clock); nothing here reads a clock. Not thread-safe: the owner locks.

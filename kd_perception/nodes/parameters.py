@@ -46,7 +46,7 @@ class ParameterSpec:
 
     @property
     def bounds(self) -> str:
-        """The permitted values in words, empty where any value of the type will do."""
+        """Return the permitted values in words, empty where any value of the type will do."""
         text = ''
         if self.choices:
             text = ', '.join(f"'{choice}'" for choice in self.choices)

@@ -73,7 +73,7 @@ class RobustLifecycleNode(LifecycleNode):
 
     @property
     def state(self) -> str:
-        """The label of the lifecycle state, for example `active`."""
+        """Return the label of the lifecycle state, for example `active`."""
         return self._state_machine.current_state[1]
 
     def publish_safely(self, publisher: Any, message: Any) -> bool:
