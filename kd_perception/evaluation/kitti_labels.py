@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import math
 import os
 from pathlib import Path
+import stat
 from typing import List, NoReturn, Optional, Sequence, Tuple, Union
 
 from kd_perception.errors import LabelError
@@ -166,6 +167,8 @@ def read_label_bytes(path: Union[str, os.PathLike]) -> bytes:
     :raises LabelError: the file is missing, unreadable, no regular file, or too large.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise LabelError(f'{path}: cannot be read: not a regular file')
         with open(path, 'rb') as file:
             data = file.read(MAX_LABEL_BYTES + 1)
     except OSError as error:

@@ -1,4 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+import os
+
 from hypothesis import given, settings, strategies as st
 from kd_perception.errors import LabelError
 from kd_perception.evaluation.kitti_labels import (format_objects, KittiObjects, MAX_LABEL_BYTES,
@@ -53,8 +55,11 @@ def test_a_bad_line_names_file_and_line(text, scores, message):
 def test_files_that_cannot_be_labels_are_refused(tmp_path):
     with pytest.raises(LabelError, match='missing.txt: cannot be read'):
         read_label_file(tmp_path / 'missing.txt')
-    with pytest.raises(LabelError, match='cannot be read'):
+    with pytest.raises(LabelError, match='not a regular file'):
         read_label_file(tmp_path)
+    os.mkfifo(tmp_path / 'pipe.txt')
+    with pytest.raises(LabelError, match='pipe.txt: cannot be read: not a regular file'):
+        read_label_file(tmp_path / 'pipe.txt')
     large = tmp_path / 'large.txt'
     large.write_bytes(b' ' * (MAX_LABEL_BYTES + 1))
     with pytest.raises(LabelError, match='large.txt: larger than'):
