@@ -202,3 +202,9 @@ def test_the_package_holds_python_modules_only():
     others = [str(path.relative_to(ROOT)) for path in PACKAGE.rglob('*')
               if path.is_file() and path.suffix not in ('.py', '.pyc')]
     assert not others
+
+
+def test_file_names_in_the_tests_are_unique():
+    """Test folders are no packages: two files of one name would be one module, and colcon test would stop."""
+    names = [path.name for path in (ROOT / 'test').rglob('*.py') if path.name != 'conftest.py']
+    assert sorted(set(names)) == sorted(names)
