@@ -180,8 +180,9 @@ class FrameMatcher:
 
     def match_at(self, thresholds: np.ndarray) -> Iterator[Tuple[slice, np.ndarray]]:
         """
-        Match among the scores not below each threshold: the valid detection of highest IoU, or, only where
-        there is none, the first ignored one.
+        Match among the scores not below each threshold.
+
+        To the valid detection of highest IoU or, only where there is none, to the first ignored one.
 
         :param thresholds: (T,) float64.
         :return: blocks of (slice of the thresholds, (T', G) int64 matched detection rows or -1).
