@@ -161,7 +161,7 @@ def update(venv: Path, train: bool) -> None:
     sources = [ROOT / name for name in ('setup.py', 'setup.cfg', 'package.xml', 'pyproject.toml')]
     for folder in ('resource', 'config', 'launch', 'models'):
         sources += _files(ROOT / folder)
-    environment.step('package', [*sources, Path(__file__)], environment.install_package)
+    environment.step('package', [str(ROOT), *sources, Path(__file__)], environment.install_package)
     if train:
         environment.digest = after_wheels
         environment.step('train', [ROOT / 'requirements' / 'train.txt'], environment.install_train)
