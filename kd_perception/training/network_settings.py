@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Optional
 
 YOLOV2_KINDS = ('darknet19_yolov2', 'mobilenet_v1_yolov2')
 
@@ -23,6 +23,9 @@ class NetworkSettings:
     :param neck: channels of neck and head, before `width` (plain).
     :param towers: 3x3 convolutions of the head before the prediction (plain).
     :param shortcut: identity shortcuts around the same-size blocks (plain).
+    :param levels: how many levels predict, from stride 8 on (plain); None for all. Stages coarser than these
+        only inform them.
+    :param shared_prediction: one prediction layer for all levels (plain).
     :param reg_max: last bin of the box distributions, in cells (plain).
     :param activation: of darknet19_yolov2: `leaky` as published, or `relu`.
     :param anchors_px: width and height of each anchor, px of the input (YOLOv2 heads); see
@@ -36,6 +39,8 @@ class NetworkSettings:
     neck: int = 96
     towers: int = 1
     shortcut: bool = True
+    levels: Optional[int] = None
+    shared_prediction: bool = False
     reg_max: int = 7
     activation: Literal['leaky', 'relu'] = 'leaky'
     anchors_px: tuple[tuple[float, float], ...] = ()
@@ -48,6 +53,8 @@ class NetworkSettings:
             raise ValueError('expected 5 or 6 channels, and one number of blocks less')
         if min(*self.channels, self.neck) <= 0 or min(*self.blocks, self.towers) < 0:
             raise ValueError('channels and neck must be positive, blocks and towers not negative')
+        if self.levels is not None and not 1 <= self.levels <= len(self.channels) - 2:
+            raise ValueError(f'levels: expected 1 to {len(self.channels) - 2}, got {self.levels}')
         if not 1 <= self.reg_max <= 64:
             raise ValueError(f'reg_max: expected 1 to 64, got {self.reg_max}')
         if bool(self.anchors_px) != (self.kind in YOLOV2_KINDS):

@@ -35,7 +35,8 @@ def _float_network(settings: NetworkSettings, classes: int) -> nn.Module:
         return PicoDet(classes)
     if settings.kind == 'plain':
         return PlainDetector(classes, settings.width, settings.channels, settings.blocks, settings.neck,
-                             settings.reg_max, settings.towers, settings.shortcut)
+                             settings.reg_max, settings.towers, settings.shortcut, settings.levels,
+                             settings.shared_prediction)
     if settings.kind == 'darknet19_yolov2':
         return DarkNet19YoloV2(classes, settings.anchors_px, settings.activation)
     return MobileNetV1YoloV2(classes, settings.anchors_px)

@@ -31,10 +31,11 @@ class PretrainedView:
 
     :param network: 80-class PicoDet.
     :param cache: JSON file; unreadable or stale entries are computed again.
+    :param scale: how many times larger than in training the network sees the images.
     """
 
-    def __init__(self, network: PicoDet, cache: Path):
-        self.network, self.cache = network, cache
+    def __init__(self, network: PicoDet, cache: Path, scale: float = 1.0):
+        self.network, self.cache, self.scale = network, cache, scale
         self._detectors: dict[tuple[int, int], OnnxDetector] = {}
         self._known: dict[str, list] = self._read()
 
@@ -53,9 +54,12 @@ class PretrainedView:
             temporary.write_text(json.dumps(self._known), encoding='utf-8')
             temporary.replace(self.cache)
 
-    @staticmethod
-    def _key(image: LabelledImage) -> str:
+    def _width_range_px(self, image: LabelledImage) -> tuple[int, int]:
         low, high = image.dataset.width_px
+        return round(low * self.scale), round(high * self.scale)
+
+    def _key(self, image: LabelledImage) -> str:
+        low, high = self._width_range_px(image)
         return f'{image.dataset.folder}/{image.name}@{low}-{high}'
 
     def _read(self) -> dict[str, list]:
@@ -71,8 +75,8 @@ class PretrainedView:
 
     def _detect(self, image: LabelledImage) -> list[list[float]]:
         pixels = image.read()
-        # The middle of the sizes that training shows the image at.
-        width = float(np.sqrt(np.prod(np.array(image.dataset.width_px, np.float64))))
+        # The middle of the sizes that training shows the image at, times the scale.
+        width = float(np.sqrt(np.prod(np.array(self._width_range_px(image), np.float64))))
         height = width * pixels.shape[0] / pixels.shape[1]
         size = tuple(max(SIZE_STEP_PX, round(side / SIZE_STEP_PX) * SIZE_STEP_PX) for side in (height, width))
         if size not in self._detectors:

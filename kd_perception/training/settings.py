@@ -121,13 +121,26 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabelSettings:
-    """Thresholds on the pretrained network's detections (see `reconcile`)."""
+    """
+    Thresholds on the pretrained network's detections (see `reconcile`).
+
+    :param scale: how many times larger than in training that network sees the images: a student of small
+        images can be told what only shows in large ones.
+    """
 
     car: float = 0.45
     person: float = 0.5
     rider: float = 0.4
     uncertain: float = 0.2
     agree_iou: float = 0.6
+    scale: float = 1.0
+
+    def __post_init__(self):
+        """Check ranges."""
+        _share('pseudo_labels', car=self.car, person=self.person, rider=self.rider, uncertain=self.uncertain,
+               agree_iou=self.agree_iou)
+        if not 0.25 <= self.scale <= 8:
+            raise ValueError(f'pseudo_labels.scale: expected 0.25 to 8, got {self.scale}')
 
 
 @dataclasses.dataclass(frozen=True)

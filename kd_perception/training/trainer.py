@@ -63,7 +63,7 @@ class Trainer:
         groups = [load_dataset(root, dataset) for dataset in settings.datasets]
         self.development = [image for _, held in groups for image in held]
         training = [images for images, _ in groups]
-        self.stream = MixedStream(settings, training, _view(pretrained, training, run_folder))
+        self.stream = MixedStream(settings, training, _view(settings, pretrained, training, run_folder))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         teacher = None
         if settings.distillation is not None and teacher_path is not None:
@@ -288,10 +288,10 @@ def _initial(settings: TrainingSettings,
     return network, load_picodet(init_path).requires_grad_(False), reference
 
 
-def _view(pretrained: PicoDet | None, groups: list[list[LabelledImage]],
+def _view(settings: TrainingSettings, pretrained: PicoDet | None, groups: list[list[LabelledImage]],
           folder: Path) -> Callable[[LabelledImage], Detections]:
     if pretrained is None:
         return lambda image: Detections.empty()
-    view = PretrainedView(pretrained, folder / 'pretrained_view.json')
+    view = PretrainedView(pretrained, folder / 'pretrained_view.json', settings.pseudo_labels.scale)
     view.prepare([image for group in groups for image in group])
     return view

@@ -1,11 +1,14 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The published networks and the plain student: sizes as published, named maps, shapes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
+from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.decode import output_shapes  # noqa: E402
 from kd_perception.detection.model_spec import InputSpec, ModelSpec  # noqa: E402
 from kd_perception.training.binarization import binarize  # noqa: E402
@@ -13,6 +16,8 @@ from kd_perception.training.binarization_settings import BinarizationSettings  #
 from kd_perception.training.models.darknet import DarkNet19YoloV2  # noqa: E402
 from kd_perception.training.models.mobilenet import MobileNetV1YoloV2  # noqa: E402
 from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
+from kd_perception.training.networks import build_network, network_cost  # noqa: E402
+from kd_perception.training.settings import TrainingSettings  # noqa: E402
 
 ANCHORS = ((20, 16), (40, 30), (80, 50), (140, 100), (16, 40))
 
@@ -69,6 +74,32 @@ def test_plain_detector_with_stride_64():
     assert len(report.kept) == 5 and 'backbone.stages.4.2.body.conv' in report.stages['deep']
     with pytest.raises(ValueError, match='multiples of 64'):
         network(torch.empty(1, 3, 96, 128, device='meta'))
+
+
+def test_coarsest_stage_may_only_inform_the_levels_that_predict():
+    torch.manual_seed(0)
+    network = PlainDetector(3, 0.25, channels=(32, 64, 128, 256, 512, 1024), blocks=(0, 0, 0, 0, 1), levels=3,
+                            shared_prediction=True).eval()
+    images = torch.randn(1, 3, 128, 128)
+    named = network.forward_features(images)
+    assert list(named) == ['c3', 'c4', 'c5', 'c6', 'p3', 'p4', 'p5', 'level_8', 'level_16', 'level_32']
+    spec = ModelSpec('n', ('a', 'b', 'c'), InputSpec(128, 128), network.decoder_spec())
+    assert list(output_shapes(spec)) == list(network.head_levels) and spec.decoder.strides == (8, 16, 32)
+    maps = [x.detach().requires_grad_(True) for x in network.backbone(images)]
+    for level in network.neck(maps):
+        gradients = torch.autograd.grad(level.square().sum(), maps, retain_graph=True)
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    report = binarize(network, BinarizationSettings())
+    assert report.kept == ('backbone.stem.conv', 'head.predict.0')
+    # One prediction layer: what it says on one level it would say on the others.
+    with torch.no_grad():
+        network.head.predict[0].bias[0] = 5
+        changed = network(images)
+        for level, old in zip(changed, (named['level_8'], named['level_16'], named['level_32'])):
+            assert (level[:, 0] - old[:, 0]).min() > 1 and torch.equal(level[:, 1:], old[:, 1:])
+    # The size must fit the stage at stride 64 even so.
+    with pytest.raises(ValueError, match='multiples of 64'):
+        network(torch.zeros(1, 3, 96, 128))
 
 
 def test_every_level_of_the_neck_sees_every_other():
@@ -140,3 +171,17 @@ def test_refusals():
         on_meta(DarkNet19YoloV2, 1, ((1, -1),))
     with pytest.raises(ValueError, match='expected 5 or 6 channels'):
         PlainDetector(1, channels=(32, 64))
+    with pytest.raises(ValueError, match='levels: expected 1 to 3'):
+        PlainDetector(1, levels=4)
+
+
+def test_shipped_student_needs_a_sixth_of_the_teachers_multiply_adds():
+    costs = {}
+    for name in ('student', 'teacher'):
+        path = Path(__file__).resolve().parents[2] / 'config' / 'training' / f'{name}.yaml'
+        settings = load_config(TrainingSettings, path)
+        with torch.device('meta'):
+            network = build_network(settings.network, len(settings.labels))
+        costs[name] = network_cost(network, settings.input_hw)
+    assert costs['student'].multiply_adds <= costs['teacher'].multiply_adds / 6
+    assert costs['student'].weights / 8 < 1e6

@@ -9,6 +9,7 @@ wanted, 64 are fused top-down and bottom-up (Liu et al., 'Path Aggregation Netwo
 level predicts class logits and distance distributions (Li et al., 'Generalized Focal Loss', NeurIPS 2020).
 
 Weights at deep strides are nearly free: a bit each in the file, and few positions to multiply them at.
+The coarsest stage may serve the finer levels alone, without predicting anything itself.
 """
 
 from __future__ import annotations
@@ -67,13 +68,17 @@ class PlainBackbone(nn.Module):
 
 
 class PlainNeck(nn.Module):
-    """Bring the maps to one width; fuse them downwards, then upwards, by concatenation and 1x1."""
+    """
+    Bring the maps to one width; fuse them downwards, then upwards, by concatenation and 1x1.
 
-    def __init__(self, inputs: Sequence[int], width: int):
+    :param levels: how many of the maps are returned, finest first; those coarser only inform them.
+    """
+
+    def __init__(self, inputs: Sequence[int], width: int, levels: int):
         super().__init__()
         self.lateral = nn.ModuleList(ConvNormAct(channels, width, 1) for channels in inputs)
-        steps = range(len(inputs) - 1)
-        self.top_down = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in steps)
+        self.top_down = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in inputs[1:])
+        steps = range(levels - 1)
         self.down = nn.ModuleList(ConvNormAct(width, width, 3, 2) for _ in steps)
         self.bottom_up = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in steps)
 
@@ -94,13 +99,18 @@ class PlainNeck(nn.Module):
 
 
 class PlainHead(nn.Module):
-    """One 3x3 tower and one 1x1 prediction a level; nothing is shared between levels."""
+    """
+    3x3 towers and a 1x1 prediction a level.
 
-    def __init__(self, classes: int, width: int, reg_max: int, towers: int, levels: int):
+    :param shared: one prediction for all levels (as in RetinaNet and FCOS; the towers stay apart).
+    """
+
+    def __init__(self, classes: int, width: int, reg_max: int, towers: int, levels: int, shared: bool):
         super().__init__()
         self.towers = nn.ModuleList(
             nn.Sequential(*(ConvNormAct(width, width) for _ in range(towers))) for _ in range(levels))
-        self.predict = nn.ModuleList(nn.Conv2d(width, classes + 4 * (reg_max + 1), 1) for _ in range(levels))
+        self.predict = nn.ModuleList(nn.Conv2d(width, classes + 4 * (reg_max + 1), 1)
+                                     for _ in range(1 if shared else levels))
         for layer in self.predict:
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
@@ -109,7 +119,8 @@ class PlainHead(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Return raw logits (N, classes + 4 * (reg_max + 1), h, w) for each level."""
-        return tuple(predict(tower(x)) for tower, predict, x in zip(self.towers, self.predict, maps))
+        return tuple(self.predict[min(i, len(self.predict) - 1)](tower(x))
+                     for i, (tower, x) in enumerate(zip(self.towers, maps)))
 
 
 class PlainDetector(FeatureNetwork):
@@ -123,6 +134,8 @@ class PlainDetector(FeatureNetwork):
     :param neck: channels of neck and head, before `width`.
     :param towers: 3x3 convolutions of the head before the prediction.
     :param shortcut: identity shortcuts around the same-size blocks.
+    :param levels: how many levels predict, from stride 8 on; None for all.
+    :param shared_prediction: one prediction layer for all levels.
     """
 
     depth_groups = {'early': ('backbone.stem', 'backbone.stages.0', 'backbone.stages.1'),
@@ -131,20 +144,24 @@ class PlainDetector(FeatureNetwork):
 
     def __init__(self, classes: int, width: float = 1.0, channels: Sequence[int] = CHANNELS,
                  blocks: Sequence[int] = BLOCKS, neck: int = NECK, reg_max: int = REG_MAX, towers: int = 1,
-                 shortcut: bool = True):
+                 shortcut: bool = True, levels: int | None = None, shared_prediction: bool = False):
         super().__init__()
         if len(channels) not in (5, 6) or len(blocks) != len(channels) - 1:
             raise ValueError('expected 5 or 6 channels and one block count less, '
                              f'got {channels} and {blocks}')
+        levels = len(channels) - 2 if levels is None else levels
+        if not 1 <= levels <= len(channels) - 2:
+            raise ValueError(f'levels: expected 1 to {len(channels) - 2}, got {levels}')
         self.classes, self.reg_max = classes, reg_max
-        self.strides = STRIDES[:len(channels) - 2]
+        self.strides, self.coarsest_stride = STRIDES[:levels], STRIDES[len(channels) - 3]
         self.head_levels = tuple(f'level_{stride}' for stride in self.strides)
-        self.full_precision = ('backbone.stem.conv', *(f'head.predict.{i}' for i in range(len(self.strides))))
         widths = [scaled(count, width) for count in channels]
         neck = scaled(neck, width)
         self.backbone = PlainBackbone(widths, blocks, shortcut)
-        self.neck = PlainNeck(widths[2:], neck)
-        self.head = PlainHead(classes, neck, reg_max, towers, len(self.strides))
+        self.neck = PlainNeck(widths[2:], neck, levels)
+        self.head = PlainHead(classes, neck, reg_max, towers, levels, shared_prediction)
+        self.full_precision = ('backbone.stem.conv',
+                               *(f'head.predict.{i}' for i in range(len(self.head.predict))))
 
     def decoder_spec(self) -> DecoderSpec:
         """Describe the outputs for the model file."""
@@ -156,10 +173,11 @@ class PlainDetector(FeatureNetwork):
 
         :param images: (N, 3, H, W) float32 RGB, normalised; H and W multiples of the coarsest stride.
         :return: c3, c4, c5 (backbone, strides 8, 16, 32), p3, p4, p5 (neck) and level_8, level_16,
-            level_32 (head, raw logits), in that order; with stride 64 also c6, p6 and level_64.
+            level_32 (head, raw logits), in that order; with stride 64 also c6, p6 and level_64. p and level
+            maps end with the levels that predict.
         :raises ValueError: H or W is no such multiple.
         """
-        check_size(images, self.strides[-1])
+        check_size(images, self.coarsest_stride)
         backbone = self.backbone(images)
         neck = self.neck(backbone)
         named = dict(zip(('c3', 'c4', 'c5', 'c6'), backbone))
