@@ -22,7 +22,8 @@ def test_benchmark_measures_the_node(start, tmp_path):
     stages = report['overhead']['stages']
     assert 0 < stages['overhead']['p50_ms'] <= stages['total']['p50_ms']
     assert stages['overhead']['p99_ms'] <= stages['overhead']['max_ms']
-    assert report['age']['dropped']['dropped.superseded'] > 0, 'the slow model is too slow for 30 Hz'
+    # How many images the transport itself loses is not the node's doing, so only the bound is certain.
+    assert 0 < report['age']['results'] < report['age']['sent'] / 2, 'a model of 100 ms is too slow for 30 Hz'
     assert report['age']['stages']['staleness']['p50_ms'] < report['age']['stages']['age']['p50_ms']
     assert report['cpu']['cameras'] == 4 and report['cpu']['cpu_percent_of_one_core'] > 0
     assert len(report['goals']) == 3
