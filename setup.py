@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'kd_perception'
 NODES = ('detector_node', 'replay_node')
-COMMANDS = ('benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'model', 'train')
+COMMANDS = ('benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'model', 'pseudo-label', 'train')
 
 
 def tree(folder):
@@ -51,7 +51,7 @@ setup(
     entry_points={
         'console_scripts': [
             *(f'{name} = {PACKAGE}.nodes.{name}:main' for name in NODES),
-            *(f'{name} = {PACKAGE}.cli.{name}:main' for name in COMMANDS),
+            *(f'{name} = {PACKAGE}.cli.{name.replace("-", "_")}:main' for name in COMMANDS),
         ],
     },
 )

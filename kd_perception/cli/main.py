@@ -31,6 +31,7 @@ COMMANDS = {
     'detect': 'run a model on a folder of images, a video or a bag',
     'evaluate': 'average precision, miss rate and calibration, with a report',
     'convert': 'make bags out of KITTI folders',
+    'pseudo-label': 'label images with a model, to train on them',
     'train': 'train a detector',
     'export': 'turn a checkpoint into one ONNX file',
     'model': 'show or verify a model file',
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m kd_perception', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Binary-weight object detection for ROS 2, with a full-precision teacher as fallback.',
-        epilog='commands:\n' + '\n'.join(f'  {name:<10} {text}' for name, text in COMMANDS.items())
+        epilog='commands:\n' + '\n'.join(f'  {name:<13} {text}' for name, text in COMMANDS.items())
         + '\n\n`python -m kd_perception COMMAND --help` explains a command and shows examples.')
     parser.add_argument('--version', action='version', version=f'kd_perception {__version__}')
     parser.add_argument('command', metavar='COMMAND', nargs='?', choices=COMMANDS)
@@ -63,7 +64,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     """
     prog = f'kd_perception {name}'
     try:
-        module = importlib.import_module(f'kd_perception.cli.{name}')
+        module = importlib.import_module(f'kd_perception.cli.{module_name(name)}')
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith('kd_perception'):
             raise
@@ -90,6 +91,11 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
         if not error.name or error.name.split('.')[0] == 'kd_perception':
             raise
         return _missing_package(prog, error)
+
+
+def module_name(command: str) -> str:
+    """Return the name of the module under `kd_perception.cli` that runs a command."""
+    return command.replace('-', '_')
 
 
 def _missing_package(prog: str, error: ModuleNotFoundError) -> int:

@@ -1,0 +1,309 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""`pseudo-label`: let a model label images that nobody has labelled, or complete labels of some classes."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+import json
+from pathlib import Path
+import sys
+
+from kd_perception.bags.folders import images_in, read_image_file
+from kd_perception.cli.label_merge import merge_labels, Thresholds
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
+from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
+from kd_perception.errors import ConfigError, ImageError
+from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects, read_label_file
+from kd_perception.resources import models_folder
+
+HELP = "Write KITTI labels of a model's sure detections; doubtful ones become DontCare regions."
+EXAMPLES = """\
+  kd_perception pseudo-label --model teacher --input drives/site_a drives/site_b --out labelled --link-images
+                      labelled/site_a/label_2/<image>.txt; `labelled` is a data folder for training
+  kd_perception pseudo-label --model teacher --input data/trafficcam data/walkers --out labelled \\
+                      --labelled trafficcam:Car --labelled walkers:Pedestrian
+                      both sets have labels of one class: keep these, add the others
+  kd_perception pseudo-label --model big.onnx --input drive --out labelled --score Car=0.6 --uncertain 0.3"""
+
+SUMMARY_NAME = 'pseudo_labels.json'
+DEFAULT_SCORES = {'Car': 0.45}
+DEFAULT_SCORE, DEFAULT_UNCERTAIN = 0.5, 0.2
+_COMMAND = 'kd_perception pseudo-label'
+_SHOWN_PROBLEMS = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """
+    A folder to label.
+
+    :param name: of its output folder; `folder`: holds the images.
+    :param given: labels by image name, where there are any.
+    :param complete: classes that the given labels cover throughout.
+    """
+
+    name: str
+    folder: Path
+    images: list[Path]
+    given: dict[str, KittiObjects]
+    complete: frozenset[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--model', required=True,
+                        help='path of an ONNX file, or a name of the shipped manifest')
+    parser.add_argument('--input', required=True, nargs='+', type=Path, metavar='FOLDER',
+                        help='folders of images, or data sets with images/ and perhaps label_2/')
+    parser.add_argument('--out', required=True, type=Path,
+                        help=f'writes OUT/<folder>/label_2/<image>.txt and OUT/{SUMMARY_NAME}')
+    parser.add_argument('--labelled', action='append', default=[], metavar='[FOLDER:]CLASS,...',
+                        help='classes that label_2/ of this folder (or of all) covers throughout; its labels '
+                             'are kept and only other classes added. FOLDER: alone: no class is covered')
+    parser.add_argument('--score', action='append', default=[], metavar='CLASS=S',
+                        help=f'least score of a label (default: Car={DEFAULT_SCORES["Car"]:g}, other classes '
+                             f'{DEFAULT_SCORE:g}); repeat for several')
+    parser.add_argument('--uncertain', type=float, default=DEFAULT_UNCERTAIN, metavar='S',
+                        help='from this score, and below its label score, a detection is written as DontCare '
+                             f'(default: {DEFAULT_UNCERTAIN:g})')
+    parser.add_argument('--link-images', action='store_true',
+                        help='also link OUT/<folder>/images to the images, so that OUT is a data folder')
+    parser.add_argument('--threads', type=int, default=0, metavar='N',
+                        help='threads of the model; default 0: one for each core')
+    parser.add_argument('--provider', default='cpu', choices=tuple(PROVIDERS),
+                        help='where the model runs (default: cpu)')
+    parser.add_argument('--overwrite', action='store_true', help="replace an earlier run's labels in OUT")
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Label; 0 unless not a single image could be read."""
+    try:
+        options = ExecutionOptions(threads=args.threads, provider=args.provider)
+    except ValueError as error:
+        raise ConfigError(f'--threads, --provider: {error}') from error
+    model_path = resolve_model(args.model, models_folder())
+    detector = OnnxDetector.load(model_path, options, pinned_sha256(model_path))
+    labels = detector.spec.labels
+    if any(len(label.split()) != 1 for label in labels):
+        raise ConfigError(f'{model_path}: class names must be single words to be written as labels, '
+                          f'got {list(labels)}')
+    thresholds = _thresholds(args.score, args.uncertain, labels)
+    # All labels are read before the first image: an error in the last file should not cost an hour.
+    sets = _image_sets(args.input, _covered(args.labelled, labels))
+    _prepare_output(args.out, sets, args.overwrite, args.link_images)
+    summary = {
+        'command': _COMMAND,
+        'model': {'name': detector.spec.name, 'file': str(args.model), 'sha256': detector.sha256,
+                  'labels': list(labels)},
+        'scores': dict(thresholds.sure), 'uncertain': thresholds.uncertain, 'sets': []}
+    with _progress(sum(len(image_set.images) for image_set in sets), args.quiet) as bar:
+        for image_set in sets:
+            summary['sets'].append(_label_set(image_set, detector, thresholds, args.out, bar))
+    _write(args.out / SUMMARY_NAME, json.dumps(summary, indent=1) + '\n')
+    return _report(summary, args.out)
+
+
+def _label_set(image_set: ImageSet, detector: OnnxDetector, thresholds: Thresholds, out: Path, bar) -> dict:
+    labels = detector.spec.labels
+    folder = out / image_set.name / 'label_2'
+    added, ignored, known, skipped, given = Counter(), Counter(), Counter(), [], Counter()
+    for path in image_set.images:
+        bar.update()
+        try:
+            image = read_image_file(path)
+        except ImageError as error:
+            skipped.append({'name': path.name, 'reason': error.reason, 'detail': error.detail})
+            continue
+        objects = image_set.given.get(path.stem)
+        # An image without a label file was not labelled at all, for any class.
+        complete = image_set.complete if objects is not None else frozenset()
+        objects = KittiObjects.empty() if objects is None else objects
+        found = detector.detect(image, score_threshold=thresholds.uncertain).detections
+        merged = merge_labels(objects, complete, found, labels, thresholds, image.shape[:2])
+        _write(folder / f'{path.stem}.txt', format_objects(merged.objects))
+        given.update(objects.types)
+        for total, part in ((added, merged.added), (ignored, merged.ignored), (known, merged.known)):
+            total.update(part)
+    without_image = set(image_set.given) - {path.stem for path in image_set.images}
+    return {
+        'set': image_set.name, 'images': str(image_set.folder),
+        'labelled_images': len(image_set.images) - len(skipped),
+        'given_label_files': len(image_set.given), 'covered_classes': sorted(image_set.complete),
+        'given_objects': dict(sorted(given.items())), 'added': {name: added[name] for name in labels},
+        'dont_care': {name: ignored[name] for name in labels},
+        'known_already': {name: known[name] for name in labels},
+        'label_files_without_image': len(without_image), 'skipped': skipped}
+
+
+def _report(summary: dict, out: Path) -> int:
+    """Say what was done and what was not."""
+    done = 0
+    for entry in summary['sets']:
+        skipped = entry['skipped']
+        for item in skipped[:_SHOWN_PROBLEMS]:
+            print(f'{_COMMAND}: warning: {entry["set"]}/{item["name"]}: {item["reason"]}: {item["detail"]}',
+                  file=sys.stderr)
+        if skipped:
+            print(f'{_COMMAND}: warning: {entry["set"]}: {len(skipped)} images could not be decoded and got '
+                  'no labels', file=sys.stderr)
+        orphans = entry['label_files_without_image']
+        if orphans:
+            print(f'{_COMMAND}: warning: {entry["set"]}: {orphans} label files have no image and were left '
+                  'out', file=sys.stderr)
+        added, unsure = (', '.join(f'{count} {name}' for name, count in entry[key].items())
+                         for key in ('added', 'dont_care'))
+        print(f'{entry["set"]}: {entry["labelled_images"]} images; added {added}; DontCare {unsure}')
+        done += entry['labelled_images']
+    if not done:
+        print(f'{_COMMAND}: error: not a single image could be read', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f'labels under {out}, counts in {out / SUMMARY_NAME}')
+    return EXIT_OK
+
+
+def _thresholds(texts: Sequence[str], uncertain: float, labels: Sequence[str]) -> Thresholds:
+    sure = {label: DEFAULT_SCORES.get(label, DEFAULT_SCORE) for label in labels}
+    for text in texts:
+        name, _, number = text.partition('=')
+        if name not in sure:
+            raise ConfigError(f'--score {text}: expected CLASS=S with a class of the model '
+                              f'({", ".join(labels)})')
+        try:
+            sure[name] = float(number)
+        except ValueError:
+            raise ConfigError(f'--score {text}: {number!r} is not a number') from None
+    for name, score in sure.items():
+        if not 0 < uncertain <= score <= 1:
+            raise ConfigError(f'expected 0 < uncertain score <= label score <= 1, got {uncertain:g} and '
+                              f'{name}={score:g}')
+    return Thresholds(sure, uncertain)
+
+
+def _covered(texts: Sequence[str], labels: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return covered classes by folder name; the key '' stands for every other folder."""
+    covered: dict[str, frozenset[str]] = {}
+    for text in texts:
+        folder, colon, classes = text.rpartition(':')
+        names = frozenset(filter(None, classes.split(',')))
+        if names - set(labels) or (not colon and not names):
+            raise ConfigError(f'--labelled {text}: expected [FOLDER:]CLASS,... with classes of the model '
+                              f'({", ".join(labels)})')
+        if folder in covered:
+            raise ConfigError(f'--labelled {text}: given twice for {folder or "all folders"}')
+        covered[folder] = names
+    return covered
+
+
+def _image_sets(folders: Sequence[Path], covered: dict[str, frozenset[str]]) -> list[ImageSet]:
+    """
+    List what is to be labelled, with the labels that exist.
+
+    :raises ConfigError: a folder is missing, empty or ambiguous, or it is not said what its labels cover;
+        LabelError: a label file is malformed.
+    """
+    names = [folder.resolve().name for folder in folders]
+    unknown = set(covered) - {*names, ''}
+    if unknown:
+        raise ConfigError(f'--labelled {sorted(unknown)[0]}: is not among the input folders '
+                          f'({", ".join(names)})')
+    sets: list[ImageSet] = []
+    for name, folder in zip(names, folders):
+        images_folder = folder / 'images' if (folder / 'images').is_dir() else folder
+        try:
+            images = images_in(images_folder)
+        except OSError as error:
+            raise ConfigError(f'{folder}: cannot be read as a folder of images '
+                              f'({error.strerror or error})') from error
+        if not images:
+            raise ConfigError(f'{images_folder}: holds no images')
+        if any(known.name == name for known in sets):
+            raise ConfigError(f'{folder}: there are two folders called {name!r}; their labels would mix')
+        twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
+        if twice:
+            raise ConfigError(f'{images_folder}: {len(twice)} names stand for two images, first {twice[0]!r}')
+        files = sorted((folder / 'label_2').glob('*.txt'))
+        complete = covered.get(name, covered.get(''))
+        if files and complete is None:
+            raise ConfigError(f'{folder / "label_2"}: say with --labelled {name}:CLASS,... which classes '
+                              f'these labels cover throughout (--labelled {name}: for none)')
+        given = {path.stem: read_label_file(path, scores=False) for path in files}
+        sets.append(ImageSet(name, images_folder, images, given, complete if files else frozenset()))
+    return sets
+
+
+def _prepare_output(out: Path, sets: Sequence[ImageSet], overwrite: bool, link: bool) -> None:
+    """
+    Make room for the labels; only labels of an earlier run of this command are removed.
+
+    :raises ConfigError: there are labels already, and they are not ours or not to be replaced.
+    """
+    try:
+        ours = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8'))['command'] == _COMMAND
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    for image_set in sets:
+        source = image_set.folder.parent if image_set.folder.name == 'images' else image_set.folder
+        if image_set.given and (source / 'label_2').resolve() == (out / image_set.name / 'label_2').resolve():
+            raise ConfigError(f'{source / "label_2"}: would be replaced by its own completion; '
+                              'choose another --out')
+    present = {image_set.name: list((out / image_set.name / 'label_2').glob('*.txt')) for image_set in sets}
+    for name, files in present.items():
+        if files and not (ours and overwrite):
+            hint = 'give --overwrite or another --out' if ours else 'choose another --out'
+            raise ConfigError(f'{out / name / "label_2"}: holds labels already; {hint}')
+    try:
+        for image_set in sets:
+            for path in present[image_set.name]:
+                path.unlink()
+            (out / image_set.name / 'label_2').mkdir(parents=True, exist_ok=True)
+            images = out / image_set.name / 'images'
+            if link and not images.exists():
+                images.symlink_to(image_set.folder.resolve(), target_is_directory=True)
+        (out / SUMMARY_NAME).unlink(missing_ok=True)
+        # Marks the labels as ours even if the run is interrupted.
+        _write(out / SUMMARY_NAME, json.dumps({'command': _COMMAND, 'complete': False}) + '\n')
+    except OSError as error:
+        raise ConfigError(f'{out}: cannot be written ({error.strerror or error})') from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise ConfigError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+
+class _Silent:
+    """Stands for the progress bar where tqdm is not installed."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def update(self) -> None:
+        """Show nothing."""
+
+
+def _progress(total: int, quiet: bool):
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _Silent()
+    # disable=None: silent unless stderr is a terminal.
+    return tqdm(total=total, unit='image', disable=True if quiet else None)
+
+
+def main() -> int:
+    """Run as an executable of its own."""
+    return run_command('pseudo-label')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
