@@ -63,12 +63,14 @@ def test_a_recording_goes_out_byte_for_byte_to_both_kinds_of_readers(probe, repl
     lossy = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
     best_effort = probe.collect(Image, 'robot/rear/image_raw', lossy)
     report = replay(input=path, rate=2.0)
-    probe.wait_for(lambda: len(reliable) == 8 and len(best_effort) == 8,
-                   lambda: f'8 images each, got {len(reliable)}, {len(best_effort)}')
+    # Reliable is complete; of best effort only order and content are promised.
+    probe.wait_for(lambda: len(reliable) == 8 and best_effort,
+                   lambda: f'8 images and at least one, got {len(reliable)}, {len(best_effort)}')
     with BagReader(path) as bag:
         assert [bytes(raw) for raw in reliable] == [r.raw for r in bag.messages(['/front/image_raw'])]
-    assert [stamp_ns(m) for m in best_effort] == [stamp_of(i) + 1 for i in range(8)]
     report = report_of(report)
+    lossy_stamps, sent = [stamp_ns(m) for m in best_effort], [stamp_of(i) + 1 for i in range(8)]
+    assert lossy_stamps == [stamp for stamp in sent if stamp in lossy_stamps] and lossy_stamps
     assert (report['frames'], report['passes'], report['ended']) == (16, 1, 'end of input')
     assert report['frames_per_camera'] == {'front': 8, 'robot/rear': 8} and report['lost_in_input'] == 0
 
