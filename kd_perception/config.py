@@ -124,6 +124,33 @@ def to_mapping(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def changed_from_defaults(value: Any) -> dict[str, Any]:
+    """
+    Turn a configuration dataclass into plain values as `to_mapping` does, leaving out what is as by default.
+
+    `from_mapping` of the result gives the same configuration back, as long as the defaults stay.
+    """
+    result = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if not field.init or item == _default(field):
+            continue
+        result[field.name] = _changed(item)
+    return result
+
+
+def _changed(item: Any) -> Any:
+    if dataclasses.is_dataclass(item):
+        return changed_from_defaults(item)
+    if isinstance(item, (list, tuple)):
+        return [_changed(each) for each in item]
+    return to_mapping(item)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value

@@ -5,7 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from kd_perception.config import from_mapping, load_config, load_yaml, MAX_CONFIG_BYTES, to_mapping
+from kd_perception.config import (
+    changed_from_defaults, from_mapping, load_config, load_yaml, MAX_CONFIG_BYTES, to_mapping)
 from kd_perception.errors import ConfigError
 import pytest
 
@@ -49,6 +50,15 @@ def test_full_and_minimal():
 def test_round_trip():
     full = from_mapping(Outer, FULL, 'here')
     assert from_mapping(Outer, to_mapping(full), 'there') == full
+
+
+def test_changed_values_give_the_configuration_back():
+    for mapping in (FULL, {'name': 'x'}, {'name': 'x', 'inner': {'rates': [2]}}):
+        settings = from_mapping(Outer, mapping, 'here')
+        changed = changed_from_defaults(settings)
+        assert from_mapping(Outer, changed, 'there') == settings
+    assert changed == {'name': 'x', 'inner': {'rates': [2.0]}}
+    assert changed_from_defaults(Outer('x', weights={})) == {'name': 'x'}
 
 
 @pytest.mark.parametrize('mapping,message', [

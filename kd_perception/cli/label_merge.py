@@ -106,7 +106,8 @@ def _rivalled(name: str, box: np.ndarray, stronger: Sequence[tuple[str, np.ndarr
     if not stronger:
         return False
     iou = box_iou(box[None], np.array([other for _, other in stronger]))[0]
-    least = np.array([RIVAL_IOU if kind != name else SAME_IOU if doubtful else np.inf for kind, _ in stronger])
+    own = SAME_IOU if doubtful else np.inf
+    least = np.array([own if kind == name else RIVAL_IOU for kind, _ in stronger])
     return bool((iou >= least).any())
 
 

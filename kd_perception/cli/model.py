@@ -138,17 +138,21 @@ def _layers(path: Path, precision: Any) -> list[dict] | None:
         if operator in _WEIGHTED_OPS:
             row['operator'] = operator
         order[name] = min(position, order.get(name, position))
-    return sorted(rows.values(), key=lambda row: order[row['name']])
+    return [rows[name] for name in sorted(rows, key=order.__getitem__)]
 
 
 def _layer_facts(precision: Any) -> dict[str, dict]:
-    """Take shape and bits of layers from the precision document, as far as it is well formed."""
+    """
+    Take shape and bits of layers from the precision document, as far as it is well formed.
+
+    :return: the name that a layer is stored under -> its name, shape and bits.
+    """
     facts = {}
     for name, entry in precision.items() if isinstance(precision, dict) else ():
         if isinstance(entry, dict) and isinstance(entry.get('bits'), int):
             shape = entry.get('shape')
             if isinstance(shape, list) and all(isinstance(side, int) for side in shape):
-                facts[name] = {'shape': shape, 'bits': entry['bits']}
+                facts[str(entry.get('as', name))] = {'name': name, 'shape': shape, 'bits': entry['bits']}
     return facts
 
 

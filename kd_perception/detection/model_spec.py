@@ -198,10 +198,9 @@ class ModelSpec:
         """Return the metadata entries to store in an ONNX file; the inverse of `from_metadata`."""
         fields = to_mapping(self)
         documents = fields.pop('documents')
-        metadata = {SPEC_KEY: json.dumps(fields, sort_keys=True)}
-        for name, document in documents.items():
-            metadata[DOCUMENT_KEYS[name]] = json.dumps(document, sort_keys=True)
-        return metadata
+        texts = {SPEC_KEY: fields, **{DOCUMENT_KEYS[name]: document for name, document in documents.items()}}
+        # Without blanks: a small model's file is a few percent metadata.
+        return {key: json.dumps(value, sort_keys=True, separators=(',', ':')) for key, value in texts.items()}
 
 
 def _load_json(metadata: Mapping[str, str], key: str, source: str) -> Any:

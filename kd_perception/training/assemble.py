@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from kd_perception.config import to_mapping
+from kd_perception.config import changed_from_defaults
 from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
 from kd_perception.training.binarization import activate_all
 from kd_perception.training.datasets import load_dataset
@@ -78,8 +78,11 @@ def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, A
     if settings.init.kind == 'picodet_onnx':
         initial.update(name='PicoDet-S 416, COCO, PaddleDetection', licence='Apache-2.0',
                        sha256=PICODET_S_416_SHA256, class_rows=list(settings.init.class_rows))
+    chosen = changed_from_defaults(settings)
+    for entry in chosen['datasets']:
+        entry.pop('licence', None)  # stands below
     document: dict[str, Any] = {
-        'config': config_name, 'settings': to_mapping(settings), 'seed': settings.seed,
+        'config': config_name, 'settings': chosen, 'seed': settings.seed,
         'initial_weights': initial,
         'software': {'torch': torch.__version__, 'onnx': onnx.__version__},
         'datasets': [{'folder': d.folder, 'split': d.split, 'licence': d.licence,

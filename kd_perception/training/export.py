@@ -47,10 +47,10 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
                           output_names=list(output_shapes(spec)),
                           opset_version=OPSET, dynamo=False)
     model = onnx.load_model_from_string(buffer.getvalue())
-    documents = {**spec.documents, 'precision': precision_document(model, coded)}
-    spec = dataclasses.replace(spec, documents=documents)
+    layers = precision_document(model, coded)
+    spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': layers})
     pack(model, coded)
-    compact_names(model)
+    compact_names(model, layers)
     model.producer_name, model.producer_version = 'kd_perception', ''
     model.doc_string = f'{spec.name}: {", ".join(spec.labels)}'
     onnx.helper.set_model_props(model, spec.to_metadata())

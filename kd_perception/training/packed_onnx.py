@@ -5,8 +5,8 @@ Store binary weights as bits inside an ONNX file that any onnxruntime runs.
 A filter's signs are flattened in (input, row, column) order and packed eight to a byte, the first in
 the lowest bit, 1 for +1; the last byte of a filter is filled up with zero bits. In the graph:
 
-    bits uint8 [Cout, ceil(K / 8)] -> Cast int32 -> Gather on one shared table int8 [256, 8] of +-1
-    -> Reshape [Cout, Cin, kh, kw] -> Mul scale [Cout, 1, 1, 1] -> Conv
+    bits uint8 [Cout, ceil(K / 8)] -> Cast int32 -> Gather on one shared table [256, 8] of +-1 (which a few
+    nodes compute) -> Reshape [Cout, Cin, kh, kw] -> Mul scale [Cout, 1, 1, 1] -> Conv
 
 (with a Slice where K is no multiple of 8). 8-bit weights are stored as int8 -> Cast -> Mul. Only standard
 operators on constants: onnxruntime folds them when it creates the session, so that it runs the very
@@ -145,13 +145,12 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.')
     :param model: ModelProto whose initialisers are named `<prefix><layer>.weight`.
     :raises TrainingError: a layer's weight is not in the graph, or differs from codes * scale.
     """
-    from onnx import helper, numpy_helper, TensorProto
+    from onnx import numpy_helper
     graph = model.graph
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
     nodes, added = [], []
     if any(weight.bits == 1 for weight in coded.values()):
-        added.append(numpy_helper.from_array(byte_table(), TABLE_NAME))
-        nodes.append(helper.make_node('Cast', [TABLE_NAME], [f'{TABLE_NAME}.f'], to=TensorProto.FLOAT))
+        nodes, added = _table()
     for layer, weight in coded.items():
         name = f'{prefix}{layer}.weight'
         if name not in initialisers:
@@ -164,10 +163,27 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.')
         nodes += new_nodes
         added += tensors
         graph.initializer.remove(initialisers[name])
-    graph.initializer.extend(added)
+    graph.initializer.extend({tensor.name: tensor for tensor in added}.values())  # layers share some
     old = list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes + old)
+
+
+def _table() -> tuple[list, list]:
+    """Return nodes and initialisers that compute `byte_table`: an eighth of the bytes of storing it."""
+    from onnx import helper, numpy_helper, TensorProto
+    constants = {'bytes': np.arange(256, dtype=np.uint8).reshape(-1, 1), 'powers': 1 << np.arange(8),
+                 'two': np.array([2]), 'one': np.array([1])}
+    tensors = [numpy_helper.from_array(value if value.dtype == np.uint8 else value.astype(np.int32), name)
+               for name, value in constants.items()]
+    steps = [('Cast', ['bytes'], {'to': TensorProto.INT32}), ('Div', ['powers'], {}), ('Mod', ['two'], {}),
+             ('Mul', ['two'], {}), ('Sub', ['one'], {}), ('Cast', [], {'to': TensorProto.FLOAT})]
+    nodes, last = [], []
+    for number, (operator, inputs, attributes) in enumerate(steps):
+        output = f'{TABLE_NAME}.{number}' if number < len(steps) - 1 else f'{TABLE_NAME}.f'
+        nodes.append(helper.make_node(operator, last + inputs, [output], **attributes))
+        last = [output]
+    return nodes, tensors
 
 
 def _unpacking(layer: str, weight: CodedWeight, output: str) -> tuple[list, list]:
@@ -187,14 +203,16 @@ def _unpacking(layer: str, weight: CodedWeight, output: str) -> tuple[list, list
              helper.make_node('Gather', [f'{TABLE_NAME}.f', f'{layer}.i'], [f'{layer}.g'])]
     last = f'{layer}.g'
     if count % 8:
-        for name, value in (('rows', [shape[0], -1]), ('zero', [0]), ('count', [count]), ('axis', [1])):
+        for name, value in (('rows', [0, -1]), ('zero', [0]), ('count', [count]), ('axis', [1])):
             tensors.append(numpy_helper.from_array(np.array(value, np.int64), f'{layer}.{name}'))
         bounds = [f'{layer}.{name}' for name in ('zero', 'count', 'axis')]
         nodes += [helper.make_node('Reshape', [last, f'{layer}.rows'], [f'{layer}.r']),
                   helper.make_node('Slice', [f'{layer}.r', *bounds], [f'{layer}.s'])]
         last = f'{layer}.s'
-    tensors.append(numpy_helper.from_array(np.array(shape, np.int64), f'{layer}.shape'))
-    nodes += [helper.make_node('Reshape', [last, f'{layer}.shape'], [f'{layer}.w']),
+    # 0 keeps the number of filters, -1 finds the inputs: one constant serves all kernels of a size.
+    kernel = f'kernel_{shape[2]}x{shape[3]}'
+    tensors.append(numpy_helper.from_array(np.array([0, -1, *shape[2:]], np.int64), kernel))
+    nodes += [helper.make_node('Reshape', [last, kernel], [f'{layer}.w']),
               helper.make_node('Mul', [f'{layer}.w', scale], [output])]
     return nodes, tensors
 
@@ -205,6 +223,7 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
     Describe each convolution of an exported, not yet packed model: bits and shape of its weights.
 
     :param coded: the layers that will be packed; the others count as float32.
+    :return: layer -> bits, weights, shape, and `as`: the name that `compact_names` stores it under.
     """
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     layers = {}
@@ -213,24 +232,30 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
             layer = node.input[1].removeprefix(prefix).removesuffix('.weight')
             shape = shapes[node.input[1]]
             layers[layer] = {'bits': coded[layer].bits if layer in coded else _FLOAT_BITS,
-                             'weights': int(np.prod(shape)), 'shape': shape}
+                             'weights': int(np.prod(shape)), 'shape': shape, 'as': f'{len(layers):x}'}
     return layers
 
 
-def compact_names(model: Any, prefix: str = 'network.') -> None:
+def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: str = 'network.') -> None:
     """
     Shorten the names inside a model, in place: a small file spends a good part of its bytes on them.
 
-    Inputs and outputs keep their names; initialisers lose `prefix`; other values are numbered and nodes
-    lose their names.
+    Inputs and outputs keep their names; what a layer stores is called `<as>.<part>`; other values are
+    numbered and nodes lose their names.
+
+    :param layers: of `precision_document`.
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
-    names = {tensor.name: tensor.name.removeprefix(prefix) for tensor in graph.initializer}
+    names = {}
+    for tensor in graph.initializer:
+        layer, _, part = tensor.name.removeprefix(prefix).rpartition('.')
+        names[tensor.name] = f'{layers[layer]["as"] if layer in layers else layer}.{part}' if layer else part
     for tensor in graph.initializer:
         tensor.name = names[tensor.name]
     for node in graph.node:
-        node.name = node.doc_string = ''
+        node.ClearField('name')
+        node.ClearField('doc_string')
         for i, name in enumerate(node.output):
             if name and name not in fixed:
                 names.setdefault(name, f'v{len(names):x}')

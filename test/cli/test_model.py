@@ -56,13 +56,14 @@ def test_info_shows_packed_layers_as_layers(model, capsys):
         helper.make_node('Gather', ['table', 'i'], ['g']),
         helper.make_node('Reshape', ['g', 'body.shape'], ['r']),
         helper.make_node('Mul', ['r', 'body.scale'], ['w']), convolution])
-    precision = {'body': {'bits': 1, 'weights': 1920, 'shape': [10, 3, 8, 8]}, 'absent': 'nonsense'}
+    precision = {'the.body': {'bits': 1, 'weights': 1920, 'shape': [10, 3, 8, 8], 'as': 'body'},
+                 'absent': 'nonsense'}
     helper.set_model_props(file, {**SPEC.to_metadata(), 'kd_perception.precision': json.dumps(precision)})
     onnx.save(file, str(model))
     assert main(['model', 'info', str(model), '--json']) == 0
     assert json.loads(capsys.readouterr().out)['layers'] == [
         {'name': 'table', 'operator': 'Conv', 'shape': [256, 8], 'bits': 32, 'bytes': 8192},
-        {'name': 'body', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'bits': 1, 'bytes': 240 + 32 + 40}]
+        {'name': 'the.body', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'bits': 1, 'bytes': 240 + 32 + 40}]
     assert main(['model', 'info', str(model)]) == 0
     assert ' 1 bits: 1,920 values' in capsys.readouterr().out
 

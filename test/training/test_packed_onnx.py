@@ -1,6 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Packed files: bit for bit the torch network's weights, the same outputs, nothing left to unpack."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -79,9 +81,15 @@ def small(kept_bits=32, active=True, standardise=False):
     return network.eval()
 
 
+def precision_of(model):
+    (text,) = (entry.value for entry in model.metadata_props if entry.key == 'kd_perception.precision')
+    return json.loads(text)
+
+
 def unpacked(model, layer, shape):
     """The weights that a file holds, unpacked with numpy alone."""
     tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    layer = precision_of(model)[layer]['as']
     scale = tensors[f'{layer}.scale']
     if f'{layer}.int8' in tensors:
         return tensors[f'{layer}.int8'], scale
@@ -105,7 +113,10 @@ def test_weights_are_bit_exact(kept_bits, standardise):
     # Without a norm behind it the scale is the layer's own.
     assert np.array_equal(unpacked(model, 'body.6', (16, 12, 1, 1))[1].ravel(), network.body[6].code_scale())
     floats = {t.name for t in model.graph.initializer if t.name.endswith('.weight')}
-    assert floats == (set() if kept_bits == 8 else {'stem.weight', 'last.weight'})
+    stored_as = {name: entry['as'] for name, entry in precision_of(model).items()}
+    assert len(set(stored_as.values())) == 5
+    kept = set() if kept_bits == 8 else {'stem', 'last'}
+    assert floats == {f'{stored_as[name]}.weight' for name in kept}
 
 
 @pytest.mark.parametrize('kept_bits', [32, 8])
@@ -156,11 +167,11 @@ def test_precision_document_names_every_convolution():
     network = small(8)
     detector = OnnxDetector.from_bytes(to_onnx(network, spec_of(network)), 'x.onnx')
     assert detector.spec.documents['precision'] == {
-        'stem': {'bits': 8, 'weights': 216, 'shape': [8, 3, 3, 3]},
-        'body.0': {'bits': 1, 'weights': 864, 'shape': [12, 8, 3, 3]},
-        'body.3': {'bits': 1, 'weights': 108, 'shape': [12, 1, 3, 3]},
-        'body.6': {'bits': 1, 'weights': 192, 'shape': [16, 12, 1, 1]},
-        'last': {'bits': 8, 'weights': 528, 'shape': [33, 16, 1, 1]}}
+        'stem': {'bits': 8, 'weights': 216, 'shape': [8, 3, 3, 3], 'as': '0'},
+        'body.0': {'bits': 1, 'weights': 864, 'shape': [12, 8, 3, 3], 'as': '1'},
+        'body.3': {'bits': 1, 'weights': 108, 'shape': [12, 1, 3, 3], 'as': '2'},
+        'body.6': {'bits': 1, 'weights': 192, 'shape': [16, 12, 1, 1], 'as': '3'},
+        'last': {'bits': 8, 'weights': 528, 'shape': [33, 16, 1, 1], 'as': '4'}}
     twin = OnnxDetector.from_bytes(to_onnx(network, spec_of(network), packed=False), 'x.onnx')
     assert {entry['bits'] for entry in twin.spec.documents['precision'].values()} == {32}
 
