@@ -165,9 +165,11 @@ def test_debug_image_for_whoever_looks(probe, start_detector):
 
     def again():
         camera.publisher.publish(message)
-    probe.wait_for(lambda: pictures, 'a debug image', every=again)
-    picture = pictures[-1]
-    assert picture.header == message.header
+    def of_message():
+        # The picture of the image before may still be under way.
+        return [picture for picture in pictures if picture.header == message.header]
+    probe.wait_for(of_message, 'the debug image with the header of its image', every=again)
+    picture = of_message()[0]
     assert (picture.encoding, picture.height, picture.width, picture.step) == ('bgr8', 96, 128, 384)
     drawn = np.frombuffer(picture.data, np.uint8).reshape(96, 128, 3)
     assert (drawn != IMAGE).any() and (drawn == IMAGE).mean() > 0.5
