@@ -165,6 +165,7 @@ def test_debug_image_for_whoever_looks(probe, start_detector):
 
     def again():
         camera.publisher.publish(message)
+
     def of_message():
         # The picture of the image before may still be under way.
         return [picture for picture in pictures if picture.header == message.header]
