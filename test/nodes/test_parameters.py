@@ -10,8 +10,8 @@ from kd_perception.health.camera_monitor import INTENDED_DROPS
 from kd_perception.nodes.detector_parameters import (
     check_combination, DETECTOR_PARAMETERS, DetectorSettings, settings_of_defaults, Thresholds)
 from kd_perception.nodes.parameters import check_values, markdown_table, ParameterSpec
+from parameter_files import check_config_file
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG, DOCS = ROOT / 'config' / 'detector.yaml', ROOT / 'docs' / 'detector_node.md'
@@ -28,24 +28,8 @@ def test_the_table_is_sound():
         assert spec.type in ('int', 'double') or spec.minimum is None
 
 
-def test_config_file_equals_the_table():
-    parameters = yaml.safe_load(CONFIG.read_text())['/**']['ros__parameters']
-    assert parameters == DEFAULTS
-    assert list(parameters) == list(DEFAULTS), 'in the same order'
-    assert all(type(parameters[name]) is type(DEFAULTS[name]) for name in DEFAULTS), 'ROS minds 1 and 1.0'
-
-
-def test_config_file_explains_every_parameter():
-    lines = CONFIG.read_text().splitlines()
-    for spec in DETECTOR_PARAMETERS:
-        index = next(i for i, line in enumerate(lines) if line.startswith(f'    {spec.name}:'))
-        comment = []
-        while lines[index - 1].startswith('    # ') and '---' not in lines[index - 1]:
-            index -= 1
-            comment.insert(0, lines[index].strip('# '))
-        text = ' '.join(comment)
-        assert spec.description in text and spec.bounds in text, spec.name
-        assert ('live' in comment[-1]) == (spec.changes == 'live'), spec.name
+def test_config_file_equals_the_table_and_explains_it():
+    check_config_file(CONFIG, DETECTOR_PARAMETERS)
 
 
 def test_docs_hold_the_table():

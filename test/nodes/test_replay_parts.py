@@ -24,6 +24,7 @@ from kd_perception.nodes.replay_images import image_cdr, with_stamp  # noqa: E40
 from kd_perception.nodes.replay_pacer import Pacer  # noqa: E402
 from kd_perception.nodes.replay_parameters import (  # noqa: E402
     check_combination, REPLAY_PARAMETERS, ReplaySettings)
+from parameter_files import check_config_file  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {spec.name: spec.default for spec in REPLAY_PARAMETERS}
@@ -40,20 +41,7 @@ def test_the_table_is_sound():
 
 
 def test_config_file_equals_the_table_and_explains_it():
-    path = ROOT / 'config' / 'replay.yaml'
-    parameters = yaml.safe_load(path.read_text())['/**']['ros__parameters']
-    assert parameters == DEFAULTS and list(parameters) == list(DEFAULTS)
-    assert all(type(parameters[name]) is type(DEFAULTS[name]) for name in DEFAULTS), 'ROS minds 1 and 1.0'
-    lines = path.read_text().splitlines()
-    for spec in REPLAY_PARAMETERS:
-        index = next(i for i, line in enumerate(lines) if line.startswith(f'    {spec.name}:'))
-        comment = []
-        while lines[index - 1].startswith('    # ') and '---' not in lines[index - 1]:
-            index -= 1
-            comment.insert(0, lines[index].strip('# '))
-        text = ' '.join(comment)
-        assert spec.description in text and spec.bounds in text, spec.name
-        assert ('live' in comment[-1]) == (spec.changes == 'live'), spec.name
+    check_config_file(ROOT / 'config' / 'replay.yaml', REPLAY_PARAMETERS)
 
 
 def test_docs_hold_the_table():
