@@ -69,6 +69,52 @@ def estimated_sign(x: torch.Tensor, estimator: Estimator = 'clipped', temperatur
     return _Sign.apply(x, estimator, torch.as_tensor(temperature, dtype=x.dtype, device=x.device))
 
 
+class _BinaryWeight(torch.autograd.Function):
+    """
+    alpha * sign of latent weights, with the gradient of the module's description, in few passes.
+
+    The same as composing `estimated_sign` with mean, deviation and scale, which a test compares; but a wide
+    layer has millions of weights, and autograd would go over them some thirty times.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: torch.Tensor, learned: torch.Tensor | None, frozen: torch.Tensor | None,
+                signs: torch.Tensor, centred: torch.Tensor, alpha: torch.Tensor, standardise: bool,
+                estimator: str, temperature: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(signs, centred, alpha, learned, frozen)
+        ctx.options = standardise, estimator, float(temperature)
+        return signs * alpha.view(-1, 1, 1, 1)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        signs, centred, alpha, learned, frozen = ctx.saved_tensors
+        standardise, estimator, t = ctx.options
+        filters, count = (1, 2, 3), signs[0].numel()
+        scale_gradient = (gradient * signs).sum(filters)
+        result = gradient * alpha.view(-1, 1, 1, 1)
+        deviation, argument = None, centred
+        if standardise:
+            variance = centred.square().mean(filters, keepdim=True)
+            deviation = variance.clamp_min(_EPSILON).sqrt_()
+            argument = centred / deviation
+        if frozen is not None:
+            result.masked_fill_(frozen, 0)
+        if estimator == 'clipped':
+            result.mul_(argument.abs() <= 1)
+        elif estimator == 'annealed':
+            slope = (argument * t).tanh_().square_()
+            result.addcmul_(result, slope, value=-1).mul_(max(1 / t, 1.0) * t)
+        if standardise:  # through (W - mean) / deviation; a clamped deviation is a constant
+            along = (result * argument).mean(filters, keepdim=True).mul_(variance > _EPSILON)
+            result.addcmul_(argument, along, value=-1).div_(deviation)
+        if learned is None:
+            result.addcmul_(centred.sgn(), (scale_gradient / count).view(-1, 1, 1, 1))
+        if standardise:
+            result.sub_(result.mean(filters, keepdim=True))
+        learned_gradient = None if learned is None else scale_gradient * learned.sgn()
+        return result, learned_gradient, *(None,) * 7
+
+
 class CodedConv2d(nn.Conv2d):
     """A convolution whose weights are small integers times one scale for each output channel."""
 
@@ -152,13 +198,6 @@ class BinaryConv2d(CodedConv2d):
             return self.weight
         return self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
 
-    def _argument(self, centred: torch.Tensor) -> torch.Tensor:
-        if not self.standardise:
-            return centred
-        # Clamped before the root, whose slope at 0 would turn a constant filter's gradient into NaN.
-        variance = centred.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_EPSILON)
-        return centred / variance.sqrt()
-
     @staticmethod
     def _mean_scale(centred: torch.Tensor) -> torch.Tensor:
         return centred.abs().mean(dim=(1, 2, 3))
@@ -167,16 +206,19 @@ class BinaryConv2d(CodedConv2d):
         return self._mean_scale(centred) if self.learned_scale is None else self.learned_scale.abs()
 
     def _signs(self, centred: torch.Tensor) -> torch.Tensor:
-        signs = estimated_sign(self._argument(centred), self.estimator, self.temperature)
-        # `where` cuts the gradient: a frozen weight neither flips nor drifts through its sign.
+        """Return the signs; dividing by a deviation would not change them."""
+        signs = sign(centred)
         return torch.where(self.frozen, sign(self.mean_sign), signs) if self.track_flips else signs
 
     def effective_weight(self) -> torch.Tensor:
         """Return the float weights, or alpha * sign once active."""
         if not self.binary:
             return self.weight
-        centred = self._centred()
-        return self._scale(centred).view(-1, 1, 1, 1) * self._signs(centred)
+        with torch.no_grad():
+            centred = self._centred()
+            signs, alpha = self._signs(centred), self._scale(centred)
+        return _BinaryWeight.apply(self.weight, self.learned_scale, self.frozen if self.track_flips else None,
+                                   signs, centred, alpha, self.standardise, self.estimator, self.temperature)
 
     @torch.no_grad()
     def codes(self) -> torch.Tensor:

@@ -118,6 +118,48 @@ def test_gradient_is_the_stand_ins(estimator, temperature):
     assert torch.allclose(found, expected)
 
 
+def composed_weight(made, stand_in=None):
+    """Write the module's description down as torch operations; `stand_in` replaces the sign."""
+    centred = made.weight
+    if made.standardise:
+        centred = centred - centred.mean(dim=(1, 2, 3), keepdim=True)
+    argument = centred
+    if made.standardise:
+        argument = centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
+    signs = (estimated_sign(argument, made.estimator, made.temperature) if stand_in is None
+             else stand_in(argument, float(made.temperature)))
+    if made.track_flips:  # `where` cuts the gradient: a frozen weight does not drift through its sign
+        signs = torch.where(made.frozen, sign(made.mean_sign), signs)
+    scale = centred.abs().mean(dim=(1, 2, 3)) if made.learned_scale is None else made.learned_scale.abs()
+    return scale.view(-1, 1, 1, 1) * signs
+
+
+@pytest.mark.parametrize('standardise', [False, True])
+@pytest.mark.parametrize('learned_scale', [False, True])
+@pytest.mark.parametrize('estimator', list(STAND_INS))
+@pytest.mark.parametrize('temperature', [0.1, 3.0])
+def test_weight_and_gradient_are_those_of_the_composed_operations(estimator, learned_scale, standardise,
+                                                                  temperature):
+    made = layer(5, 4, 3, estimator=estimator, learned_scale=learned_scale, standardise=standardise,
+                 track_flips=True).double()
+    made.temperature.fill_(temperature)
+    with torch.no_grad():
+        made.weight *= 4  # some beyond the clip
+        made.weight[1] = 0.5  # a constant filter: its deviation is 0
+        made.weight[2, 0, 0, 0] = 0.0
+        made.frozen[3, :2] = True
+        if learned_scale:
+            made.learned_scale[0] *= -1
+    upstream = torch.randn_like(made.weight)
+    found = made.effective_weight()
+    expected = composed_weight(made)
+    assert torch.equal(found, expected)
+    parameters = [value for name, value in made.named_parameters() if name != 'bias']
+    for a, b in zip(torch.autograd.grad((found * upstream).sum(), parameters),
+                    torch.autograd.grad((expected * upstream).sum(), parameters)):
+        assert a.abs().max() > 0 and torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_gradient_of_the_weight_is_the_papers():
     """Scale and signs both pass gradient: XNOR-Net's backward, with n = weights of a filter."""
     made = layer().double()
@@ -137,8 +179,8 @@ def test_gradient_of_the_weight_is_the_papers():
     {}, {'standardise': True}, {'standardise': True, 'estimator': 'annealed'}, {'learned_scale': True}])
 def test_gradient_against_differences_of_the_surrogate(options, monkeypatch):
     """With sign replaced by its stand-in the whole layer passes a numeric gradient check."""
-    import kd_perception.training.binary_layers as module
-    monkeypatch.setattr(module, 'estimated_sign', lambda x, estimator, t: STAND_INS[estimator](x, float(t)))
+    monkeypatch.setattr(BinaryConv2d, 'effective_weight',
+                        lambda self: composed_weight(self, STAND_INS[self.estimator]))
     made = layer(2, 2, 2, **options).double()
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64)
     names = [name for name, _ in made.named_parameters()]
@@ -194,8 +236,9 @@ def test_oscillating_weights_freeze_and_others_do_not():
         made.weight[0, 0] = -0.5
     # Frozen at the sign it had most of the time, with no gradient through the sign.
     assert made.codes().flatten().tolist() == [1, -1]
-    gradient = torch.autograd.grad(made._signs(made.weight).sum(), made.weight)[0]
-    assert gradient.flatten().tolist() == [0, 1]
+    # The scale is half of |W1| + |W2|: its gradient remains.
+    gradient = torch.autograd.grad(made.effective_weight().sum(), made.weight)[0]
+    assert gradient.flatten().tolist() == [0, 0.5]
 
 
 def test_state_survives_a_checkpoint():
