@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from kd_perception.config import from_mapping
+from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
-from kd_perception.training.models.picodet_onnx import load_picodet
+from kd_perception.training.models.picodet import STRIDES as PICODET_STRIDES
+from kd_perception.training.models.picodet_onnx import load_exported_picodet, load_picodet
 from kd_perception.training.networks import build_network
 from kd_perception.training.settings import TrainingSettings
 
@@ -85,19 +87,19 @@ def average_weights(tuned: nn.Module, initial: nn.Module, share: float) -> nn.Mo
 
 def load_teacher(path: Path, labels: tuple[str, ...], init_path: Path | None = None) -> nn.Module:
     """
-    Return the network of a checkpoint as its export would hold it, frozen, in evaluation mode.
+    Return a teacher as its export holds it, frozen, in evaluation mode.
 
-    The checkpoint says itself which network it is of.
-
+    :param path: a checkpoint, which says itself which network it is of; or a PicoDet-S model file of this
+        package (`.onnx`), such as `models/teacher.onnx`.
     :param labels: the classes that the student learns, which must be the teacher's.
     :param init_path: published initial weights, needed where the teacher's export mixes them in.
-    :raises TrainingError: the file is no checkpoint, has other labels, or the weights are missing.
+    :raises TrainingError: the file is neither, has other labels, or the weights are missing.
     """
+    if path.suffix == '.onnx':
+        return _exported_teacher(path, labels)
     state = load_checkpoint(path)
     settings = from_mapping(TrainingSettings, state['settings'], f'{path}: settings')
-    if settings.labels != labels:
-        raise TrainingError(f'{path}: the teacher knows {list(settings.labels)}, the student is to learn '
-                            f'{list(labels)}')
+    _same_labels(path, settings.labels, labels)
     network = trained_network(settings, state, path)
     if settings.export.average_with_initial > 0:
         if init_path is None:
@@ -106,3 +108,17 @@ def load_teacher(path: Path, labels: tuple[str, ...], init_path: Path | None = N
         network = average_weights(network, initial_network(settings, init_path),
                                   settings.export.average_with_initial)
     return network.eval().requires_grad_(False)
+
+
+def _exported_teacher(path: Path, labels: tuple[str, ...]) -> nn.Module:
+    spec = OnnxDetector.load(path).spec
+    _same_labels(path, spec.labels, labels)
+    if spec.decoder.type != 'gfl' or spec.decoder.strides != PICODET_STRIDES:
+        raise TrainingError(f'{path}: of model files only PicoDet-S can teach; give a checkpoint')
+    return load_exported_picodet(path, len(labels)).requires_grad_(False)
+
+
+def _same_labels(path: Path, taught: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    if taught != wanted:
+        raise TrainingError(f'{path}: the teacher knows {list(taught)}, the student is to learn '
+                            f'{list(wanted)}')

@@ -38,16 +38,36 @@ def load_picodet(path: Union[str, Path], class_rows: Optional[Sequence[int]] = N
     rows = list(range(COCO_CLASSES)) if class_rows is None else list(class_rows)
     if not rows or any(not 0 <= row < COCO_CLASSES for row in rows):
         raise TrainingError(f'class rows must lie in 0..{COCO_CLASSES - 1}, got {rows}')
-    model = PicoDet(len(rows)).eval()
+    return _filled(PicoDet(len(rows)), weights, path,
+                   rows + list(range(COCO_CLASSES, COCO_CLASSES + 4 * (REG_MAX + 1))))
+
+
+def load_exported_picodet(path: Union[str, Path], classes: int) -> PicoDet:
+    """
+    Build PicoDet-S and fill it from a model file of this package, such as `models/teacher.onnx`.
+
+    The inverse of the export, for a teacher whose checkpoint is not at hand.
+
+    :param classes: number of classes that the file's specification states.
+    :return: the module in evaluation mode, float32
+    :raises TrainingError: if the file is missing or does not fit the network
+    """
+    path = Path(path)
+    return _filled(PicoDet(classes), _read_convolutions(path, None), path)
+
+
+def _filled(model: PicoDet, weights: Sequence[Tuple[np.ndarray, np.ndarray]], path: Path,
+            head_rows: Optional[Sequence[int]] = None) -> PicoDet:
+    """Copy (weight, bias) pairs in execution order into the model; `head_rows` of 80-class predictions."""
+    model.eval()
     convolutions = _execution_order(model)
     if len(convolutions) != len(weights):
         raise TrainingError(f'{path}: expected {len(convolutions)} convolutions, found {len(weights)}')
     heads = {id(layer) for layer in model.head.predict}
-    kept = rows + list(range(COCO_CLASSES, COCO_CLASSES + 4 * (REG_MAX + 1)))
     with torch.no_grad():
         for index, (layer, (weight, bias)) in enumerate(zip(convolutions, weights)):
-            if id(layer) in heads and weight.shape[0] == COCO_CLASSES + 4 * (REG_MAX + 1):
-                weight, bias = weight[kept], bias[kept]
+            if head_rows and id(layer) in heads and weight.shape[0] == COCO_CLASSES + 4 * (REG_MAX + 1):
+                weight, bias = weight[head_rows], bias[head_rows]
             if tuple(layer.weight.shape) != weight.shape or tuple(layer.bias.shape) != bias.shape:
                 raise TrainingError(f'{path}: convolution {index} has shape {weight.shape}, '
                                     f'expected {tuple(layer.weight.shape)}')
