@@ -13,6 +13,7 @@ from kd_perception.errors import TrainingError
 from kd_perception.training.binarization import (
     activate_all, BinarizationSchedule, latent_parameters, reestimate_batch_norm)
 from kd_perception.training.distillation import distiller_for
+from kd_perception.training.frozen_teacher import FrozenTeacher, taught_maps
 from kd_perception.training.losses import DetectionLoss, ImageTargets
 from kd_perception.training.models.yolov2_head import YoloV2
 from kd_perception.training.settings import TrainingSettings
@@ -37,7 +38,7 @@ class StudentMethods:
             if teacher is None:
                 raise TrainingError('the configuration distils: give the checkpoint of its teacher with '
                                     '--teacher')
-            self.teacher = teacher.to(memory_format=torch.channels_last)
+            self.teacher = FrozenTeacher(teacher, taught_maps(settings.distillation))
             self.distiller = distiller_for(settings.distillation, network, teacher)
 
     @property
@@ -63,10 +64,8 @@ class StudentMethods:
         """
         if self.distiller is None:
             return {}
-        with torch.no_grad():
-            taught = self.teacher.forward_features(images)
-        return self.distiller(named, taught, [target.boxes for target in targets], tuple(images.shape[-2:]),
-                              step / self.settings.steps)
+        return self.distiller(named, self.teacher(images), [target.boxes for target in targets],
+                              tuple(images.shape[-2:]), step / self.settings.steps)
 
     def after_step(self, step: int) -> None:
         """Follow the optimiser's step: projections and freezing of binary layers."""
@@ -121,7 +120,7 @@ def make_optimiser(network: nn.Module, settings: TrainingSettings, adapters: Seq
         for part, decay in zip(parts, (chosen.weight_decay, 0.0)):
             if part:
                 groups.append({'params': part, 'lr': rate, 'base_lr': rate, 'weight_decay': decay})
-    return torch.optim.AdamW(groups, weight_decay=chosen.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=chosen.weight_decay, fused=True)
 
 
 def make_loss(settings: TrainingSettings, network: nn.Module, distil: bool) -> DetectionLoss | YoloV2Loss:

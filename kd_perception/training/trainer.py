@@ -161,8 +161,7 @@ class Trainer:
         # A short average first, so that the start does not linger in it.
         decay = min(self.settings.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.network.parameters()):
-                slow.lerp_(fast, 1 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
             # Statistics and flags of layers are states, not weights to be averaged.
             for slow, fast in zip(self.average.buffers(), self.network.buffers()):
                 slow.copy_(fast)
@@ -253,7 +252,8 @@ def learning_rate_share(step: int, settings: TrainingSettings) -> float:
 def _training_part(settings: dict, source: Path) -> TrainingSettings:
     """Return the settings without what only matters after training."""
     return dataclasses.replace(from_mapping(TrainingSettings, settings, str(source)), export=ExportSettings(),
-                               evaluation=(), checkpoint_every=1, validate_every=1, threads=1, workers=0)
+                               evaluation=(), checkpoint_every=1, validate_every=1, threads=1, workers=0,
+                               image_cache_mib=0)
 
 
 def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: Path) -> Path:

@@ -1,0 +1,74 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+The teacher's forward pass through onnxruntime.
+
+Its weights do not change, so that it can run as an exported graph: on a CPU in little more than half of
+torch's time for PicoDet-S, whose layers are many and small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import io
+import warnings
+
+import torch
+from torch import nn
+
+from kd_perception.training.distillation_settings import DistillationSettings
+
+
+def taught_maps(settings: DistillationSettings) -> tuple[str, ...]:
+    """Return the names of the teacher's maps that the settings ask for, each once."""
+    names: list[str] = []
+    if settings.needs_teacher_head:
+        names += [taught for _, taught in settings.levels]
+    for term in (settings.pyramid, settings.regions):
+        if term.weight > 0:
+            names += [taught for _, taught in term.pairs]
+    return tuple(dict.fromkeys(names))
+
+
+class _Named(nn.Module):
+    def __init__(self, network: nn.Module, names: Sequence[str]):
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps = self.network.forward_features(images)
+        return tuple(maps[name] for name in self.names)
+
+
+class FrozenTeacher:
+    """
+    Named feature maps of a frozen network.
+
+    :param network: names its maps by `forward_features`; in evaluation mode, on the CPU.
+    :param names: the maps wanted.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]):
+        self.network = _Named(network, names).eval()
+        self._sessions: dict[tuple[int, ...], object] = {}
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the wanted maps of (N, 3, H, W) float32 normalised images, by name, without gradient."""
+        if not self.network.names:
+            return {}
+        shape = tuple(images.shape)
+        if shape not in self._sessions:
+            self._sessions[shape] = self._session(shape)
+        found = self._sessions[shape].run(None, {'images': images.detach().contiguous().numpy()})
+        return {name: torch.from_numpy(value) for name, value in zip(self.network.names, found)}
+
+    def _session(self, shape: tuple[int, ...]):
+        import onnxruntime
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # as in `export.to_onnx`
+            torch.onnx.export(self.network, (torch.zeros(shape),), buffer, input_names=['images'],
+                              output_names=list(self.network.names), opset_version=17, dynamo=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(buffer.getvalue(), options, providers=['CPUExecutionProvider'])
