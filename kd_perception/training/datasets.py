@@ -111,6 +111,8 @@ class MixedStream(torch.utils.data.Dataset):
     """
     Training samples drawn from several sets by their shares.
 
+    Decoded images are kept in memory up to `image_cache_mib`; each worker process keeps its own.
+
     :param images: training images of each set, in the order of the settings' datasets.
     :param pretrained: returns the pretrained network's detections of an image (80-class ids, image px).
     """
@@ -124,6 +126,19 @@ class MixedStream(torch.utils.data.Dataset):
         self.targets: list[list[Targets]] = [
             [reconcile(image.objects, pretrained(image), settings.labels, dataset, settings.pseudo_labels)
              for image in group] for dataset, group in zip(settings.datasets, self.images)]
+        self._decoded: dict[tuple[int, int], np.ndarray] = {}
+        self._room = settings.image_cache_mib << 20
+
+    def _pixels(self, group: int, chosen: int) -> np.ndarray:
+        """Return an image, decoded once as long as there is room."""
+        key = (group, chosen)
+        if key in self._decoded:
+            return self._decoded[key]
+        image = self.images[group][chosen].read()
+        if image.nbytes <= self._room:
+            self._room -= image.nbytes
+            self._decoded[key] = image
+        return image
 
     def __len__(self) -> int:
         """Return the number of samples of the whole run."""
@@ -136,7 +151,7 @@ class MixedStream(torch.utils.data.Dataset):
         group = min(int(np.searchsorted(self.cumulative, rng.random(), side='right')), len(self.images) - 1)
         chosen = int(rng.integers(len(self.images[group])))
         dataset = settings.datasets[group]
-        image, targets = random_crop(self.images[group][chosen].read(), self.targets[group][chosen],
+        image, targets = random_crop(self._pixels(group, chosen), self.targets[group][chosen],
                                      settings.train_hw, dataset.width_px, settings.augmentation, rng)
         image = random_colours(image, settings.augmentation, rng)
         labelled = torch.tensor([label in dataset.labelled for label in settings.labels])

@@ -199,6 +199,8 @@ class TrainingSettings:
     :param input_hw: (height, width) px that validation and export use; multiples of 32.
     :param binarization: makes the weights binary in stages; None (the default) trains in float.
     :param distillation: what a teacher (given with `--teacher`) teaches; None trains without one.
+    :param image_cache_mib: memory for decoded training images in each worker process, MiB; 0 decodes an image
+        each time it is drawn.
     :param rendered: number of rendered images to make instead of reading the data root (0: none);
         for smoke runs on a machine without data.
     """
@@ -212,6 +214,7 @@ class TrainingSettings:
     seed: int = 0
     threads: int = 2
     workers: int = 1
+    image_cache_mib: int = 0
     checkpoint_every: int = 100
     validate_every: int = 500
     rendered: int = 0
@@ -234,6 +237,8 @@ class TrainingSettings:
                 raise ValueError(f'{name}: expected positive multiples of {step}, got {getattr(self, name)}')
         if min(self.steps, self.batch, self.threads, self.checkpoint_every, self.validate_every) <= 0:
             raise ValueError('steps, batch, threads, checkpoint_every and validate_every must be positive')
+        if min(self.workers, self.image_cache_mib, self.rendered) < 0:
+            raise ValueError('workers, image_cache_mib and rendered must not be negative')
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f'labels: expected distinct names, got {self.labels}')
         if not self.datasets or sum(d.share for d in self.datasets) <= 0:
