@@ -13,15 +13,20 @@ it, so nothing beside the file can contradict the weights. The metadata holds fi
 `kd_perception.metrics`     what was measured, with counts
 `kd_perception.gate`        a student's: when to ask its teacher; see `fallback.estimator`
 =========================== ==================================================================
+
+A document but the first may be stored compressed, since it would be a good part of a small model's file:
+`zlib+base85:` and the base85 text (RFC 1924's alphabet, as Python's `base64.b85encode`) of its zlib stream.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 import dataclasses
 import json
 import math
 from typing import Any, Literal
+import zlib
 
 from kd_perception.config import from_mapping, to_mapping
 from kd_perception.detection.image import MAX_IMAGE_PIXELS
@@ -31,6 +36,7 @@ SPEC_VERSION = 1
 SPEC_KEY = 'kd_perception.spec'
 DOCUMENT_KEYS = {name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics', 'gate')}
 MAX_DOCUMENT_CHARS = 1 << 22
+COMPRESSED = 'zlib+base85:'
 MAX_CLASSES = 1000
 MAX_ANCHORS = 100
 
@@ -200,13 +206,35 @@ class ModelSpec:
         documents = fields.pop('documents')
         texts = {SPEC_KEY: fields, **{DOCUMENT_KEYS[name]: document for name, document in documents.items()}}
         # Without blanks: a small model's file is a few percent metadata.
-        return {key: json.dumps(value, sort_keys=True, separators=(',', ':')) for key, value in texts.items()}
+        written = {key: json.dumps(value, sort_keys=True, separators=(',', ':'))
+                   for key, value in texts.items()}
+        return {key: text if key == SPEC_KEY else _compressed(text) for key, text in written.items()}
+
+
+def _compressed(text: str) -> str:
+    """Return the shorter of the text and its compressed form."""
+    packed = COMPRESSED + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+    return packed if len(packed) < len(text) else text
+
+
+def _expanded(text: str, key: str, source: str) -> str:
+    if not text.startswith(COMPRESSED):
+        return text
+    try:
+        stream = zlib.decompressobj()
+        content = stream.decompress(base64.b85decode(text[len(COMPRESSED):]), MAX_DOCUMENT_CHARS)
+        if not stream.eof:  # longer than the bound, or cut
+            raise ValueError(f'incomplete, or over {MAX_DOCUMENT_CHARS} bytes')
+        return content.decode()
+    except (ValueError, zlib.error) as error:
+        raise ModelError(f'{source}: {key}: cannot be decompressed ({error})') from error
 
 
 def _load_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
     text = metadata[key]
     if len(text) > MAX_DOCUMENT_CHARS:
         raise ModelError(f'{source}: {key}: {len(text)} characters, expected at most {MAX_DOCUMENT_CHARS}')
+    text = _expanded(text, key, source)
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

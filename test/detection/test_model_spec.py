@@ -1,13 +1,22 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """ModelSpec: round trip through metadata, and refusals that name the key."""
 
+import base64
 import dataclasses
 import json
+import zlib
 
 from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, SPEC_KEY, ThresholdSpec
 from kd_perception.errors import ModelError
 import pytest
 
+
+def compressed(content):
+    return 'zlib+base85:' + base64.b85encode(content).decode()
+
+
+BOMB = compressed(zlib.compress(b' ' * ((4 << 20) + 1)))
+CUT = compressed(zlib.compress(b'{"a": 1}')[:-6])
 SPEC = ModelSpec(
     name='tiny', labels=('Car', 'Pedestrian'), input=InputSpec(64, 128),
     decoder=DecoderSpec('gfl', (8, 16), 7),
@@ -73,11 +82,28 @@ def change(**changes):
     (change(thresholds__score_low=0.9), 'score_low <= score'),
     (change(documents={}), 'documents have keys of their own'),
     ({**SPEC.to_metadata(), 'kd_perception.metrics': 'x'}, 'kd_perception.metrics: is not valid JSON'),
+    ({**SPEC.to_metadata(), 'kd_perception.metrics': 'zlib+base85:\x00'}, 'metrics: cannot be decompressed'),
+    ({**SPEC.to_metadata(), 'kd_perception.metrics': 'zlib+base85:c%17D'}, 'metrics: cannot be decompressed'),
+    ({**SPEC.to_metadata(), 'kd_perception.metrics': BOMB}, 'metrics: cannot be decompressed .*over 4194304'),
+    ({**SPEC.to_metadata(), 'kd_perception.metrics': CUT}, 'metrics: cannot be decompressed .incomplete'),
 ])
 def test_bad_metadata(metadata, message):
     with pytest.raises(ModelError, match=message) as error:
         ModelSpec.from_metadata(metadata, 'm.onnx')
     assert str(error.value).startswith('m.onnx') and '\n' not in str(error.value)
+
+
+def test_long_documents_are_compressed_and_come_back():
+    long = {'list': [{'name': f'layer {i}', 'bits': 1} for i in range(100)], 'text': 'ä'}
+    spec = dataclasses.replace(SPEC, documents={'precision': long, 'metrics': {'a': 1}})
+    metadata = spec.to_metadata()
+    assert metadata['kd_perception.precision'].startswith('zlib+base85:')
+    assert len(metadata['kd_perception.precision']) < len(json.dumps(long)) / 3
+    assert metadata['kd_perception.metrics'] == '{"a":1}'  # nothing to gain
+    assert json.loads(metadata['kd_perception.spec'])['name'] == SPEC.name  # any tool can read it
+    assert ModelSpec.from_metadata(metadata, 'm.onnx') == spec
+    plain = {**metadata, 'kd_perception.precision': json.dumps(long)}
+    assert ModelSpec.from_metadata(plain, 'm.onnx') == spec
 
 
 def test_unknown_document_is_refused():
