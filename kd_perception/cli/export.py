@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     measured = not args.no_measure and not args.untrained
     network, spec = assemble(settings, args.checkpoint, args.init, args.data, run_folder(args), measured,
                              args.config.name)
-    detector = write_model(network, spec, args.out)
+    half = settings.export.scale_bits == 16
+    detector = write_model(network, spec, args.out, half=half)
     for line in format_table(spec.documents.get('metrics', {'sets': []})):
         print(line)
     if args.manifest:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
           f'working threshold {spec.thresholds.score:g}')
     if args.float_twin:
         twin = args.out.with_suffix('.float.onnx')
-        write_model(network, spec, twin, packed=False)
+        write_model(network, spec, twin, packed=False, half=half)
         times = twin.stat().st_size / args.out.stat().st_size
         print(f'{twin}: {twin.stat().st_size} bytes, {times:.1f} times as large')
     return EXIT_OK

@@ -14,6 +14,7 @@ from kd_perception.config import changed_from_defaults
 from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
 from kd_perception.training.binarization import activate_all
 from kd_perception.training.datasets import load_dataset
+from kd_perception.training.half_scales import fit_half_scales
 from kd_perception.training.measure import measure
 from kd_perception.training.models.picodet_onnx import load_picodet, PICODET_S_416_SHA256
 from kd_perception.training.settings import TrainingSettings
@@ -46,6 +47,8 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
     share = settings.export.average_with_initial
     if state is not None and share > 0:
         network = average_weights(network, initial_network(settings, init_path), share)
+    if settings.export.scale_bits == 16:
+        fit_half_scales(network)
     documents: dict[str, Any] = {}
     score = settings.export.score or _DEFAULT_SCORE
     counts: dict[str, int] = {}

@@ -23,7 +23,7 @@ OPSET = 17
 PARITY_TOLERANCE = 1e-4
 
 
-def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
+def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool = False) -> bytes:
     """
     Serialise a network as ONNX, taking uint8 NHWC BGR images and normalising them in the graph.
 
@@ -33,9 +33,10 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
     :param spec: goes into the file's metadata.
     :param packed: store binary and 8-bit weights as such (see `packed_onnx`); False gives the float
         twin, which computes the same.
+    :param half: scales and biases of binary and 8-bit layers are float16 (see `half_scales`).
     """
     import onnx
-    folded, coded = fold(network)
+    folded, coded = fold(network, half)
     coded = coded if packed else {}
     wrapped = FromCamera(folded.to(memory_format=torch.contiguous_format)).eval()
     images = torch.zeros(spec.input.shape, dtype=torch.uint8)
@@ -49,7 +50,7 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True) -> bytes:
     model = onnx.load_model_from_string(buffer.getvalue())
     layers = precision_document(model, coded)
     spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': layers})
-    pack(model, coded)
+    pack(model, coded, half=half)
     compact_names(model, layers)
     model.producer_name, model.producer_version = 'kd_perception', ''
     model.doc_string = f'{spec.name}: {", ".join(spec.labels)}'
@@ -68,14 +69,15 @@ def parity(network: nn.Module, detector: OnnxDetector, seed: int = 0) -> float:
     return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found))
 
 
-def write_model(network: nn.Module, spec: ModelSpec, path: Path, packed: bool = True) -> OnnxDetector:
+def write_model(network: nn.Module, spec: ModelSpec, path: Path, packed: bool = True, half: bool = False
+                ) -> OnnxDetector:
     """
     Write the file, load it as the detector node will, and compare it with torch.
 
-    :param packed: see `to_onnx`.
+    :param packed, half: see `to_onnx`.
     :raises TrainingError: the outputs differ by more than `PARITY_TOLERANCE`.
     """
-    content = to_onnx(network, spec, packed)
+    content = to_onnx(network, spec, packed, half)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')
     try:

@@ -8,14 +8,15 @@ the lowest bit, 1 for +1; the last byte of a filter is filled up with zero bits.
     bits uint8 [Cout, ceil(K / 8)] -> Cast int32 -> Gather on one shared table [256, 8] of +-1 (which a few
     nodes compute) -> Reshape [Cout, Cin, kh, kw] -> Mul scale [Cout, 1, 1, 1] -> Conv
 
-(with a Slice where K is no multiple of 8). 8-bit weights are stored as int8 -> Cast -> Mul. Only standard
-operators on constants: onnxruntime folds them when it creates the session, so that it runs the very
-convolution that the float file holds, bit for bit.
+(with a Slice where K is no multiple of 8). 8-bit weights are stored as int8 -> Cast -> Mul. With half scales
+(see `half_scales`) the scales of all layers lie in one float16 [S, 1, 1, 1] -> Cast -> Split, and so do their
+biases: half the bytes, and one name for all. Only standard operators on constants: onnxruntime folds them
+when it creates the session, so that it runs the very convolution that the float file holds, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import copy
 import dataclasses
 from typing import Any
@@ -68,7 +69,7 @@ def unpack_signs(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return byte_table()[packed].reshape(shape[0], -1)[:, :count].reshape(shape)
 
 
-def fold(network: nn.Module) -> tuple[nn.Module, dict[str, CodedWeight]]:
+def fold(network: nn.Module, half: bool = False) -> tuple[nn.Module, dict[str, CodedWeight]]:
     """
     Return a copy of a network with batch norm folded into plain convolutions, and its coded weights.
 
@@ -76,15 +77,17 @@ def fold(network: nn.Module) -> tuple[nn.Module, dict[str, CodedWeight]]:
     before a batch norm. Folding multiplies a filter's scale and leaves its codes alone. A binary layer
     that is not active yet is folded as the float layer that it still is.
 
+    :param half: round scales and biases of coded layers to float16; the network should have been made for
+        that by `half_scales.fit_half_scales`, or it computes something else.
     :return: (network in evaluation mode, layer name -> codes and folded scale).
     """
     folded = copy.deepcopy(network).eval()
-    norms = dict(_norm_pairs(folded))
+    norms = dict(norm_pairs(folded))
     coded: dict[str, CodedWeight] = {}
     for name, layer in [(n, m) for n, m in folded.named_modules() if isinstance(m, nn.Conv2d)]:
         parent, _, attribute = name.rpartition('.')
         owner = folded.get_submodule(parent)
-        plain, weight = _plain(layer, norms.get(name))
+        plain, weight = _plain(layer, norms.get(name), half)
         setattr(owner, attribute, plain)
         if weight is not None:
             coded[name] = weight
@@ -93,7 +96,7 @@ def fold(network: nn.Module) -> tuple[nn.Module, dict[str, CodedWeight]]:
     return folded, coded
 
 
-def _norm_pairs(network: nn.Module):
+def norm_pairs(network: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
     """Yield (name of a convolution, (owner, attribute) of the batch norm that follows it)."""
     for name, module in network.named_modules():
         children = list(module.named_children())
@@ -108,7 +111,7 @@ def _norm_pairs(network: nn.Module):
 
 
 @torch.no_grad()
-def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None
+def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None, half: bool
            ) -> tuple[nn.Conv2d, CodedWeight | None]:
     factor = torch.ones(layer.out_channels, dtype=torch.float64)
     bias = torch.zeros_like(factor) if layer.bias is None else layer.bias.double()
@@ -123,6 +126,11 @@ def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None
     if isinstance(layer, CodedConv2d) and (not isinstance(layer, BinaryConv2d) or layer.binary):
         codes = layer.codes()
         scale = (layer.code_scale().double() * factor).float()
+        if half:
+            scale, bias = scale.half().float(), bias.half()
+            if not (torch.isfinite(scale).all() and torch.isfinite(bias).all()):
+                raise TrainingError('a scale or bias is beyond the range of float16: '
+                                    'export with scale_bits: 32')
         weight = CodedWeight(layer.bits, codes.numpy(), scale.numpy())
         values = codes * scale.view(-1, 1, 1, 1)
     elif norm_place is None:
@@ -138,11 +146,13 @@ def _plain(layer: nn.Conv2d, norm_place: tuple[nn.Module, str] | None
     return plain.eval(), weight
 
 
-def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.') -> None:
+def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.', half: bool = False
+         ) -> None:
     """
     Replace float weights of an ONNX model, in place, by their codes and the nodes that unpack them.
 
     :param model: ModelProto whose initialisers are named `<prefix><layer>.weight`.
+    :param half: scales and biases of the coded layers are float16 values (see `fold`): store them as such.
     :raises TrainingError: a layer's weight is not in the graph, or differs from codes * scale.
     """
     from onnx import numpy_helper
@@ -151,6 +161,17 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.')
     nodes, added = [], []
     if any(weight.bits == 1 for weight in coded.values()):
         nodes, added = _table()
+    if half:
+        biases = [name for layer in coded if (name := f'{prefix}{layer}.bias') in initialisers]
+        for name, values in (
+                ('scales', {f'{layer}.scale': weight.scale.reshape(-1, 1, 1, 1)
+                            for layer, weight in coded.items()}),
+                ('biases', {bias: numpy_helper.to_array(initialisers[bias]) for bias in biases})):
+            new_nodes, tensors = _halves(name, values)
+            nodes += new_nodes
+            added += tensors
+        for bias in biases:
+            graph.initializer.remove(initialisers[bias])
     for layer, weight in coded.items():
         name = f'{prefix}{layer}.weight'
         if name not in initialisers:
@@ -161,7 +182,7 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.')
             raise TrainingError(f'{layer}: the exported weights are not codes times scale')
         new_nodes, tensors = _unpacking(layer, weight, name)
         nodes += new_nodes
-        added += tensors
+        added += tensors[half:]  # the scale comes first
         graph.initializer.remove(initialisers[name])
     graph.initializer.extend({tensor.name: tensor for tensor in added}.values())  # layers share some
     old = list(graph.node)
@@ -186,8 +207,27 @@ def _table() -> tuple[list, list]:
     return nodes, tensors
 
 
+def _halves(name: str, values: Mapping[str, np.ndarray]) -> tuple[list, list]:
+    """Return nodes and initialisers that cut one float16 array along axis 0 into several of float32."""
+    from onnx import helper, numpy_helper, TensorProto
+    if not values:
+        return [], []
+    together = np.concatenate(list(values.values()))
+    stored = together.astype(np.float16)
+    if not np.array_equal(stored.astype(np.float32), together):
+        raise TrainingError(f'{name}: are no float16 values (see packed_onnx.fold)')
+    tensors = [numpy_helper.from_array(stored, name),
+               numpy_helper.from_array(np.array([len(v) for v in values.values()], np.int64), f'{name}.sizes')]
+    return [helper.make_node('Cast', [name], [f'{name}.f'], to=TensorProto.FLOAT),
+            helper.make_node('Split', [f'{name}.f', f'{name}.sizes'], list(values), axis=0)], tensors
+
+
 def _unpacking(layer: str, weight: CodedWeight, output: str) -> tuple[list, list]:
-    """Return nodes and initialisers that compute `output` (Cout, Cin / groups, kh, kw) float32."""
+    """
+    Return nodes and initialisers that compute `output` (Cout, Cin / groups, kh, kw) float32.
+
+    The scale is the first of the initialisers.
+    """
     from onnx import helper, numpy_helper, TensorProto
     shape = weight.codes.shape
     count = int(np.prod(shape[1:]))
@@ -236,12 +276,20 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
     return layers
 
 
+def _is_default(attribute: Any) -> bool:
+    """Whether a convolution's attribute says what its absence says too."""
+    if attribute.name in ('dilations', 'strides'):
+        return all(value == 1 for value in attribute.ints)
+    return ((attribute.name == 'pads' and not any(attribute.ints))
+            or (attribute.name == 'group' and attribute.i == 1))
+
+
 def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: str = 'network.') -> None:
     """
     Shorten the names inside a model, in place: a small file spends a good part of its bytes on them.
 
     Inputs and outputs keep their names; what a layer stores is called `<as>.<part>`; other values are
-    numbered and nodes lose their names.
+    numbered, nodes lose their names and convolutions what they would take by default.
 
     :param layers: of `precision_document`.
     """
@@ -256,6 +304,10 @@ def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: s
     for node in graph.node:
         node.ClearField('name')
         node.ClearField('doc_string')
+        if node.op_type == 'Conv':
+            kept = [a for a in node.attribute if not _is_default(a)]
+            del node.attribute[:]
+            node.attribute.extend(kept)
         for i, name in enumerate(node.output):
             if name and name not in fixed:
                 names.setdefault(name, f'v{len(names):x}')

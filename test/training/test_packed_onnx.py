@@ -1,8 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Packed files: bit for bit the torch network's weights, the same outputs, nothing left to unpack."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -16,6 +14,7 @@ from kd_perception.training.binarization import activate_all, binarize  # noqa: 
 from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
 from kd_perception.training.binary_layers import BinaryConv2d, CodedConv2d, RoundedConv2d  # noqa: E402
 from kd_perception.training.export import parity, to_onnx, write_model  # noqa: E402
+from kd_perception.training.half_scales import fit_half_scales  # noqa: E402
 from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
 from kd_perception.training.packed_onnx import byte_table, fold, pack_signs, unpack_signs  # noqa: E402
 from kd_perception.training.preprocess import FromCamera  # noqa: E402
@@ -82,8 +81,7 @@ def small(kept_bits=32, active=True, standardise=False):
 
 
 def precision_of(model):
-    (text,) = (entry.value for entry in model.metadata_props if entry.key == 'kd_perception.precision')
-    return json.loads(text)
+    return ModelSpec.from_metadata({e.key: e.value for e in model.metadata_props}, 'm').documents['precision']
 
 
 def unpacked(model, layer, shape):
@@ -135,10 +133,12 @@ def test_outputs_agree_with_torch_and_with_the_float_twin(kept_bits, tmp_path):
     assert len(packed.detect(images[0], 0.001).detections) == len(twin.detect(images[0], 0.001).detections)
 
 
-@pytest.mark.parametrize('kept_bits', [32, 8])
-def test_onnxruntime_folds_all_unpacking(kept_bits, tmp_path):
+@pytest.mark.parametrize('kept_bits, half', [(32, False), (8, False), (32, True), (8, True)])
+def test_onnxruntime_folds_all_unpacking(kept_bits, half, tmp_path):
     network = small(kept_bits)
-    content = to_onnx(network, spec_of(network))
+    if half:
+        fit_half_scales(network)
+    content = to_onnx(network, spec_of(network), half=half)
     packed_ops = [node.op_type for node in onnx.load_model_from_string(content).graph.node]
     assert packed_ops.count('Gather') >= 3 and 'Slice' in packed_ops
     options = ort.SessionOptions()
@@ -149,7 +149,7 @@ def test_onnxruntime_folds_all_unpacking(kept_bits, tmp_path):
     options.optimized_model_filepath = str(tmp_path / 'optimised.onnx')
     ort.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     optimised = onnx.load(str(tmp_path / 'optimised.onnx'))
-    twin = onnx.load_model_from_string(to_onnx(network, spec_of(network), packed=False))
+    twin = onnx.load_model_from_string(to_onnx(network, spec_of(network), packed=False, half=half))
     options.optimized_model_filepath = str(tmp_path / 'twin.onnx')
     ort.InferenceSession(twin.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
@@ -161,6 +161,55 @@ def test_onnxruntime_folds_all_unpacking(kept_bits, tmp_path):
     for node in optimised.graph.node:
         if node.op_type in ('Conv', 'FusedConv'):
             assert node.input[1] not in produced  # a stored weight, not a computed one
+
+
+@pytest.mark.parametrize('standardise', [False, True])
+def test_half_scales(standardise, tmp_path):
+    network = small(8, standardise=standardise)
+    with torch.no_grad():
+        network.body[1].weight[0] = 0.0  # a dead channel
+    before = {n: (m.codes().clone(), m) for n, m in network.named_modules() if isinstance(m, CodedConv2d)}
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1, 32, 64, 3), dtype=np.uint8))
+    with torch.no_grad():
+        exact = FromCamera(network).eval()(images)[0].numpy()
+        assert fit_half_scales(network) == len(before) == 5
+        fitted = FromCamera(network).eval()(images)[0].numpy()
+    for name, (codes, layer) in before.items():
+        assert torch.equal(layer.codes(), codes), name
+    assert 0 < np.abs(fitted - exact).max() < 0.01 * np.abs(exact).max()
+    packed = write_model(network, spec_of(network), tmp_path / 'half.onnx', half=True)
+    twin = write_model(network, spec_of(network), tmp_path / 'twin.onnx', packed=False, half=True)
+    a, b = (detector.session.run(None, {'images': images.numpy()})[0] for detector in (packed, twin))
+    assert np.array_equal(a, b) and np.abs(a - fitted).max() < 1e-4
+    tensors = {t.name: numpy_helper.to_array(t)
+               for t in onnx.load(str(tmp_path / 'half.onnx')).graph.initializer}
+    assert tensors['scales'].dtype == tensors['biases'].dtype == np.float16
+    assert tensors['scales'].shape == (8 + 12 + 12 + 16 + 33, 1, 1, 1)
+    assert not any(name.endswith(('.scale', '.bias')) for name in tensors)
+    whole = write_model(network, spec_of(network), tmp_path / 'whole.onnx')
+    assert (tmp_path / 'half.onnx').stat().st_size < (tmp_path / 'whole.onnx').stat().st_size
+    assert np.allclose(whole.session.run(None, {'images': images.numpy()})[0], a, atol=1e-4)
+
+
+def test_half_scales_of_a_network_not_made_for_them_are_refused(tmp_path):
+    network = small()
+    with pytest.raises(TrainingError, match='outputs differ from torch'):
+        write_model(network, spec_of(network), tmp_path / 'm.onnx', half=True)
+    assert not list(tmp_path.iterdir())
+    with torch.no_grad():
+        network.body[1].bias.fill_(1e6)
+    with pytest.raises(TrainingError, match='beyond the range of float16'):
+        to_onnx(network, spec_of(network), half=True)
+
+
+def test_convolutions_keep_what_is_not_default():
+    network = PlainDetector(1, 0.25).eval()
+    spec = spec_of(network, network.decoder_spec())
+    model = onnx.load_model_from_string(to_onnx(network, spec))
+    convolutions = [{a.name: list(a.ints) or a.i for a in n.attribute} for n in model.graph.node
+                    if n.op_type == 'Conv']
+    assert {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1], 'strides': [2, 2]} in convolutions
+    assert {'kernel_shape': [1, 1]} in convolutions
 
 
 def test_precision_document_names_every_convolution():
