@@ -6,7 +6,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'kd_perception'
 NODES = ('detector_node', 'replay_node')
-COMMANDS = ('benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'model', 'pseudo-label', 'train')
+COMMANDS = ('ablate', 'benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'model', 'pseudo-label',
+            'train')
 
 
 def tree(folder):

@@ -75,8 +75,39 @@ def load_yaml(path: str | Path) -> dict:
 
 
 def load_config(cls: type[T], path: str | Path) -> T:
-    """Read a YAML file into the frozen dataclass `cls`; see `load_yaml` and `from_mapping`."""
-    return from_mapping(cls, load_yaml(path), str(path))
+    """Read a YAML file into the frozen dataclass `cls`; see `load_yaml`, `with_base` and `from_mapping`."""
+    return from_mapping(cls, with_base(load_yaml(path), path), str(path))
+
+
+def with_base(mapping: Any, path: str | Path) -> Any:
+    """
+    Lay a mapping that has a key `base` over the file that the key names; others come back as they are.
+
+    Mappings are merged key by key; any other value, a list too, takes the place of the base's.
+
+    :param path: the file that the mapping is from; `base` is the name of a file in its folder.
+    :raises ConfigError: `base` is no such name, cannot be read, or leads back to itself.
+    """
+    seen = [Path(path)]
+    changes = []
+    while isinstance(mapping, dict) and 'base' in mapping:
+        name = mapping['base']
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ConfigError(f'{seen[-1]}.base: expected the name of a file in its folder, got {name!r}')
+        changes.append({key: value for key, value in mapping.items() if key != 'base'})
+        seen.append(seen[-1].parent / name)
+        if seen[-1] in seen[:-1]:
+            raise ConfigError(f'{seen[-1]}: is its own base')
+        mapping = load_yaml(seen[-1])
+    for change in reversed(changes):
+        mapping = _merged(mapping, change)
+    return mapping
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    return {**base, **{key: _merged(base.get(key), value) for key, value in change.items()}}
 
 
 def from_mapping(cls: type[T], mapping: Any, where: str) -> T:

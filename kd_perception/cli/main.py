@@ -33,6 +33,7 @@ COMMANDS = {
     'convert': 'make bags out of KITTI folders',
     'pseudo-label': 'label images with a model, to train on them',
     'train': 'train a detector',
+    'ablate': 'measure what each ingredient of a student buys',
     'export': 'turn a checkpoint into one ONNX file',
     'model': 'show or verify a model file',
     'benchmark': 'measure the node and the models on this computer',

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_run_arguments(parser)
     parser.add_argument('--teacher', type=Path,
-                        help='checkpoint of the teacher, where the configuration distils')
+                        help='checkpoint or model file of the teacher, where the configuration distils')
+    parser.add_argument('--start', type=Path,
+                        help='checkpoint or model file to go on from, for init.kind: model')
     parser.add_argument('--resume', action='store_true',
                         help='go on from the last checkpoint of the run folder, if there is one')
 
@@ -31,12 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `train` and `export` share: configuration, data, initial weights, run folder."""
     parser.add_argument('--config', required=True, type=Path, help='a file like config/training/teacher.yaml')
+    add_data_arguments(parser)
+    parser.add_argument('--run', type=Path,
+                        help='folder for checkpoints and logs (default: runs/<config name>)')
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where data and published weights are."""
     parser.add_argument('--data', type=Path, default=_from_environment(DATA_VARIABLE),
                         help=f'folder that holds the data sets (default: ${DATA_VARIABLE})')
     parser.add_argument('--init', type=Path, default=_from_environment(INIT_VARIABLE),
                         help=f'published initial weights (default: ${INIT_VARIABLE})')
-    parser.add_argument('--run', type=Path,
-                        help='folder for checkpoints and logs (default: runs/<config name>)')
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise TrainingError(f'give the folder of the data sets with --data or ${DATA_VARIABLE}')
     if not args.resume and (folder / CHECKPOINT_NAME).exists():
         raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run')
-    trainer = Trainer(settings, args.data, folder, args.init, args.teacher)
+    trainer = Trainer(settings, args.data, folder, args.init, args.teacher, args.start)
     if args.resume:
         trainer.resume()
     trainer.run()

@@ -32,6 +32,9 @@ from torch import nn
 
 Estimator = Literal['identity', 'clipped', 'annealed']
 _EPSILON = 1e-12
+# What a binary layer keeps besides its latent weights.
+BINARY_STATE = frozenset({'binary', 'temperature', 'learned_scale', 'last_positive', 'has_flipped', 'frozen',
+                          'flip_rate', 'mean_sign'})
 
 
 def sign(x: torch.Tensor) -> torch.Tensor:

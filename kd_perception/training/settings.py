@@ -73,12 +73,13 @@ class InitSettings:
     """
     Where the weights start.
 
-    :param kind: 'picodet_onnx' reads the published PicoDet-S file (given with `--init`);
-        'random' needs none.
+    :param kind: 'picodet_onnx' reads the published PicoDet-S file (given with `--init`); 'model' goes on from
+        a network trained before (`--start`): a checkpoint, or a PicoDet-S model file of this package, such as
+        models/teacher.onnx; 'random' needs none.
     :param class_rows: for 'picodet_onnx', the COCO row that each of our labels starts from.
     """
 
-    kind: Literal['picodet_onnx', 'random'] = 'picodet_onnx'
+    kind: Literal['picodet_onnx', 'model', 'random'] = 'picodet_onnx'
     class_rows: tuple[int, ...] = ()
 
 
@@ -164,6 +165,8 @@ class ExportSettings:
     :param score: working threshold; None takes the best F1 over all classes of the development set.
     :param average_with_initial: share of the initial weights in the exported ones (WiSE-FT,
         Wortsman et al., CVPR 2022), 0 for the tuned weights alone.
+    :param scale_bits: of the scales and biases of binary and 8-bit layers: 16 makes a small file smaller, see
+        `half_scales`.
     """
 
     name: str = 'picodet_s'
@@ -173,6 +176,7 @@ class ExportSettings:
     max_detections: int = 100
     licence: str = ''
     average_with_initial: float = 0.0
+    scale_bits: Literal[16, 32] = 32
 
     def __post_init__(self):
         """Check ranges."""

@@ -49,16 +49,17 @@ class Trainer:
     :param run_folder: checkpoints, log and caches go here.
     :param init_path: the published weights, for `init.kind: picodet_onnx` and for sets whose labels are
         completed or verified.
-    :param teacher_path: checkpoint of the teacher, where the configuration distils.
+    :param teacher_path: checkpoint or model file of the teacher, where the configuration distils.
+    :param start_path: checkpoint or model file to go on from, for `init.kind: model`.
     """
 
     def __init__(self, settings: TrainingSettings, data_root: Path | None, run_folder: Path,
-                 init_path: Path | None, teacher_path: Path | None = None):
+                 init_path: Path | None, teacher_path: Path | None = None, start_path: Path | None = None):
         self.settings, self.run_folder = settings, run_folder
         torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
         run_folder.mkdir(parents=True, exist_ok=True)
-        self.network, pretrained, self.reference = _initial(settings, init_path)
+        self.network, pretrained, self.reference = _initial(settings, init_path, start_path)
         root = data_folder(settings, data_root, run_folder)
         groups = [load_dataset(root, dataset) for dataset in settings.datasets]
         self.development = [image for _, held in groups for image in held]
@@ -272,20 +273,20 @@ def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: 
     return data_root
 
 
-def _initial(settings: TrainingSettings,
-             init_path: Path | None) -> tuple[nn.Module, PicoDet | None, PicoDet | None]:
-    """Return the network to train, the 80-class network and the frozen one of our classes."""
-    network = initial_network(settings, init_path)
-    if settings.init.kind == 'random':
-        # Sets whose labels are not the whole truth need the published network's view of them.
-        if all(dataset.complete and not dataset.verify for dataset in settings.datasets):
-            return network, None, None
+def _initial(settings: TrainingSettings, init_path: Path | None, start_path: Path | None
+             ) -> tuple[nn.Module, PicoDet | None, nn.Module | None]:
+    """Return the network to train, the 80-class network and, where it teaches itself, its frozen copy."""
+    network = initial_network(settings, init_path, start_path)
+    pretrained = reference = None
+    # Sets whose labels are not the whole truth need the published network's view of them.
+    if settings.init.kind == 'picodet_onnx' or any(d.verify or not d.complete for d in settings.datasets):
         if init_path is None:
             raise TrainingError('labels are to be completed or verified: give the published weights '
                                 'with --init')
-        return network, load_picodet(init_path).requires_grad_(False), None
-    reference = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return network, load_picodet(init_path).requires_grad_(False), reference
+        pretrained = load_picodet(init_path).requires_grad_(False)
+    if settings.init.kind != 'random' and settings.loss.distil > 0:
+        reference = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return network, pretrained, reference
 
 
 def _view(settings: TrainingSettings, pretrained: PicoDet | None, groups: list[list[LabelledImage]],

@@ -14,6 +14,7 @@ from torch import nn
 from kd_perception.config import from_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.training.binary_layers import BINARY_STATE
 from kd_perception.training.models.picodet import STRIDES as PICODET_STRIDES
 from kd_perception.training.models.picodet_onnx import load_exported_picodet, load_picodet
 from kd_perception.training.networks import build_network
@@ -39,18 +40,41 @@ def load_checkpoint(path: Path) -> dict:
     return state
 
 
-def initial_network(settings: TrainingSettings, init_path: Path | None) -> nn.Module:
+def initial_network(settings: TrainingSettings, init_path: Path | None, start_path: Path | None = None
+                    ) -> nn.Module:
     """
     Build the network with its initial weights.
 
+    :param init_path: the published weights, for `init.kind: picodet_onnx`.
+    :param start_path: a checkpoint or model file, for `init.kind: model`.
     :raises TrainingError: the configuration needs a weights file and none, or a wrong one, is given.
     """
-    if settings.init.kind == 'random':
+    if settings.init.kind != 'picodet_onnx':
         torch.manual_seed(settings.seed)
-        return build_network(settings.network, len(settings.labels), settings.binarization)
+        network = build_network(settings.network, len(settings.labels), settings.binarization)
+        if settings.init.kind == 'model':
+            _start_from(network, settings, start_path, init_path)
+        return network
     if init_path is None:
         raise TrainingError('init.kind is picodet_onnx: give the published weights with --init')
     return load_picodet(init_path, settings.init.class_rows)
+
+
+def _start_from(network: nn.Module, settings: TrainingSettings, path: Path | None,
+                init_path: Path | None) -> None:
+    """Copy the averaged weights of an earlier run; what only binary layers have stays as it is."""
+    if path is None:
+        raise TrainingError('init.kind is model: give the checkpoint or model file to go on from '
+                            'with --start')
+    weights = load_teacher(path, settings.labels, init_path).state_dict()
+    known = network.state_dict()
+    state = {name.rpartition('.')[2] for name in known} & BINARY_STATE
+    for name, value in known.items():
+        if name in weights and weights[name].shape == value.shape:
+            known[name] = weights[name]
+        elif name.rpartition('.')[2] not in state:
+            raise TrainingError(f'{path}: weights do not fit the network at {name}')
+    network.load_state_dict(known)
 
 
 def trained_network(settings: TrainingSettings, state: Mapping[str, Any], source: Path) -> nn.Module:
