@@ -216,8 +216,8 @@ def _halves(name: str, values: Mapping[str, np.ndarray]) -> tuple[list, list]:
     stored = together.astype(np.float16)
     if not np.array_equal(stored.astype(np.float32), together):
         raise TrainingError(f'{name}: are no float16 values (see packed_onnx.fold)')
-    tensors = [numpy_helper.from_array(stored, name),
-               numpy_helper.from_array(np.array([len(v) for v in values.values()], np.int64), f'{name}.sizes')]
+    sizes = np.array([len(each) for each in values.values()], np.int64)
+    tensors = [numpy_helper.from_array(stored, name), numpy_helper.from_array(sizes, f'{name}.sizes')]
     return [helper.make_node('Cast', [name], [f'{name}.f'], to=TensorProto.FLOAT),
             helper.make_node('Split', [f'{name}.f', f'{name}.sizes'], list(values), axis=0)], tensors
 
