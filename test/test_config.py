@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional
 
 from kd_perception.config import (
-    changed_from_defaults, from_mapping, load_config, load_yaml, MAX_CONFIG_BYTES, to_mapping)
+    changed_from_defaults, from_mapping, load_config, load_yaml, MAX_CONFIG_BYTES, to_mapping, with_base)
 from kd_perception.errors import ConfigError
 import pytest
 
@@ -113,3 +113,26 @@ def test_bad_file(tmp_path, content, message):
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match='absent.yaml: cannot be read'):
         load_yaml(tmp_path / 'absent.yaml')
+
+
+def test_a_file_may_lie_over_another(tmp_path):
+    (tmp_path / 'base.yaml').write_text('name: x\ninner: {size: [5, 6]}\n')
+    (tmp_path / 'middle.yaml').write_text('base: base.yaml\nname: y\n')
+    (tmp_path / 'top.yaml').write_text('base: middle.yaml\ninner: {size: [7, 8]}\n')
+    assert load_config(Outer, tmp_path / 'middle.yaml') == dataclasses.replace(
+        load_config(Outer, tmp_path / 'base.yaml'), name='y')
+    top = load_config(Outer, tmp_path / 'top.yaml')
+    assert (top.name, top.inner.size) == ('y', (7, 8))
+    assert with_base({'a': {'b': 1}}, tmp_path / 'any.yaml') == {'a': {'b': 1}}
+    merged = with_base({'base': 'base.yaml', 'inner': {'more': 1}, 'name': [2]}, tmp_path / 'any.yaml')
+    assert merged == {'name': [2], 'inner': {'size': [5, 6], 'more': 1}}
+
+
+@pytest.mark.parametrize('base, message', [
+    ('absent.yaml', 'absent.yaml: cannot be read'), ('a.yaml', 'a.yaml: is its own base'),
+    ('../a.yaml', 'expected the name of a file in its folder'), ('[1]', 'expected the name of a file')])
+def test_bad_bases_are_named(base, message, tmp_path):
+    path = tmp_path / 'a.yaml'
+    path.write_text(f'base: {base}\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(Outer, path)

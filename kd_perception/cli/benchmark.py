@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`benchmark`: measure the node on this computer."""
+"""`benchmark`: measure the node and the models on this computer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ EXAMPLES = """\
   kd_perception benchmark node                     about 2 minutes; prints a table
   kd_perception benchmark node --model teacher --out build/benchmark
   kd_perception benchmark node --only overhead age --check
-                                                   exit code 1 when a goal is missed"""
+                                                   exit code 1 when a goal is missed
+  kd_perception benchmark models --threads 1 2     the shipped models, in turn on the same images"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from kd_perception.cli import benchmark_node
-    subjects = parser.add_subparsers(dest='subject', required=True, metavar='node')
+    from kd_perception.cli import benchmark_models, benchmark_node
+    subjects = parser.add_subparsers(dest='subject', required=True, metavar='node|models')
     node = subjects.add_parser('node', help='overhead, age, CPU and start-up time of detector_node, over DDS')
     benchmark_node.add_arguments(node)
     node.set_defaults(measure=benchmark_node.run)
+    models = subjects.add_parser('models', help='speed and size of model files, in turn on the same images')
+    benchmark_models.add_arguments(models)
+    models.set_defaults(measure=benchmark_models.run)
 
 
 def run(args: argparse.Namespace) -> int:

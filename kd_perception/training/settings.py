@@ -247,6 +247,8 @@ class TrainingSettings:
             raise ValueError(f'labels: expected distinct names, got {self.labels}')
         if not self.datasets or sum(d.share for d in self.datasets) <= 0:
             raise ValueError('datasets: expected at least one with a positive share')
+        if self.init.kind == 'model' and self.export.average_with_initial > 0:
+            raise ValueError('export.average_with_initial: goes with init.kind picodet_onnx only')
         if self.init.kind == 'picodet_onnx' and self.network.kind != 'picodet_s':
             raise ValueError(f'init.kind: picodet_onnx does not fit network.kind {self.network.kind}')
         if self.init.kind == 'picodet_onnx' and len(self.init.class_rows) != len(self.labels):

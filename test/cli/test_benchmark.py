@@ -1,10 +1,14 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`benchmark node`: arguments and report; the measurement itself is tested with real processes."""
+"""`benchmark`: arguments and reports; the node's measurement itself is tested with real processes."""
 
 import json
 
+import cv2
+
 from kd_perception.cli import benchmark_node
 from kd_perception.cli.main import main
+from kd_perception.cli.rectangle_model import write_rectangle_model
+import numpy as np
 import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the synthetic model, is not installed')
@@ -62,3 +66,34 @@ def test_bad_arguments_are_one_line(arguments, message, capsys):
 def test_the_machine_is_described():
     machine = benchmark_node.describe_machine()
     assert machine['cpu'] and int(machine['cores']) >= 1 and machine['onnxruntime'] != 'unknown'
+
+
+def test_models_are_compared_in_turn(tmp_path, capsys):
+    fast = write_rectangle_model(tmp_path / 'fast.onnx', (64, 96))
+    slow = write_rectangle_model(tmp_path / 'slow.onnx', (64, 96), load_steps=40)
+    images = tmp_path / 'images'
+    images.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(images / f'{i}.png'), np.full((40, 60, 3), 90 * i, np.uint8))
+    out = tmp_path / 'out'
+    assert main(['benchmark', 'models', '--model', str(slow), '--model', str(fast), '--input', str(images),
+                 '--rounds', '8', '--threads', '1', '2', '--out', str(out)]) == 0
+    report = json.loads((out / 'models_benchmark.json').read_text())
+    assert report['image_hw'] == [40, 60] and list(report['threads']) == ['1', '2']
+    for entries in report['threads'].values():
+        assert [entry['file'] for entry in entries] == ['slow.onnx', 'fast.onnx']
+        assert entries[0]['ratio'] == [1.0, 1.0, 1.0]
+        assert entries[1]['bytes'] == fast.stat().st_size and entries[1]['total_ms'][1] > 0
+        # Not a promise of speed: the slow model does forty times the work.
+        assert entries[1]['ratio'][1] > 1
+    text = capsys.readouterr().out
+    assert text == (out / 'models_benchmark.md').read_text()
+    assert text.count('| slow.onnx | 96x64 |') == 2
+
+
+@pytest.mark.parametrize('arguments,message', [
+    (['--rounds', '1'], 'expected 2 to'), (['--model', 'absent.onnx'], 'absent.onnx: no such model file')])
+def test_bad_arguments_of_models_are_one_line(arguments, message, capsys):
+    assert main(['benchmark', 'models', *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and message in error
