@@ -19,6 +19,7 @@ from kd_perception.training.models.picodet import STRIDES as PICODET_STRIDES
 from kd_perception.training.models.picodet_onnx import load_exported_picodet, load_picodet
 from kd_perception.training.networks import build_network
 from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.unfold import unfold
 
 STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
 
@@ -46,7 +47,8 @@ def initial_network(settings: TrainingSettings, init_path: Path | None, start_pa
     Build the network with its initial weights.
 
     :param init_path: the published weights, for `init.kind: picodet_onnx`.
-    :param start_path: a checkpoint or model file, for `init.kind: model`.
+    :param start_path: a checkpoint or model file (of PicoDet-S or the plain network, packed or not), for
+        `init.kind: model`.
     :raises TrainingError: the configuration needs a weights file and none, or a wrong one, is given.
     """
     if settings.init.kind != 'picodet_onnx':
@@ -62,10 +64,17 @@ def initial_network(settings: TrainingSettings, init_path: Path | None, start_pa
 
 def _start_from(network: nn.Module, settings: TrainingSettings, path: Path | None,
                 init_path: Path | None) -> None:
-    """Copy the averaged weights of an earlier run; what only binary layers have stays as it is."""
+    """
+    Copy the averaged weights of an earlier run; what only binary layers have stays as it is.
+
+    A model file of the plain network, packed or not, needs no checkpoint: see `unfold`.
+    """
     if path is None:
         raise TrainingError('init.kind is model: give the checkpoint or model file to go on from '
                             'with --start')
+    if path.suffix == '.onnx' and settings.network.kind == 'plain':
+        unfold(network, path, settings.labels)
+        return
     weights = load_teacher(path, settings.labels, init_path).state_dict()
     known = network.state_dict()
     state = {name.rpartition('.')[2] for name in known} & BINARY_STATE
