@@ -124,7 +124,7 @@ class OnnxDetector:
 
         :raises ModelError: as `load`.
         """
-        session = _create_session(model_bytes, options, path)
+        session = create_session(model_bytes, options, path)
         spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
         input_name = _check_input(session, spec.input, path)
         _check_outputs(session, spec, path)
@@ -227,7 +227,12 @@ def to_tensor(canvas_bgr: np.ndarray, spec: InputSpec) -> np.ndarray:
     return image[None]
 
 
-def _create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) -> Any:
+def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) -> Any:
+    """
+    Return an `onnxruntime.InferenceSession` of a serialised model; `path` is how messages name it.
+
+    :raises ModelError: the provider is not available, or the bytes are no model.
+    """
     # Imported here: the rest of the core works, and imports fast, without it.
     import onnxruntime as ort
     provider = PROVIDERS[options.provider]

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import io
+from pathlib import Path
+from typing import Any
 import warnings
 
 import torch
 from torch import nn
 
+from kd_perception.detection.onnx_detector import create_session, ExecutionOptions
 from kd_perception.training.distillation_settings import DistillationSettings
 
 
@@ -49,7 +52,7 @@ class FrozenTeacher:
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
         self.network = _Named(network, names).eval()
-        self._sessions: dict[tuple[int, ...], object] = {}
+        self._sessions: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the wanted maps of (N, 3, H, W) float32 normalised images, by name, without gradient."""
@@ -61,14 +64,11 @@ class FrozenTeacher:
         found = self._sessions[shape].run(None, {'images': images.detach().contiguous().numpy()})
         return {name: torch.from_numpy(value) for name, value in zip(self.network.names, found)}
 
-    def _session(self, shape: tuple[int, ...]):
-        import onnxruntime
+    def _session(self, shape: tuple[int, ...]) -> Any:
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # as in `export.to_onnx`
             torch.onnx.export(self.network, (torch.zeros(shape),), buffer, input_names=['images'],
                               output_names=list(self.network.names), opset_version=17, dynamo=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(buffer.getvalue(), options, providers=['CPUExecutionProvider'])
+        return create_session(buffer.getvalue(), ExecutionOptions(threads=torch.get_num_threads()),
+                              Path('the exported teacher'))

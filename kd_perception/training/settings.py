@@ -74,8 +74,8 @@ class InitSettings:
     Where the weights start.
 
     :param kind: 'picodet_onnx' reads the published PicoDet-S file (given with `--init`); 'model' goes on from
-        a network trained before (`--start`): a checkpoint, or a PicoDet-S model file of this package, such as
-        models/teacher.onnx; 'random' needs none.
+        a network trained before (`--start`): a checkpoint, or a model file of this package (PicoDet-S, or the
+        plain network by `unfold`); 'random' needs none.
     :param class_rows: for 'picodet_onnx', the COCO row that each of our labels starts from.
     """
 

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,13 +15,19 @@ pytest.importorskip('onnxruntime', reason='the exported file is run')
 
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
+from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.binary_layers import BinaryConv2d  # noqa: E402
+from kd_perception.training.datasets import MixedStream  # noqa: E402
+from kd_perception.training.export import write_model  # noqa: E402
+from kd_perception.training.models.picodet import PicoDet  # noqa: E402
+from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
 from kd_perception.training.network_settings import NetworkSettings  # noqa: E402
 from kd_perception.training.rendered import render_scene  # noqa: E402
 from kd_perception.training.settings import InitSettings, TrainingSettings  # noqa: E402
 from kd_perception.training.student import make_optimiser  # noqa: E402
+from kd_perception.training.torch_detector import detection_spec  # noqa: E402
 from kd_perception.training.trainer import Trainer  # noqa: E402
 from kd_perception.training.weights import load_checkpoint, load_teacher  # noqa: E402
 
@@ -122,6 +129,66 @@ def test_commands_train_and_export_a_packed_student(settings, teacher, tmp_path,
     scene, _ = render_scene(np.random.default_rng(0))
     assert len(detector.detect(scene, 1e-4).detections) > 0
     assert main(['model', 'verify', str(out)]) == EXIT_OK
+    images, found = tmp_path / 'images', tmp_path / 'found'
+    images.mkdir()
+    cv2.imwrite(str(images / '000000.png'), scene)
+    assert main(['detect', '--model', str(out), '--input', str(images), '--out', str(found), '--quiet',
+                 '--score-threshold', '0.001']) == EXIT_OK
+    assert (found / '000000.txt').read_text().splitlines()
+
+
+def test_a_model_file_teaches_as_its_network_does(settings, tmp_path):
+    torch.manual_seed(0)
+    network = PicoDet(3).eval()
+    write_model(network, detection_spec('t', settings.labels, (64, 96), network), tmp_path / 'teacher.onnx')
+    loaded = load_teacher(tmp_path / 'teacher.onnx', settings.labels)
+    assert not any(p.requires_grad for p in loaded.parameters())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for a, b in zip(network(images), loaded(images)):
+            assert torch.allclose(a, b, atol=1e-5)
+    with pytest.raises(TrainingError, match='the teacher knows'):
+        load_teacher(tmp_path / 'teacher.onnx', ('Car',))
+    plain = PlainDetector(3, 0.25).eval()
+    write_model(plain, detection_spec('p', settings.labels, (64, 96), plain), tmp_path / 'plain.onnx')
+    with pytest.raises(TrainingError, match='plain.onnx: of model files only PicoDet-S can teach'):
+        load_teacher(tmp_path / 'plain.onnx', settings.labels)
+
+
+def test_a_run_goes_on_from_another_one(settings, teacher, tmp_path):
+    """Same weights at the start, whether or not they are binary there; a wrong network is named."""
+    float_run = dataclasses.replace(settings, binarization=None, distillation=None, steps=1)
+    Trainer(float_run, None, tmp_path / 'first', None).run()
+    start = tmp_path / 'first' / 'last.pt'
+    binary_run = dataclasses.replace(settings, distillation=None, init=InitSettings('model'))
+    average = load_checkpoint(start)['average']
+    going_on = Trainer(binary_run, None, tmp_path / 'second', None, None, start)
+    state = going_on.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in average.items())
+    assert going_on.reference is not None  # what it was goes on teaching it
+    quiet = dataclasses.replace(binary_run, loss=dataclasses.replace(binary_run.loss, distil=0.0))
+    assert Trainer(quiet, None, tmp_path / 'quiet', None, None, start).reference is None
+    with pytest.raises(TrainingError, match='with --start'):
+        Trainer(binary_run, None, tmp_path / 'third', None)
+    wider = dataclasses.replace(binary_run, network=NetworkSettings('plain', width=0.5))
+    with pytest.raises(TrainingError, match='last.pt: weights do not fit the network at'):
+        Trainer(wider, None, tmp_path / 'fourth', None, None, start)
+
+
+def test_decoded_images_are_kept_as_far_as_there_is_room(settings, tmp_path):
+    plain = Trainer(settings_without_teacher(settings), None, tmp_path, None).stream
+    size = plain.images[0][0].read().nbytes
+    cached = MixedStream(dataclasses.replace(plain.settings, image_cache_mib=1), plain.images,
+                         lambda image: Detections.empty())
+    for i in range(12):
+        assert torch.equal(plain[i].image, cached[i].image)
+    assert 0 < sum(image.nbytes for image in cached._decoded.values()) <= 1 << 20
+    assert len(cached._decoded) == min((1 << 20) // size, len({id(v) for v in cached._decoded.values()}))
+    assert not plain._decoded
+
+
+def settings_without_teacher(settings):
+    return dataclasses.replace(settings, distillation=None)
 
 
 def test_a_teacher_of_other_classes_is_refused(settings, teacher, tmp_path):

@@ -97,6 +97,8 @@ def _read_convolutions(path: Path, expected_sha256: Optional[str]) -> List[Tuple
     for node in graph.node:
         if node.op_type == 'Constant' and node.attribute:
             constants[node.output[0]] = node.attribute[0].t
+        elif node.op_type == 'Identity' and node.input[0] in constants:  # equal tensors are stored once
+            constants[node.output[0]] = constants[node.input[0]]
     found = []
     for node in graph.node:
         if node.op_type == 'Conv':
