@@ -14,7 +14,8 @@ HELP = 'Train a detector: progress with losses and images/s, checkpoints that re
 EXAMPLES = """\
   kd_perception train --config config/training/teacher.yaml --data DATA --init picodet_s_416_coco.onnx
   kd_perception train --config config/training/teacher.yaml --data DATA --init ... --resume
-  kd_perception train --config config/training/teacher_smoke.yaml        rendered images, under a minute"""
+  kd_perception train --config config/training/teacher_smoke.yaml        rendered images, under a minute
+  python -m torch.distributed.run --standalone --nproc_per_node 2 -m -- kd_perception train --config ..."""
 DATA_VARIABLE = 'KD_PERCEPTION_DATA'
 INIT_VARIABLE = 'KD_PERCEPTION_PICODET_ONNX'
 
@@ -54,6 +55,7 @@ def run_folder(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Train."""
     from kd_perception.config import load_config
+    from kd_perception.training.distributed import Processes
     from kd_perception.training.settings import TrainingSettings
     from kd_perception.training.trainer import CHECKPOINT_NAME, Trainer
     settings = load_config(TrainingSettings, args.config)
@@ -62,11 +64,14 @@ def run(args: argparse.Namespace) -> int:
         raise TrainingError(f'give the folder of the data sets with --data or ${DATA_VARIABLE}')
     if not args.resume and (folder / CHECKPOINT_NAME).exists():
         raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run')
-    trainer = Trainer(settings, args.data, folder, args.init, args.teacher, args.start)
-    if args.resume:
-        trainer.resume()
-    trainer.run()
-    print(f'done: {trainer.checkpoint_path}')
+    processes = Processes.from_environment()
+    with processes.joined(settings.batch):
+        trainer = Trainer(settings, args.data, folder, args.init, args.teacher, args.start, processes)
+        if args.resume:
+            trainer.resume()
+        trainer.run()
+    if processes.is_main:
+        print(f'done: {trainer.checkpoint_path}')
     return EXIT_OK
 
 

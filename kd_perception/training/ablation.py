@@ -28,8 +28,9 @@ from kd_perception.training.binarization_settings import BinarizationSettings, S
 from kd_perception.training.datasets import LabelledImage
 from kd_perception.training.distillation_settings import DistillationSettings, TermSchedule
 from kd_perception.training.measure import evaluation_images
+from kd_perception.training.run_inputs import data_folder
 from kd_perception.training.settings import InitSettings, TrainingSettings
-from kd_perception.training.trainer import CHECKPOINT_NAME, data_folder, detector_at, Trainer
+from kd_perception.training.trainer import CHECKPOINT_NAME, detector_at, Trainer
 from kd_perception.training.validation import match_all, report
 
 TERMS = ('logits', 'localisation', 'regions', 'pyramid')

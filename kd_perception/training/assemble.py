@@ -17,9 +17,10 @@ from kd_perception.training.datasets import load_dataset
 from kd_perception.training.half_scales import fit_half_scales
 from kd_perception.training.measure import measure
 from kd_perception.training.models.picodet_onnx import load_picodet, PICODET_S_416_SHA256
+from kd_perception.training.run_inputs import data_folder
 from kd_perception.training.settings import TrainingSettings
 from kd_perception.training.torch_detector import detection_spec
-from kd_perception.training.trainer import data_folder, validate
+from kd_perception.training.trainer import validate
 from kd_perception.training.validation import best_threshold, report
 from kd_perception.training.weights import (
     average_weights, initial_network, load_checkpoint, trained_network)

@@ -1,5 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""The training loop: resumable to the bit, with an average of the weights and a log."""
+"""
+The training loop: resumable to the bit, with an average of the weights and a log.
+
+Several processes (`distributed`) share each batch: weights, steps and samples do not depend on their
+number, but two things are of each process's share alone. Losses are normalised in it, so the gradient is
+the mean of the processes' means; and batch norms see it, the main process's statistics being those kept.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +23,27 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.detection.detections import Detections
 from kd_perception.detection.model_spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.training.averaging import follow
 from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream
-from kd_perception.training.models.picodet import PicoDet
-from kd_perception.training.models.picodet_onnx import load_picodet
+from kd_perception.training.distributed import Processes
 from kd_perception.training.preprocess import FromCamera
-from kd_perception.training.pretrained import PretrainedView
-from kd_perception.training.rendered import render_dataset
+from kd_perception.training.run_inputs import data_folder, pretrained_view, starting_networks
 from kd_perception.training.settings import ExportSettings, TrainingSettings
 from kd_perception.training.student import head_levels, make_loss, make_optimiser, StudentMethods
 from kd_perception.training.torch_detector import detection_spec, torch_detector
+from kd_perception.training.unfold import calibrate
 from kd_perception.training.validation import ClassMatches, match_all, report, summary
-from kd_perception.training.weights import initial_network, load_checkpoint, load_teacher
+from kd_perception.training.weights import is_unfolded, load_checkpoint, load_teacher
 
 CHECKPOINT_NAME = 'last.pt'
 LOG_NAME = 'log.csv'
 VALIDATION_NAME = 'validation.csv'
 _LOG_FIELDS = ('total', 'classes', 'box', 'distribution', 'distil', 'lr', 'images_per_s')
 _LOG_EVERY = 10
+_CALIBRATION_IMAGES = 16
 
 
 class Trainer:
@@ -51,20 +57,28 @@ class Trainer:
         completed or verified.
     :param teacher_path: checkpoint or model file of the teacher, where the configuration distils.
     :param start_path: checkpoint or model file to go on from, for `init.kind: model`.
+    :param processes: the processes that train together, joined; all see the same files, the main one writes.
     """
 
     def __init__(self, settings: TrainingSettings, data_root: Path | None, run_folder: Path,
-                 init_path: Path | None, teacher_path: Path | None = None, start_path: Path | None = None):
-        self.settings, self.run_folder = settings, run_folder
+                 init_path: Path | None, teacher_path: Path | None = None, start_path: Path | None = None,
+                 processes: Processes = Processes()):
+        self.settings, self.run_folder, self.processes = settings, run_folder, processes
         torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
         run_folder.mkdir(parents=True, exist_ok=True)
-        self.network, pretrained, self.reference = _initial(settings, init_path, start_path)
-        root = data_folder(settings, data_root, run_folder)
-        groups = [load_dataset(root, dataset) for dataset in settings.datasets]
+        self.network, pretrained, self.reference = starting_networks(settings, init_path, start_path)
+        with processes.main_first():
+            root = data_folder(settings, data_root, run_folder, render=processes.is_main)
+            groups = [load_dataset(root, dataset) for dataset in settings.datasets]
+            training = [images for images, _ in groups]
+            view = pretrained_view(settings, pretrained, training, run_folder)
         self.development = [image for _, held in groups for image in held]
-        training = [images for images, _ in groups]
-        self.stream = MixedStream(settings, training, _view(settings, pretrained, training, run_folder))
+        self.stream = MixedStream(settings, training, view)
+        if settings.init.kind == 'model' and is_unfolded(settings.network.kind, start_path):
+            # Its batch norms hold statistics of rendered scenes; the run's own images are better.
+            images = collate([self.stream[i] for i in range(min(_CALIBRATION_IMAGES, len(self.stream)))])[0]
+            calibrate(self.network, FromCamera(self.network).normalise(images))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         teacher = None
         if settings.distillation is not None and teacher_path is not None:
@@ -106,34 +120,46 @@ class Trainer:
         :raises TrainingError: the loss is not finite, or a checkpoint cannot be written; the last good
             checkpoint stays.
         """
-        settings = self.settings
-        first = self.step * settings.batch
-        loader = DataLoader(self.stream, settings.batch, sampler=range(first, len(self.stream)),
-                            num_workers=settings.workers, collate_fn=collate, drop_last=True)
+        settings, processes = self.settings, self.processes
+        if processes.mean({'step': self.step})['step'] != self.step:
+            raise TrainingError(f'{self.checkpoint_path}: the processes are at different steps; give all of '
+                                'them the same run folder')
+        processes.broadcast([*self.network.state_dict().values(), *self.average.state_dict().values(),
+                             *self.methods.parameters()])
+        loader = DataLoader(self.stream, batch_sampler=[processes.share(settings.batch, step)
+                                                        for step in range(self.step, settings.steps)],
+                            num_workers=settings.workers, collate_fn=collate)
         self.network.train().to(memory_format=torch.channels_last)
         normalise = FromCamera(self.network).normalise
         started, seen = time.monotonic(), 0
-        with tqdm(total=settings.steps, initial=self.step, desc='train', unit='step', smoothing=0.05) as bar:
+        with tqdm(total=settings.steps, initial=self.step, desc='train', unit='step', smoothing=0.05,
+                  disable=not processes.is_main) as bar:
             for images, targets in loader:
                 losses = self._step(normalise(images).contiguous(memory_format=torch.channels_last), targets)
                 self.step += 1
-                seen += len(images)
+                seen += settings.batch
                 rate = seen / (time.monotonic() - started)
                 bar.update()
                 bar.set_postfix({'loss': f'{losses["total"]:.3f}', 'cls': f'{losses["classes"]:.3f}',
                                  'box': f'{losses["box"]:.3f}', 'kd': f'{losses["transfer"]:.3f}',
                                  'img/s': f'{rate:.1f}'})
                 last = self.step in (settings.steps, stop_at)
+                save = last or self.step % settings.checkpoint_every == 0
                 if self.step == settings.steps:
-                    self.methods.finish(self.network, self.average, self._batches(normalise))
-                if last or self.step % _LOG_EVERY == 0:
-                    self._log(losses, rate)
-                if last or self.step % settings.checkpoint_every == 0:
-                    self._save()
-                if self.step == settings.steps or self.step % settings.validate_every == 0:
-                    self._validate(bar)
+                    self.methods.finish(self.network, self.average,
+                                        self._batches(normalise) if processes.is_main else ())
+                if save:
+                    processes.broadcast([*self.network.buffers(), *self.average.buffers()])
+                if processes.is_main:
+                    if last or self.step % _LOG_EVERY == 0:
+                        self._log(losses, rate)
+                    if save:
+                        self._save()
+                    if self.step == settings.steps or self.step % settings.validate_every == 0:
+                        self._validate(bar)
                 if last:
-                    return
+                    break
+        processes.barrier()  # none is done before the main one's files are written
 
     def _step(self, images: torch.Tensor, targets: list) -> dict[str, float]:
         rate = learning_rate_share(self.step, self.settings)
@@ -147,12 +173,15 @@ class Trainer:
                 taught = taught.transpose(1, 2).sigmoid()
         self.methods.before_step(self.step)
         losses, transfer = self._losses(images, targets, taught)
-        if not torch.isfinite(losses['total']):
-            raise TrainingError(f'step {self.step}: the loss is {losses["total"].item()}; stopped. '
+        # The mean is not finite where one process's loss is not: all stop, and none waits for another.
+        values = self.processes.mean({name: float(value.detach()) for name, value in losses.items()})
+        if not math.isfinite(values['total']):
+            raise TrainingError(f'step {self.step}: the loss is {values["total"]}; stopped. '
                                 f'{self.checkpoint_path} holds the last good state')
         self.optimiser.zero_grad(set_to_none=True)
         losses['total'].backward()
         trained = [*self.network.parameters(), *self.methods.parameters()]
+        self.processes.average_gradients(trained)
         norm = nn.utils.clip_grad_norm_(trained, self.settings.optimiser.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(f'step {self.step}: the gradient is not finite; stopped. '
@@ -161,12 +190,7 @@ class Trainer:
         self.methods.after_step(self.step)
         # A short average first, so that the start does not linger in it.
         decay = min(self.settings.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-            # Statistics and flags of layers are states, not weights to be averaged.
-            for slow, fast in zip(self.average.buffers(), self.network.buffers()):
-                slow.copy_(fast)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        follow(self.average, self.network, 1 - decay)
         return {**values, 'transfer': values.get('distil', 0.0) + sum(values[name] for name in transfer)}
 
     def _losses(self, images: torch.Tensor, targets: list, taught: torch.Tensor | None
@@ -255,44 +279,3 @@ def _training_part(settings: dict, source: Path) -> TrainingSettings:
     return dataclasses.replace(from_mapping(TrainingSettings, settings, str(source)), export=ExportSettings(),
                                evaluation=(), checkpoint_every=1, validate_every=1, threads=1, workers=0,
                                image_cache_mib=0)
-
-
-def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: Path) -> Path:
-    """
-    Return the folder of the data sets, rendering them first where the configuration says so.
-
-    :raises TrainingError: there is no such folder.
-    """
-    if settings.rendered:
-        folder = run_folder / 'rendered'
-        for number, dataset in enumerate(settings.datasets):
-            render_dataset(folder / dataset.folder, settings.rendered, settings.seed + number)
-        return folder
-    if data_root is None or not data_root.is_dir():
-        raise TrainingError(f'{data_root or "data root"}: no such folder of data sets; give it with --data')
-    return data_root
-
-
-def _initial(settings: TrainingSettings, init_path: Path | None, start_path: Path | None
-             ) -> tuple[nn.Module, PicoDet | None, nn.Module | None]:
-    """Return the network to train, the 80-class network and, where it teaches itself, its frozen copy."""
-    network = initial_network(settings, init_path, start_path)
-    pretrained = reference = None
-    # Sets whose labels are not the whole truth need the published network's view of them.
-    if settings.init.kind == 'picodet_onnx' or any(d.verify or not d.complete for d in settings.datasets):
-        if init_path is None:
-            raise TrainingError('labels are to be completed or verified: give the published weights '
-                                'with --init')
-        pretrained = load_picodet(init_path).requires_grad_(False)
-    if settings.init.kind != 'random' and settings.loss.distil > 0:
-        reference = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return network, pretrained, reference
-
-
-def _view(settings: TrainingSettings, pretrained: PicoDet | None, groups: list[list[LabelledImage]],
-          folder: Path) -> Callable[[LabelledImage], Detections]:
-    if pretrained is None:
-        return lambda image: Detections.empty()
-    view = PretrainedView(pretrained, folder / 'pretrained_view.json', settings.pseudo_labels.scale)
-    view.prepare([image for group in groups for image in group])
-    return view

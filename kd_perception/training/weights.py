@@ -62,6 +62,11 @@ def initial_network(settings: TrainingSettings, init_path: Path | None, start_pa
     return load_picodet(init_path, settings.init.class_rows)
 
 
+def is_unfolded(kind: str, path: Path) -> bool:
+    """Whether a network of this kind is started from a file by `unfold`: a plain detector's model file."""
+    return kind == 'plain' and path.suffix == '.onnx'
+
+
 def _start_from(network: nn.Module, settings: TrainingSettings, path: Path | None,
                 init_path: Path | None) -> None:
     """
@@ -72,7 +77,7 @@ def _start_from(network: nn.Module, settings: TrainingSettings, path: Path | Non
     if path is None:
         raise TrainingError('init.kind is model: give the checkpoint or model file to go on from '
                             'with --start')
-    if path.suffix == '.onnx' and settings.network.kind == 'plain':
+    if is_unfolded(settings.network.kind, path):
         unfold(network, path, settings.labels)
         return
     weights = load_teacher(path, settings.labels, init_path).state_dict()

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.errors import TrainingError  # noqa: E402
+from kd_perception.training.averaging import follow  # noqa: E402
 from kd_perception.training.binarization import (  # noqa: E402
     activate_all, BinarizationSchedule, binarize, latent_parameters, reestimate_batch_norm)
 from kd_perception.training.binarization_settings import (  # noqa: E402
@@ -211,3 +212,28 @@ def test_batch_norm_statistics_are_the_average_of_the_batches():
     kept = network[1].running_mean.clone()
     assert reestimate_batch_norm(network, []) == 0
     assert torch.equal(network[1].running_mean, kept)
+
+
+def test_the_average_turns_binary_with_the_network():
+    """Its scale is that of its own weights at once, not what an average of ones comes down to."""
+    torch.manual_seed(0)
+    network = PlainDetector(1, 0.25)
+    settings = BinarizationSettings(scale='learned', stages=StageSettings(deep=0.5, middle=0.5, early=0.5))
+    binarize(network, settings)
+    average = copy.deepcopy(network).requires_grad_(False)
+    schedule = BinarizationSchedule(network, settings, 4)
+    for step in range(4):
+        schedule.before_step(step)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        follow(average, network, 0.001)
+        scales = [(slow.learned_scale, fast.learned_scale)
+                  for slow, fast in zip(average.modules(), network.modules())
+                  if isinstance(fast, BinaryConv2d)]
+        if step < 2:
+            assert all((slow > 0.9).all() for slow, _ in scales)
+        else:
+            assert all((slow < 0.5).all() and torch.allclose(slow, fast, atol=0.1) for slow, fast in scales)
+    layer = next(m for m in average.modules() if isinstance(m, BinaryConv2d))
+    assert bool(layer.binary)
