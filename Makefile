@@ -6,13 +6,14 @@ PYTHON ?=
 VENV ?= $(CURDIR)/.venv
 TRAIN ?= 1
 INPUT ?=
+MODEL ?=
 PYTEST_ARGS ?=
 
 override VENV := $(abspath $(VENV))
 VENV_PYTHON := $(VENV)/bin/python
 
 # The recipes see these as variables of the shell, so that no value is ever read as part of a command.
-export INPUT VENV PYTHON
+export INPUT MODEL VENV PYTHON
 
 # Nothing of a sourced ROS install or of another environment may leak in; see tools/make_env.py.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH VIRTUAL_ENV CMAKE_PREFIX_PATH COLCON_PREFIX_PATH RMW_IMPLEMENTATION
@@ -30,7 +31,7 @@ FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@echo 'make demo [INPUT=folder|video|bag]   run the nodes over DDS on real footage; results in build/demo'
+	@echo 'make demo [INPUT=folder|video|bag] [MODEL=teacher]   run the nodes over DDS; results in build/demo'
 	@echo 'make test [TRAIN=0]                  all tests; TRAIN=0 neither installs PyTorch nor runs what needs it'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -39,7 +40,7 @@ help: ## list these targets
 	@echo '  VENV=folder         where the environment lies (.venv)'
 
 demo: env ## replay -> detector over DDS; overview.png, detections.mcap, summary.json
-	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} --out build/demo
+	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} $${MODEL:+--model "$$MODEL"} --out build/demo
 
 # Both parts run, whatever the first one says. pytest's code 5, no test collected, is a failure too.
 test: env $(if $(filter 0,$(TRAIN)),,env-train) ## all tests: first the fast ones, then those that need ROS or torch
