@@ -106,15 +106,18 @@ def plot(summary: Mapping[str, Any], path: Path) -> None:
             place.barh(row, values.mean() if len(values) else 0, color=colour, alpha=0.35, height=0.7)
             place.plot(values, [row] * len(values), 'o', color=colour, markersize=4)
         miss = shown == MISS_RATE
-        place.set_title(f'{name}: {"miss rate, pedestrians" if miss else "AP " + shown} (n = {count})',
+        place.set_title(f'{name}: {"miss rate" if miss else "AP " + shown} (n = {count})',
                         fontsize=9.5, color=TEXT, loc='left', fontweight='bold')
-        place.set_xlabel('percent, ' + ('lower is better' if miss else 'higher is better'), fontsize=8.5)
+        place.set_xlabel('percent of pedestrians missed (lower is better)' if miss else 'percent',
+                         fontsize=8.5)
         place.grid(True, axis='x', color=GRID, linewidth=0.7)
         place.set_axisbelow(True)
         for side in ('top', 'right'):
             place.spines[side].set_visible(False)
     for place in axes.flat[len(panels):]:
         place.set_visible(False)
-    axes[0, 0].set_yticks(range(len(arms)), [summary['titles'][arm] for arm in arms], fontsize=8.5)
+    for place in axes[:, 0]:
+        place.set_yticks(range(len(arms)), [summary['titles'][arm] for arm in arms])
+        place.tick_params(axis='y', labelsize=8.5)
     axes[0, 0].invert_yaxis()
     figure.savefig(path, dpi=110)
