@@ -93,7 +93,8 @@ def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, A
                       'training_images': counts.get(d.folder)} for d in settings.datasets],
         'average_with_initial': settings.export.average_with_initial,
         'commands': [f'python -m kd_perception train --config config/training/{config_name} --data DATA '
-                     '--init INIT',
+                     '--init INIT' + ' --teacher TEACHER' * (settings.distillation is not None)
+                     + ' --start START' * (settings.init.kind == 'model'),
                      f'python -m kd_perception export --config config/training/{config_name} '
                      '--checkpoint runs/.../last.pt --data DATA --init INIT --out OUT']}
     if state is not None and checkpoint is not None:
