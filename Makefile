@@ -31,7 +31,7 @@ FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@echo 'make demo [INPUT=folder|video|bag] [MODEL=teacher]   run the nodes over DDS; results in build/demo'
+	@echo 'make demo [INPUT=folder|video|bag] [MODEL=student]   run the nodes over DDS; results in build/demo'
 	@echo 'make test [TRAIN=0]                  all tests; TRAIN=0 neither installs PyTorch nor runs what needs it'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'

@@ -22,7 +22,7 @@ EXAMPLES = """\
   kd_perception demo                               fetches a piece of street footage (once, checked)
   kd_perception demo --input my_drive/             a folder of images, a video or a recording of your own
   kd_perception demo --footage market-street       other footage: plaza, street, market-street, rendered
-  kd_perception demo --model teacher               the full-precision model
+  kd_perception demo --model student               the binary-weight model
   kd_perception demo --lockstep                    wait for each frame's detections: nothing is dropped"""
 
 SUMMARY_NAME = 'summary.json'
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'footage to fetch where there is no --input (default: {_DEFAULT_FOOTAGE})')
     parser.add_argument('--out', type=Path, default=Path('build/demo'),
                         help='folder to write to (default: build/demo)')
-    parser.add_argument('--model', default='student',
-                        help='path of an ONNX file, or a name of the shipped manifest: student (default) or '
-                             'teacher')
+    parser.add_argument('--model', default='teacher',
+                        help='path of an ONNX file, or a name of the shipped manifest: teacher (default) or '
+                             'student')
     parser.add_argument('--camera', action='append', metavar='NAME',
                         help='camera or image topic of the input; repeat for several; default: all')
     parser.add_argument('--duration', type=float, metavar='S',
