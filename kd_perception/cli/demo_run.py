@@ -14,6 +14,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -32,6 +33,7 @@ LARGE_DATA = 'LARGE_DATA?max_msg_size=3MB&sockets_size=3MB'
 _LOG_TAIL_LINES = 12
 # Loaded here, since between fork and exec of a process with threads nothing may be.
 _LIBC = ctypes.CDLL(None)
+_INTERRUPTED = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +153,10 @@ def run(cameras: Sequence[str], detector: dict[str, Any], replay: dict[str, Any]
     topics = {**dict.fromkeys(detections.values(), Detection2DArray),
               **dict.fromkeys(labels.values(), LabelInfo), '/diagnostics': DiagnosticArray}
     children: list[Child] = []
-    # SIGTERM becomes an exception, so that the children are stopped on that way too.
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # SIGTERM becomes an exception, so that the children are stopped on that way too. An exception that is
+    # raised while a callback from C runs can get lost there: `_wait` asks the flag too.
+    _INTERRUPTED.clear()
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
     node = rclpy.create_node('demo')
     try:
@@ -176,7 +180,8 @@ def run(cameras: Sequence[str], detector: dict[str, Any], replay: dict[str, Any]
             child.stop()
         node.destroy_node()
         rclpy.try_shutdown()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     arrays = [message.raw for message in recorder.of('/diagnostics')]
     return DemoRun(
         report, {camera: [m.raw for m in recorder.of(topic)] for camera, topic in detections.items()},
@@ -185,6 +190,7 @@ def run(cameras: Sequence[str], detector: dict[str, Any], replay: dict[str, Any]
 
 
 def _interrupt(*_: Any) -> None:
+    _INTERRUPTED.set()
     raise KeyboardInterrupt
 
 
@@ -193,6 +199,8 @@ def _wait(node: Any, condition, timeout_s: float, children: Sequence[Child], wha
     import rclpy
     end = time.monotonic() + timeout_s
     while not condition():
+        if _INTERRUPTED.is_set():
+            raise KeyboardInterrupt
         for child in children:
             if child.ended and not condition():
                 raise child.failure(f'ended with exit code {child.process.returncode}')
