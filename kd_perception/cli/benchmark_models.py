@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import json
 from pathlib import Path
 import statistics
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_perception.bags.sources import open_source
-from kd_perception.cli.benchmark_node import describe_machine
+from kd_perception.cli.benchmark_node import describe_machine, publish_report
 from kd_perception.cli.main import EXIT_OK
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
@@ -59,12 +58,7 @@ def run(args: argparse.Namespace) -> int:
                               'image_hw': list(images[0].shape[:2]), 'threads': {}}
     for threads in args.threads:
         report['threads'][str(threads)] = measure(paths, images, threads, args.rounds)
-    text = markdown(report)
-    print(text, end='')
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / 'models_benchmark.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
-        (args.out / 'models_benchmark.md').write_text(text, encoding='utf-8')
+    publish_report(report, markdown(report), args.out, 'models_benchmark')
     return EXIT_OK
 
 

@@ -70,14 +70,18 @@ def run(args: argparse.Namespace) -> int:
     prepare_environment()
     with tempfile.TemporaryDirectory(prefix='kd_perception_benchmark_') as folder:
         report = measure(Path(folder), model, args.threads, args.seconds, args.only)
-    text = markdown(report)
-    print(text, end='')
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / 'node_benchmark.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
-        (args.out / 'node_benchmark.md').write_text(text, encoding='utf-8')
+    publish_report(report, markdown(report), args.out, 'node_benchmark')
     missed = [goal['goal'] for goal in report['goals'] if not goal['met']]
     return EXIT_CHECK_FAILED if args.check and missed else EXIT_OK
+
+
+def publish_report(report: dict[str, Any], text: str, out: Path | None, stem: str) -> None:
+    """Print a benchmark's text and, where there is a folder, write STEM.json and STEM.md there."""
+    print(text, end='')
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f'{stem}.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+        (out / f'{stem}.md').write_text(text, encoding='utf-8')
 
 
 def measure(folder: Path, model: Path | None, threads: int, seconds: float, only: Sequence[str]) -> dict:

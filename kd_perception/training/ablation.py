@@ -28,13 +28,13 @@ from kd_perception.training.binarization_settings import BinarizationSettings, S
 from kd_perception.training.datasets import LabelledImage
 from kd_perception.training.distillation_settings import DistillationSettings, TermSchedule
 from kd_perception.training.measure import evaluation_images
-from kd_perception.training.run_inputs import data_folder
+from kd_perception.training.run_inputs import data_folder, VIEW_NAME
 from kd_perception.training.settings import InitSettings, TrainingSettings
 from kd_perception.training.trainer import CHECKPOINT_NAME, detector_at, Trainer
 from kd_perception.training.validation import match_all, report
 
 TERMS = ('logits', 'localisation', 'regions', 'pyramid')
-RESULT_NAME, SUMMARY_NAME, VIEW_NAME = 'result.json', 'ablation.json', 'pretrained_view.json'
+RESULT_NAME, SUMMARY_NAME = 'result.json', 'ablation.json'
 WARM_START = 'warm_start'
 _ALL_PEOPLE = next(subset for subset in CALTECH_SUBSETS if subset.name == 'all')
 
@@ -190,12 +190,11 @@ class Ablation:
         trainer.resume()
         if trainer.step < settings.steps:
             trainer.run()
-        sets = {'development': measure_images(detector_at(trainer.average, settings), settings,
-                                              trainer.development)}
-        root = data_folder(settings, self.data_root, folder)
+        detector = detector_at(trainer.average, settings)
+        sets = {'development': measure_images(detector, settings, trainer.development)}
+        root = data_folder(settings, self.data_root, folder, render=False)  # the trainer has rendered it
         for evaluation in settings.evaluation:
-            sets[evaluation.folder] = measure_images(detector_at(trainer.average, settings), settings,
-                                                     evaluation_images(root, evaluation))
+            sets[evaluation.folder] = measure_images(detector, settings, evaluation_images(root, evaluation))
         result = {'arm': name, 'seed': seed, 'steps': settings.steps, 'fingerprint': fingerprint,
                   'sets': sets}
         temporary = folder / f'{RESULT_NAME}.tmp'

@@ -23,6 +23,17 @@ OPSET = 17
 PARITY_TOLERANCE = 1e-4
 
 
+def graph_of(module: nn.Module, images: torch.Tensor, output_names: list[str]) -> bytes:
+    """Serialise a module as an ONNX graph with one input, `images`, of the shape and type of a sample."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated but needs no further package and gives a plain graph.
+        warnings.simplefilter('ignore')
+        torch.onnx.export(module, (images,), buffer, input_names=['images'], output_names=output_names,
+                          opset_version=OPSET, dynamo=False)
+    return buffer.getvalue()
+
+
 def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool = False) -> bytes:
     """
     Serialise a network as ONNX, taking uint8 NHWC BGR images and normalising them in the graph.
@@ -40,14 +51,7 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool
     coded = coded if packed else {}
     wrapped = FromCamera(folded.to(memory_format=torch.contiguous_format)).eval()
     images = torch.zeros(spec.input.shape, dtype=torch.uint8)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The TorchScript exporter is deprecated but needs no further package and gives a plain graph.
-        warnings.simplefilter('ignore')
-        torch.onnx.export(wrapped, (images,), buffer, input_names=['images'],
-                          output_names=list(output_shapes(spec)),
-                          opset_version=OPSET, dynamo=False)
-    model = onnx.load_model_from_string(buffer.getvalue())
+    model = onnx.load_model_from_string(graph_of(wrapped, images, list(output_shapes(spec))))
     layers = precision_document(model, coded)
     spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': layers})
     pack(model, coded, half=half)

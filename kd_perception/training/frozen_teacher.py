@@ -9,16 +9,15 @@ torch's time for PicoDet-S, whose layers are many and small.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import io
 from pathlib import Path
 from typing import Any
-import warnings
 
 import torch
 from torch import nn
 
 from kd_perception.detection.onnx_detector import create_session, ExecutionOptions
 from kd_perception.training.distillation_settings import DistillationSettings
+from kd_perception.training.export import graph_of
 
 
 def taught_maps(settings: DistillationSettings) -> tuple[str, ...]:
@@ -65,10 +64,6 @@ class FrozenTeacher:
         return {name: torch.from_numpy(value) for name, value in zip(self.network.names, found)}
 
     def _session(self, shape: tuple[int, ...]) -> Any:
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # as in `export.to_onnx`
-            torch.onnx.export(self.network, (torch.zeros(shape),), buffer, input_names=['images'],
-                              output_names=list(self.network.names), opset_version=17, dynamo=False)
-        return create_session(buffer.getvalue(), ExecutionOptions(threads=torch.get_num_threads()),
+        graph = graph_of(self.network, torch.zeros(shape), list(self.network.names))
+        return create_session(graph, ExecutionOptions(threads=torch.get_num_threads()),
                               Path('the exported teacher'))

@@ -21,6 +21,8 @@ from kd_perception.training.rendered import render_dataset
 from kd_perception.training.settings import TrainingSettings
 from kd_perception.training.weights import initial_network
 
+VIEW_NAME = 'pretrained_view.json'
+
 
 def data_folder(settings: TrainingSettings, data_root: Path | None, run_folder: Path, render: bool = True
                 ) -> Path:
@@ -69,6 +71,6 @@ def pretrained_view(settings: TrainingSettings, pretrained: PicoDet | None,
     """Return what gives the 80-class network's detections of a training image; its cache is in `folder`."""
     if pretrained is None:
         return lambda image: Detections.empty()
-    view = PretrainedView(pretrained, folder / 'pretrained_view.json', settings.pseudo_labels.scale)
+    view = PretrainedView(pretrained, folder / VIEW_NAME, settings.pseudo_labels.scale)
     view.prepare([image for group in groups for image in group])
     return view
