@@ -29,7 +29,7 @@ from kd_perception.training.datasets import LabelledImage
 from kd_perception.training.distillation_settings import DistillationSettings, TermSchedule
 from kd_perception.training.measure import evaluation_images
 from kd_perception.training.run_inputs import data_folder, VIEW_NAME
-from kd_perception.training.settings import InitSettings, TrainingSettings
+from kd_perception.training.settings import at_any_pace, InitSettings, TrainingSettings
 from kd_perception.training.trainer import CHECKPOINT_NAME, detector_at, Trainer
 from kd_perception.training.validation import match_all, report
 
@@ -206,9 +206,7 @@ class Ablation:
 
     def _fingerprint(self, settings: TrainingSettings) -> str:
         """Digest what a result depends on: settings, the network started from, the teacher."""
-        told = dataclasses.replace(settings, threads=1, workers=0, image_cache_mib=0, checkpoint_every=1,
-                                   validate_every=1)
-        digest = hashlib.sha256(json.dumps(to_mapping(told), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(to_mapping(at_any_pace(settings)), sort_keys=True).encode())
         for path in (self.warm_start, self.teacher_path):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()

@@ -42,42 +42,12 @@ def sign(x: torch.Tensor) -> torch.Tensor:
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
-class _Sign(torch.autograd.Function):
-    """Sign forward; backward the derivative of the chosen stand-in."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, estimator: str, temperature: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, temperature)
-        ctx.estimator = estimator
-        return sign(x)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        x, temperature = ctx.saved_tensors
-        if ctx.estimator == 'clipped':
-            gradient = gradient * (x.abs() <= 1)
-        elif ctx.estimator == 'annealed':
-            gain = torch.clamp_min(1 / temperature, 1.0)
-            gradient = gradient * gain * temperature * (1 - torch.tanh(temperature * x).square())
-        return gradient, None, None
-
-
-def estimated_sign(x: torch.Tensor, estimator: Estimator = 'clipped', temperature: float | torch.Tensor = 1.0
-                   ) -> torch.Tensor:
-    """
-    Return `sign(x)` with the gradient of a stand-in; see the module's description.
-
-    :param temperature: t of the annealed estimator, positive; the others do not read it.
-    """
-    return _Sign.apply(x, estimator, torch.as_tensor(temperature, dtype=x.dtype, device=x.device))
-
-
 class _BinaryWeight(torch.autograd.Function):
     """
     alpha * sign of latent weights, with the gradient of the module's description, in few passes.
 
-    The same as composing `estimated_sign` with mean, deviation and scale, which a test compares; but a wide
-    layer has millions of weights, and autograd would go over them some thirty times.
+    The same as composing a sign with such a gradient with mean, deviation and scale: a test compares them;
+    but a wide layer has millions of weights, and autograd would go over them some thirty times.
     """
 
     @staticmethod

@@ -257,3 +257,9 @@ class TrainingSettings:
             named = {*dataset.labelled, *dataset.verify}.union(*dataset.ignore.values())
             if named - set(self.labels):
                 raise ValueError(f'{dataset.folder}: {sorted(named - set(self.labels))} are not among labels')
+
+
+def at_any_pace(settings: TrainingSettings) -> TrainingSettings:
+    """Return the settings without what changes how a run goes and reports, but not its weights."""
+    return dataclasses.replace(settings, checkpoint_every=1, validate_every=1, threads=1, workers=0,
+                               image_cache_mib=0)

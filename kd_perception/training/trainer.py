@@ -31,7 +31,7 @@ from kd_perception.training.datasets import collate, LabelledImage, load_dataset
 from kd_perception.training.distributed import Processes
 from kd_perception.training.preprocess import FromCamera
 from kd_perception.training.run_inputs import data_folder, pretrained_view, starting_networks
-from kd_perception.training.settings import ExportSettings, TrainingSettings
+from kd_perception.training.settings import at_any_pace, ExportSettings, TrainingSettings
 from kd_perception.training.student import head_levels, make_loss, make_optimiser, StudentMethods
 from kd_perception.training.torch_detector import detection_spec, torch_detector
 from kd_perception.training.unfold import calibrate
@@ -276,6 +276,5 @@ def learning_rate_share(step: int, settings: TrainingSettings) -> float:
 
 def _training_part(settings: dict, source: Path) -> TrainingSettings:
     """Return the settings without what only matters after training."""
-    return dataclasses.replace(from_mapping(TrainingSettings, settings, str(source)), export=ExportSettings(),
-                               evaluation=(), checkpoint_every=1, validate_every=1, threads=1, workers=0,
-                               image_cache_mib=0)
+    return dataclasses.replace(at_any_pace(from_mapping(TrainingSettings, settings, str(source))),
+                               export=ExportSettings(), evaluation=())

@@ -6,9 +6,33 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from hypothesis import given, settings, strategies as st  # noqa: E402
-from kd_perception.training.binary_layers import (  # noqa: E402
-    BinaryConv2d, estimated_sign, RoundedConv2d, sign)
+from kd_perception.training.binary_layers import BinaryConv2d, RoundedConv2d, sign  # noqa: E402
 from torch import nn  # noqa: E402
+
+
+class _Sign(torch.autograd.Function):
+    """Sign forward; backward the derivative of the chosen stand-in."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, estimator: str, temperature: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, temperature)
+        ctx.estimator = estimator
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        x, temperature = ctx.saved_tensors
+        if ctx.estimator == 'clipped':
+            gradient = gradient * (x.abs() <= 1)
+        elif ctx.estimator == 'annealed':
+            gain = torch.clamp_min(1 / temperature, 1.0)
+            gradient = gradient * gain * temperature * (1 - torch.tanh(temperature * x).square())
+        return gradient, None, None
+
+
+def estimated_sign(x: torch.Tensor, estimator='clipped', temperature=1.0):
+    """Return `sign(x)` with the gradient of a stand-in, as binary_layers describes it, on its own."""
+    return _Sign.apply(x, estimator, torch.as_tensor(temperature, dtype=x.dtype, device=x.device))
 
 
 def layer(inputs=3, outputs=4, kernel=3, seed=0, active=True, **options):
