@@ -81,7 +81,7 @@ def load_config(cls: type[T], path: str | Path) -> T:
 
 def with_base(mapping: Any, path: str | Path) -> Any:
     """
-    Lay a mapping that has a key `base` over the file that the key names; others come back as they are.
+    Lay a mapping that has a key `base` over the file that the key names, at any depth.
 
     Mappings are merged key by key; any other value, a list too, takes the place of the base's.
 
@@ -101,6 +101,9 @@ def with_base(mapping: Any, path: str | Path) -> Any:
         mapping = load_yaml(seen[-1])
     for change in reversed(changes):
         mapping = _merged(mapping, change)
+    if isinstance(mapping, dict):
+        # All files of a chain lie in one folder: a name further in means the same wherever it stands.
+        return {key: with_base(value, path) for key, value in mapping.items()}
     return mapping
 
 

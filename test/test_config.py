@@ -126,6 +126,8 @@ def test_a_file_may_lie_over_another(tmp_path):
     assert with_base({'a': {'b': 1}}, tmp_path / 'any.yaml') == {'a': {'b': 1}}
     merged = with_base({'base': 'base.yaml', 'inner': {'more': 1}, 'name': [2]}, tmp_path / 'any.yaml')
     assert merged == {'name': [2], 'inner': {'size': [5, 6], 'more': 1}}
+    assert with_base({'deep': {'er': {'base': 'middle.yaml', 'name': 'z'}}}, tmp_path / 'any.yaml') == {
+        'deep': {'er': {'name': 'z', 'inner': {'size': [5, 6]}}}}
 
 
 @pytest.mark.parametrize('base, message', [

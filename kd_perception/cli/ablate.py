@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then write table and plot of what there is."""
-    from kd_perception.training.ablation import Ablation, load_ablation, SUMMARY_NAME
+    from kd_perception.config import load_config
+    from kd_perception.training.ablation import Ablation, AblationSettings, SUMMARY_NAME
     from kd_perception.training.ablation_report import markdown, plot, summarise
-    settings = load_ablation(args.config)
+    settings = load_config(AblationSettings, args.config)
     if not args.teacher.is_file():
         raise TrainingError(f'{args.teacher}: no such file')
     if args.data is None and not settings.training.rendered:

@@ -18,7 +18,7 @@ from pathlib import Path
 import shutil
 from typing import Any, Literal
 
-from kd_perception.config import from_mapping, load_yaml, to_mapping, with_base
+from kd_perception.config import to_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.evaluation.kitti_labels import KittiObjects
@@ -85,18 +85,6 @@ class AblationSettings:
                 raise ValueError(f'arms: {name!r} cannot name a folder')
         if self.training.binarization is None or self.training.distillation is None:
             raise ValueError('training: expected both binarization and distillation')
-
-
-def load_ablation(path: Path) -> AblationSettings:
-    """
-    Read a configuration file; its `training` may lie over a `base` (see `config.with_base`).
-
-    :raises ConfigError: as `config.load_config`.
-    """
-    mapping = load_yaml(path)
-    if 'training' in mapping:
-        mapping = {**mapping, 'training': with_base(mapping['training'], path)}
-    return from_mapping(AblationSettings, mapping, str(path))
 
 
 def warm_start_settings(settings: AblationSettings) -> TrainingSettings:

@@ -13,7 +13,7 @@ from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
 from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
 from kd_perception.training.ablation import (  # noqa: E402
-    Ablation, arm_settings, load_ablation, RESULT_NAME, warm_start_settings)
+    Ablation, AblationSettings, arm_settings, RESULT_NAME, warm_start_settings)
 from kd_perception.training.ablation_report import markdown, summarise  # noqa: E402
 from kd_perception.training.settings import TrainingSettings  # noqa: E402
 from kd_perception.training.trainer import Trainer  # noqa: E402
@@ -31,7 +31,7 @@ def teacher(tmp_path_factory):
 
 
 def test_arms_differ_from_the_student_in_what_they_say_and_nothing_else():
-    settings = load_ablation(CONFIGS / 'ablation.yaml')
+    settings = load_config(AblationSettings, CONFIGS / 'ablation.yaml')
     made = {name: arm_settings(settings, arm, 7) for name, arm in settings.arms.items()}
     whole = settings.training
     assert {run.seed for run in made.values()} == {7}
@@ -82,7 +82,7 @@ def test_runs_end_to_end_and_goes_on_where_it_stopped(teacher, tmp_path, capsys)
 
 
 def test_an_interrupted_run_ends_at_the_figures_of_a_whole_one(teacher, tmp_path):
-    settings = load_ablation(CONFIGS / 'ablation_smoke.yaml')
+    settings = load_config(AblationSettings, CONFIGS / 'ablation_smoke.yaml')
     whole = Ablation(settings, None, tmp_path / 'whole', None, teacher)
     whole.train_warm_start()
     expected = whole.run('all_at_once', 1)
@@ -97,7 +97,7 @@ def test_an_interrupted_run_ends_at_the_figures_of_a_whole_one(teacher, tmp_path
 
 
 def test_all_runs_start_from_the_warm_start(teacher, tmp_path):
-    settings = load_ablation(CONFIGS / 'ablation_smoke.yaml')
+    settings = load_config(AblationSettings, CONFIGS / 'ablation_smoke.yaml')
     ablation = Ablation(settings, None, tmp_path, None, teacher)
     ablation.train_warm_start()
     start = torch.load(ablation.warm_start, weights_only=True)['average']
@@ -138,11 +138,11 @@ def test_bad_configurations_are_named(change, message, tmp_path):
     path = tmp_path / 'ablation.yaml'
     path.write_text(yaml.safe_dump({**mapping, **change}))
     with pytest.raises(ConfigError, match=message):
-        load_ablation(path)
+        load_config(AblationSettings, path)
 
 
 def test_a_damaged_result_is_named(teacher, tmp_path):
-    settings = load_ablation(CONFIGS / 'ablation_smoke.yaml')
+    settings = load_config(AblationSettings, CONFIGS / 'ablation_smoke.yaml')
     ablation = Ablation(settings, None, tmp_path, None, teacher)
     ablation.train_warm_start()
     folder = tmp_path / 'float' / 'seed_1'
