@@ -5,9 +5,9 @@ import os
 from setuptools import find_packages, setup
 
 PACKAGE = 'kd_perception'
-NODES = ('detector_node', 'replay_node')
-COMMANDS = ('ablate', 'benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'model', 'pseudo-label',
-            'train')
+NODES = ('detector_node', 'fallback_node', 'replay_node')
+COMMANDS = ('ablate', 'benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'fit-gate', 'model',
+            'pseudo-label', 'review', 'security-policy', 'train')
 
 
 def tree(folder):

@@ -22,7 +22,7 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
 CORE = {'config', 'errors', 'resources', '__init__'}
-PURE = {*CORE, 'bags', 'detection', 'evaluation', 'fallback', 'health'}
+PURE = {*CORE, 'bags', 'detection', 'evaluation', 'fallback', 'health', 'recording'}
 
 # Part of the package -> the installed packages that it may import, beyond the standard library.
 THIRD_PARTY = {
@@ -32,6 +32,7 @@ THIRD_PARTY = {
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},
     'health': {'numpy', 'yaml'},
+    'recording': {'cv2', 'numpy'},
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
     'nodes': {'cv2', 'numpy', 'psutil', 'yaml', *ROS},
     # A command may need anything when it runs; what it may import when it is merely loaded is checked below.

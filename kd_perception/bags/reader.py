@@ -176,6 +176,7 @@ class BagReader:
             if self.lost_messages:
                 self.problems.append(f'{self.lost_messages} of {total} recorded messages cannot be read')
         if not types:
+            self.close()
             detail = '; '.join(self.problems) or 'it holds no message'
             raise BagError(f'{self.path}: nothing in this recording can be read: {detail}')
 

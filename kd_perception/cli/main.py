@@ -33,8 +33,11 @@ COMMANDS = {
     'convert': 'make bags out of KITTI folders',
     'pseudo-label': 'label images with a model, to train on them',
     'train': 'train a detector',
+    'fit-gate': 'teach a student when to ask its teacher',
     'ablate': 'measure what each ingredient of a student buys',
     'export': 'turn a checkpoint into one ONNX file',
+    'review': 'show the frames that the hybrid was unsure about, and label them',
+    'security-policy': 'write the SROS2 policy of the nodes',
     'model': 'show or verify a model file',
     'benchmark': 'measure the node and the models on this computer',
 }
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m kd_perception', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Binary-weight object detection for ROS 2, with a full-precision teacher as fallback.',
-        epilog='commands:\n' + '\n'.join(f'  {name:<13} {text}' for name, text in COMMANDS.items())
+        epilog='commands:\n' + '\n'.join(f'  {name:<16} {text}' for name, text in COMMANDS.items())
         + '\n\n`python -m kd_perception COMMAND --help` explains a command and shows examples.')
     parser.add_argument('--version', action='version', version=f'kd_perception {__version__}')
     parser.add_argument('command', metavar='COMMAND', nargs='?', choices=COMMANDS)
