@@ -31,7 +31,8 @@ FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@echo 'make demo [INPUT=folder|video|bag] [MODEL=student]   run the nodes over DDS; results in build/demo'
+	@echo 'make demo [INPUT=folder|video|bag]   student, fallback and teacher over DDS; results in build/demo'
+	@echo '          [MODEL=student|teacher]    one of the models alone'
 	@echo 'make test [TRAIN=0]                  all tests; TRAIN=0 neither installs PyTorch nor runs what needs it'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -39,7 +40,7 @@ help: ## list these targets
 	@echo '  PYTHON=python3.12   the interpreter of the environment (3.10 to 3.14)'
 	@echo '  VENV=folder         where the environment lies (.venv)'
 
-demo: env ## replay -> detector over DDS; overview.png, detections.mcap, summary.json
+demo: env ## the hybrid over DDS; overview.png, timeline.png, detections.mcap, summary.json
 	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} $${MODEL:+--model "$$MODEL"} --out build/demo
 
 # Both parts run, whatever the first one says. pytest's code 5, no test collected, is a failure too.

@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`demo`: replay_node -> detector_node as real processes over DDS, on real footage."""
+"""`demo`: the hybrid (or one model alone) as real processes over DDS, on real footage."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import sys
 from typing import Any
 
 from kd_perception.bags.sources import open_source
-from kd_perception.cli import demo_footage, demo_report, demo_run, demo_scene
+from kd_perception.cli import demo_footage, demo_plan, demo_report, demo_run, demo_scene, demo_table
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
-from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import BagError, ConfigError
-from kd_perception.resources import models_folder
 
-HELP = 'Run replay_node and detector_node over DDS on real footage; write a recording, a picture and figures.'
+HELP = ('Run student, fallback and teacher (or one model alone) over DDS on real footage; write a recording, '
+        'pictures and figures.')
 EXAMPLES = """\
   kd_perception demo                               fetches a piece of street footage (once, checked)
   kd_perception demo --input my_drive/             a folder of images, a video or a recording of your own
   kd_perception demo --footage market-street       other footage: plaza, street, market-street, rendered
-  kd_perception demo --model student               the binary-weight model
+  kd_perception demo --share 0.5 --deadline-ms 150 a larger part to the teacher, and less time for it
+  kd_perception demo --teacher none                the student has nobody to ask: DEGRADED
+  kd_perception demo --model student               one model alone
   kd_perception demo --lockstep                    wait for each frame's detections: nothing is dropped"""
 
-SUMMARY_NAME = 'summary.json'
 _COMMAND = 'kd_perception demo'
 _RENDERED = 'rendered'
 _DEFAULT_FOOTAGE = 'plaza'
 _DEFAULT_DURATION_S = 20.0
+# The teacher takes 100 ms and more on a small computer that runs all three nodes.
+_DEFAULT_DEADLINE_MS, _DEFAULT_SHARE = 400.0, 0.2
+_NO_TEACHER = 'none'
+# Options of the hybrid alone, by their names in the arguments.
+_HYBRID_OPTIONS = ('student', 'teacher', 'share', 'deadline_ms', 'scorer')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'footage to fetch where there is no --input (default: {_DEFAULT_FOOTAGE})')
     parser.add_argument('--out', type=Path, default=Path('build/demo'),
                         help='folder to write to (default: build/demo)')
-    parser.add_argument('--model', default='teacher',
-                        help='path of an ONNX file, or a name of the shipped manifest: teacher (default) or '
-                             'student')
+    parser.add_argument('--student', metavar='M',
+                        help='the model that sees each frame: path of an ONNX file, or a name of the shipped '
+                             'manifest (default: student)')
+    parser.add_argument('--teacher', metavar='M',
+                        help='the model that ambiguous frames are sent to (default: teacher); none: the '
+                             'fallback runs without one')
+    parser.add_argument('--share', type=float,
+                        help='greatest share of the frames that is sent to the teacher (default: '
+                             f'{_DEFAULT_SHARE:g})')
+    parser.add_argument('--deadline-ms', type=float, metavar='MS',
+                        help=f'greatest wait for the teacher (default: {_DEFAULT_DEADLINE_MS:g}, which a '
+                             'small computer keeps)')
+    parser.add_argument('--scorer', help="what calls a frame ambiguous: auto (default), learned, signals, or "
+                                         "a signal's name")
+    parser.add_argument('--model', metavar='M',
+                        help='run this one model alone, without the fallback: path of an ONNX file, or '
+                             'teacher or student')
     parser.add_argument('--camera', action='append', metavar='NAME',
                         help='camera or image topic of the input; repeat for several; default: all')
     parser.add_argument('--duration', type=float, metavar='S',
@@ -50,21 +68,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rate', type=float, default=1.0, help='speed against real time (default: 1)')
     parser.add_argument('--lockstep', action='store_true',
                         help='publish a frame only after the detections of the one before')
-    parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of the model; default 0: one for each core')
+    parser.add_argument('--threads', type=int, metavar='N',
+                        help='threads of each model; 0: one for each core (default: 1; with --model 0)')
     parser.add_argument('--cache', type=Path, default=Path('build/footage'),
                         help='where fetched footage is kept (default: build/footage)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 when frames were processed, 1 when none was, 2 for wrong input or a failed node."""
-    for name, value, low in (('--duration', args.duration or 0.0, 0.0), ('--rate', args.rate, 0.01)):
-        if not low <= value <= 1e6:
-            raise ConfigError(f'{name} is {value:g}, expected {low:g} to 1000000')
+    """
+    Run the demo.
+
+    :return: 0 when frames were processed; 1 when none was, or a result of the student did not get exactly one
+        verified message.
+    :raises KdPerceptionError: wrong input, or a node failed.
+    """
     demo_run.prepare_environment()
-    model_path = resolve_model(args.model, models_folder())
-    # Checked here too: a bad model ends the demo in one line before anything is fetched or started.
-    model = OnnxDetector.load(model_path, ExecutionOptions(threads=1), pinned_sha256(model_path))
+    plan = _plan(args)
     _prepare_output(args.out)
     source_facts, path, start_s, duration_s = _input(args)
     print(f'input: {source_facts["title"]} ({source_facts["origin"]})', flush=True)
@@ -73,26 +92,57 @@ def run(args: argparse.Namespace) -> int:
         facts = {
             'command': _COMMAND, 'input': {**source_facts, 'path': str(path), 'kind': source.kind,
                                            'cameras': cameras, 'start_s': start_s, 'duration_s': duration_s},
-            'mode': 'lockstep' if args.lockstep else 'real time', 'rate': args.rate,
-            'model': {'name': model.spec.name, 'file': str(model_path), 'sha256': model.sha256}}
-        # Depth 5: what a busy process takes late is counted (superseded), not overwritten unseen by DDS.
-        detector = {
-            'cameras': cameras, 'model': str(model_path.resolve()), 'threads': args.threads,
-            'image_reliability': 'reliable', 'image_depth': 5, 'use_sim_time': True}
+            'mode': 'lockstep' if args.lockstep else 'real time', 'rate': args.rate, **plan.facts()}
         replay = {
             'input': str(path.resolve()), 'cameras': args.camera or [''], 'rate': args.rate,
             'start_offset_s': start_s, 'duration_s': duration_s or 0.0, 'publish_clock': True,
-            'lockstep': 'detections' if args.lockstep else 'none', 'other_topics': ['']}
+            'lockstep': plan.lockstep_topic if args.lockstep else 'none',
+            'lockstep_timeout_s': plan.lockstep_timeout_s, 'other_topics': [''],
+            'min_subscribers': plan.image_readers}
         limit_s = _playing_limit_s(source, duration_s, args)
-        print(f'playing {", ".join(cameras)} through {model.spec.name} ...', flush=True)
-        result = demo_run.run(cameras, detector, replay, limit_s, args.out / 'logs')
-        per_class = demo_report.write_recording(
-            args.out / 'detections.mcap', source, result, model.spec.labels, args.out / 'overview.png')
-    summary = demo_report.summarise(result, per_class, facts)
-    (args.out / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
-    print('\n' + demo_report.table(summary, args.out))
+        print(f'playing {", ".join(cameras)} through {plan.title} ...', flush=True)
+        result = demo_run.run(
+            cameras, plan.nodes(cameras, args.lockstep), replay, limit_s, args.out / 'logs')
+        summary = demo_report.write_files(args.out, source, result, plan.labels, facts)
+    (args.out / demo_report.SUMMARY).write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
+    print('\n' + demo_table.table(summary, args.out))
+    return _verdict(summary, args.out / 'logs')
+
+
+def _plan(args: argparse.Namespace) -> demo_plan.SinglePlan | demo_plan.HybridPlan:
+    """
+    Check the arguments and load the models: a bad one ends the demo before anything is fetched or started.
+
+    :raises ConfigError, ModelError: one line.
+    """
+    share = _DEFAULT_SHARE if args.share is None else args.share
+    deadline_ms = _DEFAULT_DEADLINE_MS if args.deadline_ms is None else args.deadline_ms
+    for name, value, low, high in (
+            ('--duration', args.duration or 0.0, 0.0, 1e6), ('--rate', args.rate, 0.01, 1e6),
+            ('--share', share, 0.0, 1.0), ('--deadline-ms', deadline_ms, 1.0, 60_000.0),
+            ('--threads', args.threads or 0, 0, 256)):
+        if not low <= value <= high:
+            raise ConfigError(f'{name} is {value:g}, expected {low:g} to {high:.0f}')
+    if args.model is None:
+        teacher = None if args.teacher == _NO_TEACHER else args.teacher or 'teacher'
+        threads = 1 if args.threads is None else args.threads
+        return demo_plan.HybridPlan.load(
+            args.student or 'student', teacher, share, deadline_ms, args.scorer or 'auto', threads)
+    given = [name for name in _HYBRID_OPTIONS if getattr(args, name) is not None]
+    if given:
+        raise ConfigError(f'--model runs one model alone; --{given[0].replace("_", "-")} is for the hybrid')
+    return demo_plan.SinglePlan(demo_plan.Model.load(args.model), args.threads or 0)
+
+
+def _verdict(summary: dict[str, Any], logs: Path) -> int:
+    """Return the exit code, and say on stderr why it is not 0."""
     if not summary['frames']['processed']:
-        print(f'{_COMMAND}: no frame was processed; see {args.out / "logs"}', file=sys.stderr)
+        print(f'{_COMMAND}: no frame was processed; see {logs}', file=sys.stderr)
+        return EXIT_CHECK_FAILED
+    verified = summary.get('verified')
+    if verified and (verified['lost'] or verified['doubled']):
+        print(f'{_COMMAND}: of {verified["student_results"]} results of the student {verified["lost"]} have '
+              f'no verified message, {verified["doubled"]} more than one; see {logs}', file=sys.stderr)
         return EXIT_CHECK_FAILED
     return EXIT_OK
 
@@ -134,8 +184,8 @@ def _playing_limit_s(source, duration_s: float, args) -> float:
     """Return how long the playing may take at the most."""
     count = source.frame_count
     if args.lockstep:
-        # A frame may take a second on a slow machine.
-        return float(count or 3600)
+        # A frame may take a second on a slow machine, and wait for the teacher.
+        return (count or 3600) * (1.0 + (args.deadline_ms or 0.0) / 1e3)
     if duration_s:
         return duration_s / args.rate
     return (count / 5.0 if count else 3600.0) / args.rate
@@ -150,13 +200,14 @@ def _prepare_output(out: Path) -> None:
     try:
         if out.is_dir() and any(out.iterdir()):
             try:
-                ours = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8')).get('command') == _COMMAND
+                earlier = json.loads((out / demo_report.SUMMARY).read_text(encoding='utf-8'))
+                ours = earlier.get('command') == _COMMAND
             except (OSError, ValueError, AttributeError):
-                # A demo that was interrupted leaves its logs only.
-                ours = {item.name for item in out.iterdir()} <= {'logs', 'detections.mcap', 'overview.png'}
+                # A demo that was interrupted leaves no summary.
+                ours = {item.name for item in out.iterdir()} <= {'logs', *demo_report.FILES}
             if not ours:
                 raise ConfigError(f'{out}: holds something that is not an earlier demo; give another --out')
-            for name in (SUMMARY_NAME, 'detections.mcap', 'overview.png'):
+            for name in demo_report.FILES:
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""What `demo` leaves: a recording, a contact sheet, a summary, a table."""
+"""What `demo` leaves: a recording, a contact sheet, a timeline, a summary, a table."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +12,64 @@ import cv2
 import numpy as np
 
 from kd_perception.bags import messages
-from kd_perception.bags.frames import FrameSource
+from kd_perception.bags.frames import Frame, FrameSource
 from kd_perception.bags.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
 from kd_perception.bags.writer import BagWriter
-from kd_perception.cli.demo_run import DemoRun
+from kd_perception.cli import demo_overview, demo_timeline
+from kd_perception.cli.demo_answers import (
+    Answer, answers_of, detections_of, FROM_TEACHER, Key, Span, states_of, verified_figures)
+from kd_perception.cli.demo_wire import DemoRun, PROVENANCE, STUDENT
 from kd_perception.cli.detection_writers import encode_jpeg
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.drawing import contact_sheet, draw_detections
 from kd_perception.errors import ImageError
 
 STAGE_ORDER = ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total')
-OVERVIEW_TILES, TILE_WIDTH_PX = 9, 640
+RECORDING, OVERVIEW, TIMELINE, SUMMARY = 'detections.mcap', 'overview.png', 'timeline.png', 'summary.json'
+FILES = (RECORDING, OVERVIEW, TIMELINE, SUMMARY)
 JPEG_QUALITY = 85
 
 
-def write_recording(path: Path, source: FrameSource, run: DemoRun, labels: tuple[str, ...],
-                    overview: Path) -> dict[str, int]:
+def write_files(out: Path, source: FrameSource, run: DemoRun, labels: Sequence[str],
+                facts: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Write the recording and the pictures.
+
+    :param labels: class names of what is shown.
+    :param facts: of the summary; with `fallback` where there is one.
+    :return: the summary.
+    """
+    answers = answers_of(run)
+    per_class = write_recording(out / RECORDING, source, run, answers, labels, out / OVERVIEW)
+    if 'fallback' not in facts:
+        return summarise(run, per_class, facts)
+    states: dict[str, list[Span]] = {}
+    start_ns = min((stamp_ns for _, stamp_ns in answers), default=0)
+    for camera in run.results[STUDENT]:
+        own = [stamp_ns for name, stamp_ns in answers if name == camera]
+        states[camera] = states_of(run, camera, start_ns, max(own)) if own else []
+    if answers:
+        demo_timeline.draw(out / TIMELINE, answers, states, start_ns, facts['fallback'])
+    return summarise_hybrid(run, answers, states, per_class, facts)
+
+
+def write_recording(path: Path, source: FrameSource, run: DemoRun, answers: Mapping[Key, Answer],
+                    labels: Sequence[str], overview: Path) -> dict[str, int]:
     """
     Write the recording and the contact sheet.
 
-    Images come from the source (they are what was published, by stamp), detections as they came off the wire.
+    Images come from the source (they are what was published, by stamp), all else as it came off the wire.
 
-    :return: detections per class.
+    :return: shown detections per class.
     """
-    answers = {(camera, messages.parse_header(raw)[0]): raw
-               for camera, raws in run.detections.items() for raw in raws}
-    chosen = _choose_frames(answers)
+    chosen = demo_overview.choose_frames(answers)
     per_class: Counter = Counter()
     tiles: list[tuple[np.ndarray, str]] = []
     pending = set(answers)
     first_ns = min((stamp for _, stamp in answers), default=0)
+    many = len({camera for camera, _ in answers}) > 1
     with BagWriter(path, 'mcap', overwrite=True) as writer:
-        for camera, raw in run.label_info.items():
-            writer.add_topic(f'/{camera}/label_info', LABEL_INFO, latched=True)
-            writer.write_raw(f'/{camera}/label_info', LABEL_INFO, raw, first_ns)
+        for namespace, raw in run.label_info.items():
+            writer.add_topic(f'/{namespace}/label_info', LABEL_INFO, latched=True)
+            writer.write_raw(f'/{namespace}/label_info', LABEL_INFO, raw, first_ns)
         for stamp_ns, raw in run.diagnostics:
             # Reports from before the replay carry no recorded time and belong to its begin.
             writer.write_raw('/diagnostics', DIAGNOSTIC_ARRAY, raw, max(stamp_ns, first_ns))
@@ -57,72 +82,109 @@ def write_recording(path: Path, source: FrameSource, run: DemoRun, labels: tuple
                 image = frame.decode()
             except ImageError:
                 continue
-            _, _, boxes, scores, names = messages.parse_detection_array(answers[key])
+            answer = answers[key]
+            shown, names = detections_of(answer.shown, labels)
             per_class.update(names)
-            prefix, stamp_ns = f'/{frame.camera}', frame.stamp_ns
-            writer.write(f'{prefix}/image_raw/compressed', messages.compressed_image(
-                *(frame.encoded() or encode_jpeg(image, JPEG_QUALITY)), stamp_ns, frame.frame_id), stamp_ns)
-            writer.write_raw(f'{prefix}/detections', DETECTION_ARRAY,
-                             canonical(answers[key], DETECTION_ARRAY), stamp_ns)
-            writer.write(f'{prefix}/annotations', messages.image_annotations(
-                boxes, scores, names, stamp_ns, labels), stamp_ns)
+            _write_frame(writer, frame, image, answer, labels)
             if key in chosen:
-                ids = [labels.index(name) if name in labels else len(labels) for name in names]
-                drawn = _tile(image, Detections(boxes, scores, np.array(ids, np.int64)), labels)
-                caption = f'{frame.camera} {(stamp_ns - first_ns) / 1e9:.1f} s: {len(names)} objects'
-                tiles.append((drawn, caption))
+                student = None
+                if answer.source in FROM_TEACHER and STUDENT in answer.raw:
+                    student, _ = detections_of(answer.raw[STUDENT], labels)
+                # Without a fallback the caption has always named the camera.
+                named = frame.camera if many or not answer.facts else ''
+                tiles.append((demo_overview.tile(image, shown, labels, answer.source, student),
+                              demo_overview.caption(
+                                  answer, named, (frame.stamp_ns - first_ns) / 1e9, len(names))))
             if not pending:
                 break
     if tiles:
-        sheet = contact_sheet([image for image, _ in tiles], [caption for _, caption in tiles],
-                              tile_width=TILE_WIDTH_PX)
-        cv2.imwrite(str(overview), sheet)
+        cv2.imwrite(str(overview), demo_overview.sheet(*map(list, zip(*tiles)), answers))
     return {label: per_class[label] for label in labels}
 
 
-def _tile(image: np.ndarray, detections: Detections, labels: tuple[str, ...]) -> np.ndarray:
-    """Draw at the size of a tile, where captions stay readable."""
-    scale = TILE_WIDTH_PX / image.shape[1]
-    size_wh = TILE_WIDTH_PX, max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return draw_detections(
-        small, Detections(detections.boxes_xyxy * scale, detections.scores, detections.class_ids), labels)
+def _write_frame(writer: BagWriter, frame: Frame, image: np.ndarray, answer: Answer,
+                 labels: Sequence[str]) -> None:
+    """Write all messages of one frame, at its stamp."""
+    prefix, stamp_ns = f'/{frame.camera}', frame.stamp_ns
+    writer.write(f'{prefix}/image_raw/compressed', messages.compressed_image(
+        *(frame.encoded() or encode_jpeg(image, JPEG_QUALITY)), stamp_ns, frame.frame_id), stamp_ns)
+    for topic, raw in answer.raw.items():
+        kind = DIAGNOSTIC_ARRAY if topic == PROVENANCE else DETECTION_ARRAY
+        writer.write_raw(f'{prefix}/{topic}', kind, canonical(raw, kind), stamp_ns)
+    _, _, boxes, scores, names = messages.parse_detection_array(answer.shown)
+    writer.write(f'{prefix}/annotations', messages.image_annotations(
+        boxes, scores, names, stamp_ns, labels), stamp_ns)
 
 
-def _choose_frames(answers: dict[tuple[str, int], bytes]) -> set[tuple[str, int]]:
-    """Split the time into equal parts; of each take the middle frame, not the best: this is no trailer."""
-    keys = sorted(answers, key=lambda key: (key[1], key[0]))
-    parts = np.array_split(np.arange(len(keys)), min(OVERVIEW_TILES, len(keys))) if keys else []
-    return {keys[part[len(part) // 2]] for part in parts}
-
-
-def summarise(run: DemoRun, per_class: dict[str, int], facts: dict[str, Any]) -> dict[str, Any]:
+def summarise(run: DemoRun, per_class: dict[str, int], facts: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return the summary document.
+    Return the summary document of one model alone.
 
     :param facts: input, model and settings, put in front.
     """
-    frames: dict[str, Any] = {'in': run.replay['frames'], 'processed': 0, 'dropped': {}, 'undelivered': 0}
-    latency = {}
-    dropped: Counter = Counter()
-    for camera, values in run.status.items():
-        frames['processed'] += int(values.get('processed', 0))
-        dropped.update({key.split('.', 1)[1]: int(value) for key, value in values.items()
-                        if key.startswith('dropped.')})
-        latency[camera] = _latency(values)
-    frames['dropped'] = dict(dropped)
-    # Published, but neither processed nor dropped by the node: DDS did not deliver it.
-    frames['undelivered'] = max(0, frames['in'] - frames['processed'] - sum(dropped.values()))
-    frames['left_out'] = run.replay['undecodable']
-    frames['lost_in_input'] = run.replay['lost_in_input']
+    frames = _input_frames(run)
+    figures = _node_figures(run.status['detector'], frames['in'])
+    return {**facts, 'frames': {'in': frames.pop('in'), **figures['frames'], **frames},
+            'detections_messages': sum(map(len, run.results[STUDENT].values())),
+            'detections_per_class': per_class, 'latency_ms': figures['latency_ms'],
+            'wall_s': run.replay['wall_s'], 'input_problems': run.replay['input_problems']}
+
+
+def summarise_hybrid(run: DemoRun, answers: Mapping[Key, Answer], states: Mapping[str, Sequence[Span]],
+                     per_class: dict[str, int], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the summary document of the hybrid.
+
+    `frames` are the student's, which sees all; `teacher` counts the frames that it was sent.
+
+    :param facts: input, models and settings, put in front.
+    """
+    frames, verified = _input_frames(run), verified_figures(run, answers)
+    student = _node_figures(run.status['student'], frames['in'])
+    summary = {
+        **facts, 'frames': {'in': frames.pop('in'), **student['frames'], **frames}, 'verified': verified,
+        'states_s': {camera: _durations(spans) for camera, spans in states.items()},
+        'detections_per_class': per_class, 'latency_ms': student['latency_ms']}
+    if 'teacher' in run.status:
+        summary['teacher'] = _node_figures(run.status['teacher'], verified['sent'] + verified['probes'])
+    return {**summary, 'wall_s': run.replay['wall_s'], 'input_problems': run.replay['input_problems']}
+
+
+def _input_frames(run: DemoRun) -> dict[str, Any]:
+    """Return what the replay tells of frames."""
+    frames: dict[str, Any] = {'in': run.replay['frames'], 'left_out': run.replay['undecodable'],
+                              'lost_in_input': run.replay['lost_in_input']}
     if run.replay['answers'] or run.replay['timeouts']:
         frames['unanswered_in_time'] = run.replay['timeouts']
-    return {**facts, 'frames': frames, 'detections_messages': sum(map(len, run.detections.values())),
-            'detections_per_class': per_class, 'latency_ms': latency, 'wall_s': run.replay['wall_s'],
-            'input_problems': run.replay['input_problems']}
+    return frames
 
 
-def _latency(values: dict[str, str]) -> dict[str, dict[str, float]]:
+def _node_figures(status: Mapping[str, Mapping[str, str]], published: int) -> dict[str, Any]:
+    """
+    Return what became of the frames for a detector, and how long they took.
+
+    :param status: namespace of a camera -> values of its last status.
+    """
+    dropped: Counter = Counter()
+    for values in status.values():
+        dropped.update({key.split('.', 1)[1]: int(value) for key, value in values.items()
+                        if key.startswith('dropped.')})
+    processed = sum(int(values.get('processed', 0)) for values in status.values())
+    # Published, but neither processed nor dropped by the node: DDS did not deliver it.
+    undelivered = max(0, published - processed - sum(dropped.values()))
+    return {'frames': {'processed': processed, 'dropped': dict(dropped), 'undelivered': undelivered},
+            'latency_ms': {camera: _latency(values) for camera, values in status.items()}}
+
+
+def _durations(spans: Sequence[Span]) -> dict[str, float]:
+    """Return how long each state lasted."""
+    total: Counter = Counter()
+    for span in spans:
+        total[span.state] += span.end_ns - span.start_ns
+    return {state: round(duration_ns / 1e9, 2) for state, duration_ns in total.items()}
+
+
+def _latency(values: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Read `<stage>.<percentile>_ms` values of a status, in the order of the stages."""
     stages: dict[str, dict[str, float]] = {}
     for key, value in values.items():
@@ -131,29 +193,3 @@ def _latency(values: dict[str, str]) -> dict[str, dict[str, float]]:
             stages.setdefault(stage, {})[statistic[:-3]] = float(value)
     order = [stage for stage in STAGE_ORDER if stage in stages]
     return {stage: stages[stage] for stage in order + [stage for stage in stages if stage not in order]}
-
-
-def table(summary: dict[str, Any], out: Path) -> str:
-    """Return the summary for a terminal."""
-    frames, model, source = summary['frames'], summary['model'], summary['input']
-    dropped = ', '.join(f'{count} {reason}' for reason, count in frames['dropped'].items()) or 'none'
-    if frames['undelivered']:
-        dropped += f', {frames["undelivered"]} not delivered'
-    rows = [
-        ('input', source['title'] + (' [RENDERED, NOT FOOTAGE]' if source['rendered'] else '')),
-        ('origin', source['origin']),
-        ('model', f'{model["name"]}, sha256 {model["sha256"][:12]}'),
-        ('frames', f'{frames["in"]} published, {frames["processed"]} processed in {summary["wall_s"]:.1f} s'),
-        ('dropped', dropped),
-        ('found', ', '.join(f'{count} {label}' for label, count in summary['detections_per_class'].items())),
-    ]
-    lines = [f'{name:<9}{text}' for name, text in rows]
-    for camera, stages in summary['latency_ms'].items():
-        lines.append(f'\n{"latency of " + camera + " [ms]":<28}{"median":>8}{"95 %":>8}{"99 %":>8}{"max":>8}')
-        lines += [f'  {stage:<26}' + ''.join(f'{values.get(key, float("nan")):>8.1f}'
-                                             for key in ('p50', 'p95', 'p99', 'max'))
-                  for stage, values in stages.items()]
-    lines += [f'\n{out / "overview.png"}      annotated frames',
-              f'{out / "detections.mcap"}   images, detections, annotations: open it in Foxglove',
-              f'{out / "summary.json"}      these figures']
-    return '\n'.join(lines)

@@ -1,12 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Run replay_node and detector_node as real processes over DDS and record what comes out."""
+"""Run replay_node and the nodes of a demo as real processes over DDS and record what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import ctypes
-import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from kd_perception.cli.demo_plan import NodeSpec
+from kd_perception.cli.demo_wire import DemoRun, Wire
 from kd_perception.errors import RosInterfaceError
 
 READY_TIMEOUT_S = 60.0
@@ -27,6 +29,8 @@ READY_TIMEOUT_S = 60.0
 REPLAY_MARGIN_S = 60.0
 # The detector reports once a second; its last report must have seen the last frame.
 SETTLE_TIMEOUT_S = 6.0
+# Beyond the deadline, how long the last verified messages may take to arrive.
+VERIFIED_MARGIN_S = 1.0
 STOP_TIMEOUT_S = 8.0
 # Raw images fit into one datagram of the default transports only in pieces; these carry them whole.
 LARGE_DATA = 'LARGE_DATA?max_msg_size=3MB&sockets_size=3MB'
@@ -34,25 +38,6 @@ _LOG_TAIL_LINES = 12
 # Loaded here, since between fork and exec of a process with threads nothing may be.
 _LIBC = ctypes.CDLL(None)
 _INTERRUPTED = threading.Event()
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoRun:
-    """
-    What a run left behind.
-
-    :param replay: the replay node's report.
-    :param detections: camera -> CDR `Detection2DArray` messages in the order of their arrival.
-    :param label_info: camera -> CDR `LabelInfo`.
-    :param diagnostics: (recorded time at arrival, CDR `DiagnosticArray`).
-    :param status: camera -> values of its last diagnostic status.
-    """
-
-    replay: dict
-    detections: dict[str, list[bytes]]
-    label_info: dict[str, bytes]
-    diagnostics: list[tuple[int, bytes]]
-    status: dict[str, dict[str, str]]
 
 
 def prepare_environment() -> None:
@@ -82,9 +67,11 @@ class Child:
     `python -m MODULE --ros-args --params-file FILE` in a process of its own, its output in a log file.
 
     Parameters travel in a file: on the command line a path such as `2011` would be read as a number.
+
+    :param nice: added to its niceness.
     """
 
-    def __init__(self, module: str, node: str, parameters: dict[str, Any], folder: Path):
+    def __init__(self, module: str, node: str, parameters: dict[str, Any], folder: Path, nice: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
         self.name = node
         self.log_path = folder / f'{node}.log'
@@ -97,9 +84,11 @@ class Child:
             filter(None, (package_root, os.environ.get('PYTHONPATH'))))
         with self.log_path.open('wb') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', module, '--ros-args', '--params-file', str(params.resolve())],
+                [sys.executable, '-m', module, '--ros-args', '-r', f'__node:={node}', '--params-file',
+                 str(params.resolve())],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment,
-                start_new_session=True, preexec_fn=_die_with_parent)
+                start_new_session=True,
+                preexec_fn=functools.partial(_before_exec, nice))
 
     @property
     def ended(self) -> bool:
@@ -128,53 +117,52 @@ class Child:
         self.process.stdout.close()
 
 
-def _die_with_parent() -> None:
+def _before_exec(nice: int) -> None:
     """Ask Linux to end the child when this process is killed without a chance to clean up."""
+    if nice:
+        os.nice(nice)
     with contextlib.suppress(AttributeError):
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def run(cameras: Sequence[str], detector: dict[str, Any], replay: dict[str, Any], limit_s: float,
+def run(cameras: Sequence[str], nodes: Sequence[NodeSpec], replay: dict[str, Any], limit_s: float,
         logs: Path) -> DemoRun:
     """
-    Start both nodes, play to the end, stop them.
+    Start the nodes, play to the end, stop them.
 
-    :param detector, replay: parameters of the nodes.
+    :param nodes: detectors, each for cameras of its own; one named `fallback` is for `cameras`.
+    :param replay: parameters of the replay node.
     :param limit_s: longest time that the playing itself may take; a margin is added.
-    :raises RosInterfaceError: a node failed or did not end in time; both are gone by then.
+    :raises RosInterfaceError: a node failed or did not end in time; all are gone by then.
     """
     import rclpy
-    from diagnostic_msgs.msg import DiagnosticArray
-    from vision_msgs.msg import Detection2DArray, LabelInfo
-
-    from kd_perception.nodes.recorder import Recorder
-    detections = {camera: f'/{camera}/detections' for camera in cameras}
-    labels = {camera: f'/{camera}/label_info' for camera in cameras}
-    topics = {**dict.fromkeys(detections.values(), Detection2DArray),
-              **dict.fromkeys(labels.values(), LabelInfo), '/diagnostics': DiagnosticArray}
     children: list[Child] = []
     # SIGTERM becomes an exception, so that the children are stopped on that way too. An exception that is
-    # raised while a callback from C runs can get lost there: `_wait` asks the flag too.
+    # raised while a callback from C runs can get lost there: `_spin_until` asks the flag too.
     _INTERRUPTED.clear()
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
     node = rclpy.create_node('demo')
     try:
-        recorder = Recorder(node, topics, latched=tuple(labels.values()))
-        detector_node = Child('kd_perception.nodes.detector_node', 'detector', detector, logs)
-        children.append(detector_node)
-        _wait(node, lambda: all(recorder.of(topic) for topic in labels.values()) and all(
-            recorder.publishers(topic) for topic in detections.values()), READY_TIMEOUT_S, children,
-            'did not become ready')
+        wire = Wire(node, cameras, nodes)
+        for spec in nodes:
+            children.append(Child(spec.module, spec.name, spec.parameters, logs, spec.nice))
+        ready_by = time.monotonic() + READY_TIMEOUT_S
+        for spec, child in zip(nodes, list(children)):
+            _wait(node, functools.partial(wire.ready, spec), ready_by - time.monotonic(), children, child,
+                  'did not become ready')
         replay_node = Child('kd_perception.nodes.replay_node', 'replay', replay, logs)
         children.append(replay_node)
-        _wait(node, lambda: replay_node.ended, limit_s + REPLAY_MARGIN_S, [replay_node, detector_node],
+        _wait(node, lambda: replay_node.ended, limit_s + REPLAY_MARGIN_S, children, replay_node,
               'did not end')
         report = _report_of(replay_node)
-        reports = len(recorder.of('/diagnostics'))
-        # One report may have been under way when the last frame was done; the next one has it.
-        _wait(node, lambda: len(recorder.of('/diagnostics')) >= reports + 2, SETTLE_TIMEOUT_S, children[:1],
-              'stopped reporting')
+        children.remove(replay_node)
+        _spin_until(node, wire.all_verified, wire.deadline_s + VERIFIED_MARGIN_S, children)
+        reports = len(wire.recorder.of('/diagnostics'))
+        # One report of each may have been under way when the last frame was done; the next one has it.
+        _wait(node, lambda: len(wire.recorder.of('/diagnostics')) >= reports + 2 * len(nodes),
+              SETTLE_TIMEOUT_S, children, children[0], 'stopped reporting')
+        _spin_until(node, wire.all_verified, wire.deadline_s + VERIFIED_MARGIN_S, children)
     finally:
         for child in reversed(children):
             child.stop()
@@ -182,11 +170,7 @@ def run(cameras: Sequence[str], detector: dict[str, Any], replay: dict[str, Any]
         rclpy.try_shutdown()
         for number, handler in before.items():
             signal.signal(number, handler)
-    arrays = [message.raw for message in recorder.of('/diagnostics')]
-    return DemoRun(
-        report, {camera: [m.raw for m in recorder.of(topic)] for camera, topic in detections.items()},
-        {camera: recorder.of(topic)[-1].raw for camera, topic in labels.items()},
-        _stamped(arrays), _last_status(arrays, cameras))
+    return wire.result(report)
 
 
 def _interrupt(*_: Any) -> None:
@@ -194,8 +178,9 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _wait(node: Any, condition, timeout_s: float, children: Sequence[Child], what: str) -> None:
-    """Spin until the condition holds; a child that ends before is a failure, except the one waited for."""
+def _spin_until(node: Any, condition: Callable[[], bool], timeout_s: float,
+                children: Sequence[Child]) -> bool:
+    """Spin until the condition holds, and return whether it does; a child that ends before is a failure."""
     import rclpy
     end = time.monotonic() + timeout_s
     while not condition():
@@ -205,8 +190,16 @@ def _wait(node: Any, condition, timeout_s: float, children: Sequence[Child], wha
             if child.ended and not condition():
                 raise child.failure(f'ended with exit code {child.process.returncode}')
         if time.monotonic() > end:
-            raise children[0].failure(f'{what} within {timeout_s:.0f} s')
+            return False
         rclpy.spin_once(node, timeout_sec=0.1)
+    return True
+
+
+def _wait(node: Any, condition: Callable[[], bool], timeout_s: float, children: Sequence[Child],
+          awaited: Child, what: str) -> None:
+    """Spin until the condition holds; that it does not is the failure of the child that is waited for."""
+    if not _spin_until(node, condition, timeout_s, children):
+        raise awaited.failure(f'{what} within {max(0.0, timeout_s):.0f} s')
 
 
 def _report_of(replay_node: Child) -> dict:
@@ -218,20 +211,3 @@ def _report_of(replay_node: Child) -> dict:
         return json.loads(lines[-1])
     except ValueError:
         raise replay_node.failure('gave no report') from None
-
-
-def _stamped(arrays: Sequence[bytes]) -> list[tuple[int, bytes]]:
-    from kd_perception.bags.messages import parse_header
-    return [(parse_header(raw)[0], raw) for raw in arrays]
-
-
-def _last_status(arrays: Sequence[bytes], cameras: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the values of each camera's last status."""
-    from kd_perception.bags.typestore import deserialize, DIAGNOSTIC_ARRAY
-    found: dict[str, dict[str, str]] = {}
-    for raw in arrays:
-        for status in deserialize(raw, DIAGNOSTIC_ARRAY).status:
-            for camera in cameras:
-                if status.name == f'detector: camera {camera}':
-                    found[camera] = {pair.key: pair.value for pair in status.values}
-    return found

@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Tuple
 # starts for them spend more time waiting for one another than computing.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
+from kd_perception.cli import evaluate_hybrid  # noqa: E402
 from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
 from kd_perception.evaluation.compare import compare, Delta, load_report  # noqa: E402
 from kd_perception.evaluation.conditions import (  # noqa: E402
@@ -37,7 +38,8 @@ EXAMPLES = """\
   kd_perception evaluate --bag drive --labels /camera/ground_truth --model teacher --out report
   kd_perception evaluate compare before/report.json after/report.json \\
       --metric results.Car.moderate.ap_r40=0.5 --metric miss_rate.reasonable=0.01
-                                                   exit code 1 if a metric became worse by more"""
+                                                   exit code 1 if a metric became worse by more
+  kd_perception evaluate hybrid --help             student and teacher together"""
 
 EXIT_OK, EXIT_WORSE = 0, 1
 REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
@@ -45,7 +47,7 @@ REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', metavar='[compare]')
+    actions = parser.add_subparsers(dest='action', metavar='[compare|hybrid]')
     source = parser.add_argument_group('what to evaluate')
     source.add_argument('--labels', metavar='DIR|TOPIC',
                         help='folder of KITTI label files <frame>.txt; with --bag also the topic of labels')
@@ -91,12 +93,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='fail if this metric became worse by more than the tolerance; may be repeated')
     second.add_argument('--tolerance', type=float, default=0.0,
                         help='for metrics without one of their own (default: 0)')
+    evaluate_hybrid.add_arguments(actions.add_parser(
+        'hybrid', help='AP against the share of frames sent to a teacher, gate by gate'))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `evaluate` or `evaluate compare`."""
+    """Run `evaluate`, `evaluate compare` or `evaluate hybrid`."""
     if args.action == 'compare':
         return _compare(args)
+    if args.action == 'hybrid':
+        return evaluate_hybrid.run(args)
     started = time.monotonic()
     options = _options(args)
     frames = _frame_set(args)

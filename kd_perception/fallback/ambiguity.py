@@ -106,6 +106,11 @@ class FeatureSettings:
     history_age_ns: int = 1_000_000_000
     max_boxes: int = 200
 
+    @classmethod
+    def of_thresholds(cls, low: float, work: float) -> FeatureSettings:
+        """Return the settings for a detector of these thresholds; the band lies around the working one."""
+        return cls(score_low=low, score_work=work, band_low=0.6 * work, band_high=min(1.0, 1.5 * work))
+
     def __post_init__(self):
         """Check ranges."""
         if not 0 < self.score_low <= self.score_work <= 1:

@@ -19,7 +19,7 @@ import enum
 from typing import Any
 
 from kd_perception.detection.detections import Detections
-from kd_perception.fallback.gate import GateDecision
+from kd_perception.fallback.gate import GateDecision, NO_IMAGE
 from kd_perception.fallback.merge import Merged, Merger
 from kd_perception.fallback.provenance import Output, Provenance, Source
 from kd_perception.fallback.steady import SteadyTime
@@ -50,12 +50,15 @@ class ArbiterSettings:
     Limits.
 
     :param deadline_ns: an output leaves at most this long after the student's result.
+    :param reserve_ns: waiting for the teacher ends this long before the deadline: what the owner's timer and
+        publishing take, so that the promise is kept to the consumer and not to the alarm.
     :param max_pending: results that may wait; one more releases the oldest with the student's result.
     :param max_remembered: frames sent whose stamps are remembered after they left, to tell late answers
         from unknown ones.
     """
 
     deadline_ns: int = 150_000_000
+    reserve_ns: int = 0
     max_pending: int = 64
     max_remembered: int = 256
 
@@ -63,6 +66,8 @@ class ArbiterSettings:
         """Check ranges."""
         if not 0 < self.deadline_ns <= 60_000_000_000:
             raise ValueError('deadline_ns must be positive and at most 60 s')
+        if not 0 <= self.reserve_ns < self.deadline_ns:
+            raise ValueError('reserve_ns must not be negative, and less than deadline_ns')
         if not (1 <= self.max_pending <= 10_000 and 1 <= self.max_remembered <= 100_000):
             raise ValueError('max_pending must be in 1..10000, max_remembered in 1..100000')
 
@@ -98,19 +103,28 @@ class _Pending:
     """A student's result that has not left."""
 
     __slots__ = ('sequence', 'stamp_ns', 'detections', 'decision', 'context', 'image_age_ns', 'arrived_ns',
-                 'due_ns', 'deadline_ns', 'waiting', 'merged', 'answered_ns', 'unverified')
+                 'due_ns', 'deadline_ns', 'waiting', 'asked', 'merged', 'answered_ns', 'unverified')
 
     def __init__(self, sequence: int, stamp_ns: int, detections: Detections, decision: GateDecision,
-                 context: Any, image_age_ns: int | None, arrived_ns: int, deadline_ns: int):
+                 context: Any, image_age_ns: int | None, arrived_ns: int, settings: ArbiterSettings,
+                 asked: bool):
         self.sequence, self.stamp_ns, self.detections = sequence, stamp_ns, detections
         self.decision, self.context, self.image_age_ns = decision, context, image_age_ns
         self.arrived_ns = arrived_ns
-        self.due_ns = deadline_ns           # what was promised when it came
-        self.deadline_ns = deadline_ns      # at most that; less where a later one is due before
+        self.due_ns = arrived_ns + settings.deadline_ns         # what was promised when it came
+        # Before that; earlier still where a later one is due before.
+        self.deadline_ns = self.due_ns - settings.reserve_ns
         self.waiting = decision.send and not decision.probe
+        self.asked = asked      # False: its image has yet to come before the teacher can be asked
         self.merged: Merged | None = None
         self.answered_ns: int | None = None
         self.unverified = '' if self.waiting else decision.denied
+
+
+def _sent(entry: _Pending) -> str:
+    if not entry.decision.send or not entry.asked:
+        return 'no'
+    return 'probe' if entry.decision.probe else 'yes'
 
 
 class Arbiter:
@@ -150,6 +164,11 @@ class Arbiter:
         return len(self._queue)
 
     @property
+    def waiting(self) -> int:
+        """Results that wait for an answer, as of the last call."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
     def remembered(self) -> int:
         """Stamps remembered of frames that have left; bounded."""
         return len(self._left) + len(self._probes)
@@ -170,12 +189,13 @@ class Arbiter:
         return self._worst_lateness_ns
 
     def on_student(self, stamp_ns: int, detections: Detections, decision: GateDecision, now_ns: int,
-                   context: Any = None, image_age_ns: int | None = None) -> StudentStep:
+                   context: Any = None, image_age_ns: int | None = None, asked: bool = True) -> StudentStep:
         """
         Take a result of the student; `decision.send` tells that its image goes to the teacher now.
 
         :param context: handed back with the output, for example the message's header.
         :param image_age_ns: age of the image on arrival of the result, by the stamps' own clock.
+        :param asked: False: its image is still on its way; see `on_asked` and `on_image_lost`.
         """
         elapsed_ns = self._time.advance(now_ns)
         outputs = self._expire(elapsed_ns)
@@ -184,7 +204,7 @@ class Arbiter:
             self._counts['stamps_not_rising'] += 1
         self._last_stamp_ns = stamp_ns
         entry = _Pending(self._sequence, stamp_ns, detections, decision, context, image_age_ns, elapsed_ns,
-                         elapsed_ns + self._settings.deadline_ns)
+                         self._settings, asked)
         self._sequence += 1
         # After the deadline was shortened, those before may not hold this one back beyond its own.
         for earlier in self._queue:
@@ -216,6 +236,25 @@ class Arbiter:
         verdict, sequence = self._judge(stamp_ns, detections, elapsed_ns)
         self._counts[f'answer.{verdict.value}'] += 1
         return TeacherStep(verdict, sequence, (*outputs, *self._release_ready(elapsed_ns)))
+
+    def on_asked(self, sequence: int) -> bool:
+        """Report that a frame's image came after its result and goes out now; False: it waits no more."""
+        entry = self._waiting_entry(sequence)
+        if entry is not None:
+            entry.asked = True
+        return entry is not None
+
+    def on_image_lost(self, sequence: int, now_ns: int) -> tuple[Output, ...]:
+        """Report that a frame's image will not come; it leaves with the student's result."""
+        elapsed_ns = self._time.advance(now_ns)
+        outputs = self._expire(elapsed_ns)
+        entry = self._waiting_entry(sequence)
+        if entry is not None and not entry.asked:
+            self._give_up(entry, NO_IMAGE)
+        return (*outputs, *self._release_ready(elapsed_ns))
+
+    def _waiting_entry(self, sequence: int) -> _Pending | None:
+        return next((entry for entry in self._queue if entry.sequence == sequence and entry.waiting), None)
 
     def on_tick(self, now_ns: int) -> tuple[Output, ...]:
         """Let time pass; return the outputs whose deadline has come. Call it at `next_deadline`."""
@@ -273,7 +312,7 @@ class Arbiter:
         outputs = []
         while self._queue and self._queue[0].deadline_ns <= elapsed_ns:
             if self._queue[0].waiting:
-                self._give_up(self._queue[0], DEADLINE)
+                self._give_up(self._queue[0], DEADLINE if self._queue[0].asked else NO_IMAGE)
             outputs.append(self._release(elapsed_ns))
         return outputs + self._release_ready(elapsed_ns)
 
@@ -285,7 +324,7 @@ class Arbiter:
 
     def _give_up(self, entry: _Pending, why: str, answers_due: int = 1) -> None:
         entry.unverified = why
-        self._settle(entry, answers_due)
+        self._settle(entry, answers_due if entry.asked else 0)
 
     def _settle(self, entry: _Pending, answers_due: int) -> None:
         """Stop waiting for an answer to `entry`."""
@@ -311,7 +350,7 @@ class Arbiter:
             source = Source.MERGED if merged.from_student else Source.TEACHER
         else:
             merged = self.merger.student_only(entry.detections)
-            if decision.send and not decision.probe and entry.unverified != UNUSABLE:
+            if decision.send and entry.asked and not decision.probe and entry.unverified != UNUSABLE:
                 source = Source.STUDENT_LATE_TEACHER
             elif decision.ambiguous or entry.unverified == UNUSABLE:
                 source = Source.STUDENT_NO_TEACHER
@@ -330,7 +369,7 @@ class Arbiter:
             detections=merged.detections,
             provenance=Provenance(
                 source=source, reason=decision.reason, ambiguity=decision.score, ambiguous=decision.ambiguous,
-                audit=decision.audit, sent='probe' if decision.probe else 'yes' if decision.send else 'no',
+                audit=decision.audit, sent=_sent(entry),
                 unverified=entry.unverified, from_student=merged.from_student,
                 waited_ns=elapsed_ns - entry.arrived_ns,
                 teacher_ns=None if entry.answered_ns is None else entry.answered_ns - entry.arrived_ns,

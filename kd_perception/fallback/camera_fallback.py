@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 from kd_perception.detection.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureVector
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, DEADLINE, TeacherStep, Verdict
 from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
-from kd_perception.fallback.gate import Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_OFF, TEACHER_OUT
+from kd_perception.fallback.gate import (
+    Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_BUSY, TEACHER_OFF, TEACHER_OUT)
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.fallback.provenance import Output, Source
 from kd_perception.fallback.rate_budget import RateBucket
+from kd_perception.fallback.running_threshold import RunningThreshold
 from kd_perception.fallback.scene import SceneSignals
-from kd_perception.fallback.scores import Scorer
+from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
 
 
@@ -25,6 +28,10 @@ class FallbackSettings:
     """
     All that a user may tune, live.
 
+    :param running: the gate's thresholds follow the camera's scores, so that `gate.share` of the frames
+        reaches them (`RunningThreshold`); its own are for the first frames.
+    :param max_in_flight: frames of the camera that may be with the teacher at once. A detector of this
+        package works on one and keeps the newest that waits: a third request would undo the second.
     :param teacher: False: there is no teacher, by design; the state is DEGRADED and says so.
     :param breaker: its `probe_deadline_ns` is replaced by the arbiter's deadline.
     """
@@ -35,6 +42,13 @@ class FallbackSettings:
     merge: MergeSettings = MergeSettings()
     state: StateSettings = StateSettings()
     teacher: bool = True
+    running: bool = False
+    max_in_flight: int = 2
+
+    def __post_init__(self):
+        """Check ranges."""
+        if not 1 <= self.max_in_flight <= 1000:
+            raise ValueError('max_in_flight must be in 1..1000')
 
     def breaker_settings(self) -> BreakerSettings:
         """Return the breaker's settings, with the deadline that all requests have."""
@@ -48,12 +62,14 @@ class FrameStep:
 
     :param outputs: to be published now, in this order.
     :param send: the image of this stamp goes to the teacher now.
+    :param sequence: number of the result.
     """
 
     outputs: tuple[Output, ...]
     send: bool
     decision: GateDecision
     features: FeatureVector
+    sequence: int
 
 
 class CameraFallback:
@@ -75,6 +91,7 @@ class CameraFallback:
         self.extractor, self.scorer = extractor, scorer
         self._settings = settings
         self.gate = Gate(settings.gate, seed, rate)
+        self._running = RunningThreshold(settings.gate.share, settings.gate.enter)
         self._owns_breaker = breaker is None
         self.breaker = TeacherBreaker(settings.breaker_settings()) if breaker is None else breaker
         self.arbiter = Arbiter(Merger(labels, settings.merge), settings.arbiter)
@@ -93,6 +110,7 @@ class CameraFallback:
     def configure(self, settings: FallbackSettings) -> None:
         """Change the settings between frames; nothing that waits is lost, no count or token is reset."""
         self._settings = settings
+        self._running.share, self._running.prior = settings.gate.share, settings.gate.enter
         self.gate.configure(settings.gate)
         if self._owns_breaker:
             self.breaker.configure(settings.breaker_settings())
@@ -107,24 +125,48 @@ class CameraFallback:
     def on_student(self, stamp_ns: int, detections: Detections, now_ns: int, *,
                    image_hw: tuple[int, int] | None = None, scene: SceneSignals | None = None,
                    image_at_hand: bool = True, context: Any = None,
-                   image_age_ns: int | None = None) -> FrameStep:
+                   image_age_ns: int | None = None, suspect: str = '',
+                   image_awaited: bool = False) -> FrameStep:
         """
         Take a result of the student, down to its low threshold.
 
         :param image_hw: (height, width) px, None where unknown. :param scene: None: not measured.
         :param image_at_hand: False: the image is gone, so that it cannot be sent.
         :param context, image_age_ns: see `Arbiter.on_student`.
+        :param suspect: why the result itself cannot be believed; the frame is then ambiguous for this reason,
+            whatever the scorer would say.
+        :param image_awaited: the image is not here yet, but may come: `send` then means that it is to be sent
+            when it does (`on_late_image`), unless it turns out to be lost (`on_image_lost`).
         """
         self._state.student(now_ns)
         features = self.extractor.extract(detections, stamp_ns, image_hw, scene)
-        blocked, probe_due = self._blocked(now_ns, image_at_hand)
-        decision = self.gate.decide(self.scorer.explain(features), now_ns, blocked, probe_due)
-        step = self.arbiter.on_student(stamp_ns, detections, decision, now_ns, context, image_age_ns)
+        blocked, probe_due = self._blocked(now_ns, image_at_hand or image_awaited)
+        probe_due = probe_due and image_at_hand
+        ambiguity = Ambiguity(math.inf, suspect) if suspect else self.scorer.explain(features)
+        if self._settings.running:
+            self.gate.configure(self._running.gate(self._settings.gate))
+            self._running.add(ambiguity.score)
+        decision = self.gate.decide(ambiguity, now_ns, blocked, probe_due)
+        step = self.arbiter.on_student(
+            stamp_ns, detections, decision, now_ns, context, image_age_ns, asked=image_at_hand)
         # What expired by now is heard of before the new request is.
         self._tell_misses(step.outputs, now_ns)
-        if decision.send:
+        if decision.send and image_at_hand:
             self.breaker.sent((self.camera, step.sequence), now_ns, decision.probe)
-        return FrameStep(step.outputs, decision.send, decision, features)
+        return FrameStep(step.outputs, decision.send, decision, features, step.sequence)
+
+    def on_late_image(self, sequence: int, now_ns: int) -> bool:
+        """Report that an awaited image came; return whether it goes to the teacher now."""
+        asked = self.arbiter.on_asked(sequence)
+        if asked:
+            self.breaker.sent((self.camera, sequence), now_ns)
+        return asked
+
+    def on_image_lost(self, sequence: int, now_ns: int) -> tuple[Output, ...]:
+        """Report that an awaited image will not come."""
+        outputs = self.arbiter.on_image_lost(sequence, now_ns)
+        self._tell_misses(outputs, now_ns)
+        return outputs
 
     def on_teacher(self, stamp_ns: int, detections: Detections | None, now_ns: int) -> TeacherStep:
         """
@@ -180,7 +222,8 @@ class CameraFallback:
         if not image_at_hand:
             return NO_IMAGE, False
         if self.breaker.available(now_ns):
-            return '', False
+            busy = self.arbiter.waiting >= self._settings.max_in_flight
+            return TEACHER_BUSY if busy else '', False
         return TEACHER_OUT, self.breaker.probe_due(now_ns)
 
     def _tell_misses(self, outputs: Sequence[Output], now_ns: int) -> None:

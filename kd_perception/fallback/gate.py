@@ -14,15 +14,17 @@ from kd_perception.fallback.scores import Ambiguity, CLEAR
 
 # A frame's reason besides the scorer's own and `clear`.
 AUDIT = 'audit'
+HELD = 'held'           # ambiguous by hysteresis alone
 # Why a frame that should have gone did not.
 SHARE_SPENT = 'share_budget'
 RATE_SPENT = 'rate_budget'
 TEACHER_OUT = 'teacher_unavailable'
 TEACHER_OFF = 'teacher_off'
 NO_IMAGE = 'no_image'
+TEACHER_BUSY = 'teacher_busy'
 # Chance draws audits in bunches: with room for one, near half of them would find no token.
 AUDIT_BURST = 3.0
-DENIALS = (SHARE_SPENT, RATE_SPENT, TEACHER_OUT, TEACHER_OFF, NO_IMAGE)
+DENIALS = (SHARE_SPENT, RATE_SPENT, TEACHER_OUT, TEACHER_OFF, NO_IMAGE, TEACHER_BUSY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ class GateDecision:
 
     :param send: the frame goes to the teacher.
     :param ambiguous: by score and hysteresis.
-    :param reason: the scorer's where it is ambiguous, else `audit` or `clear`.
+    :param reason: the scorer's where it is ambiguous, `held` where that is by hysteresis alone, else `audit`
+        or `clear`.
     :param audit: drawn by chance, ambiguous or not.
     :param probe: sent only to learn whether the teacher is back; its answer is not waited for.
     :param held: ambiguous by hysteresis alone.
@@ -130,7 +133,7 @@ class Gate:
         self._audits.frame()
         audit = bool(self._random.random() < s.audit_share)
         held = self._update(ambiguity.score)
-        reason = ambiguity.reason if self._ambiguous else AUDIT if audit else CLEAR
+        reason = HELD if held else ambiguity.reason if self._ambiguous else AUDIT if audit else CLEAR
         self._counts['frames'] += 1
         self._counts['ambiguous'] += self._ambiguous
 

@@ -42,6 +42,7 @@ class CameraChannel:
         self._compressed = settings.compressed
         self._image_qos = qos.image_input(settings.reliable, settings.image_depth)
         self.detections = node.create_lifecycle_publisher(Detection2DArray, f'{name}/detections', qos.RESULTS)
+        self.candidates = node.create_lifecycle_publisher(Detection2DArray, f'{name}/candidates', qos.RESULTS)
         self.label_info = node.create_lifecycle_publisher(LabelInfo, f'{name}/label_info', qos.LATCHED)
         self.debug_image = node.create_lifecycle_publisher(Image, f'{name}/debug_image', qos.DEBUG_IMAGE)
         self._subscription = None
@@ -70,7 +71,7 @@ class CameraChannel:
     def destroy(self) -> None:
         """Give the topics back."""
         self.unsubscribe()
-        for publisher in (self.detections, self.label_info, self.debug_image):
+        for publisher in (self.detections, self.candidates, self.label_info, self.debug_image):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def publish_label_info(self, labels: Sequence[str], threshold: float) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 from typing import Any
@@ -150,14 +150,9 @@ class DetectorSettings:
 
 def check_combination(values: Mapping[str, Any]) -> str:
     """Return why values that are fine one by one are refused together; empty where they are not."""
-    cameras = list(values['cameras'])
-    if not 1 <= len(cameras) <= MAX_CAMERAS:
-        return f'cameras: {len(cameras)} names, expected 1 to {MAX_CAMERAS}'
-    for camera in cameras:
-        if not _CAMERA.fullmatch(camera):
-            return f'cameras: {camera!r:.60} is not a topic namespace such as front or robot1/front'
-    if len(set(cameras)) != len(cameras):
-        return f'cameras: {cameras} names a camera twice'
+    reason = check_cameras(values['cameras'])
+    if reason:
+        return reason
     if values['silence_warn_s'] > values['silence_error_s']:
         return (f'silence_warn_s: {values["silence_warn_s"]:g} is above silence_error_s '
                 f'({values["silence_error_s"]:g})')
@@ -166,6 +161,19 @@ def check_combination(values: Mapping[str, Any]) -> str:
         return f'expected_sha256: {digest!r:.60} is not a sha256 in hexadecimal'
     if not values['model']:
         return 'model: is empty, expected the path of an ONNX file or a name in the manifest'
+    return ''
+
+
+def check_cameras(cameras: Sequence[str]) -> str:
+    """Return why a list of camera namespaces is refused; empty where it is fine."""
+    cameras = list(cameras)
+    if not 1 <= len(cameras) <= MAX_CAMERAS:
+        return f'cameras: {len(cameras)} names, expected 1 to {MAX_CAMERAS}'
+    for camera in cameras:
+        if not _CAMERA.fullmatch(camera):
+            return f'cameras: {camera!r:.60} is not a topic namespace such as front or robot1/front'
+    if len(set(cameras)) != len(cameras):
+        return f'cameras: {cameras} names a camera twice'
     return ''
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from sensor_msgs.msg import CompressedImage
 
+from kd_perception.bags.cdr import write_result
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.drawing import draw_detections
 from kd_perception.detection.onnx_detector import OnnxDetector
@@ -16,7 +17,7 @@ from kd_perception.health.camera_monitor import DISABLED
 from kd_perception.health.model_monitor import ModelMonitor
 from kd_perception.nodes.camera_channel import CameraChannel, Frame
 from kd_perception.nodes.conversions import (
-    bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr)
+    bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr, stamp_to_ns)
 from kd_perception.nodes.detector_parameters import Thresholds
 
 # Reasons for a dropped frame beyond those of `detection.image.REASONS`.
@@ -44,7 +45,11 @@ class FramePipeline:
         self._clock = clock
 
     def process(self, camera: str, frame: Frame) -> None:
-        """Turn one frame into exactly one message on `detections`, or into one counted drop."""
+        """
+        Turn one frame into exactly one message on `detections`, or into one counted drop.
+
+        Whoever listens to `candidates` gets the same frame's boxes down to the model's low threshold.
+        """
         channel, thresholds = self._channels[camera], self.thresholds
         taken_ns = self._clock()
         if not thresholds.enabled:
@@ -58,9 +63,14 @@ class FramePipeline:
             channel.drop(error.reason, str(error))
             return
         decoded_ns = self._clock()
+        own = self._detector.spec.thresholds
+        score = own.score if thresholds.score is None else thresholds.score
+        # Boxes below the working threshold suppress none above it: the results are those of one threshold.
+        wanted = channel.candidates.get_subscription_count() > 0
         try:
             result = self._detector.detect(
-                image, thresholds.score, thresholds.nms_iou, thresholds.max_detections)
+                image, min(own.score_low, score) if wanted else score, thresholds.nms_iou,
+                thresholds.max_detections)
         except Exception as error:  # whatever a runtime raises must not end the other cameras' service
             self._model_monitor.inference_failed(str(error))
             channel.drop(INFERENCE_ERROR, f'{INFERENCE_ERROR}: {error}')
@@ -69,9 +79,13 @@ class FramePipeline:
         if self.abandoned:
             return
         detected_ns = self._clock()
+        labels = self._detector.spec.labels
+        found = result.detections.above(score) if wanted else result.detections
         try:
-            channel.detections.publish(
-                detections_to_message(result.detections, self._detector.spec.labels, message.header))
+            channel.detections.publish(detections_to_message(found, labels, message.header))
+            if wanted:
+                channel.candidates.publish(write_result(
+                    result.detections, labels, stamp_to_ns(message.header.stamp), message.header.frame_id))
         except Exception as error:  # RCLError: the middleware refused, or the context is shutting down
             channel.drop(PUBLISH_ERROR, f'{PUBLISH_ERROR}: {error}')
             return
@@ -86,8 +100,8 @@ class FramePipeline:
         if age_ns is not None:
             stages['age'] = age_ns
             stages['staleness'] = age_ns - timings.inference_ns
-        channel.monitor.processed(stages, len(result.detections))
-        self._publish_debug_image(channel, image, result.detections, message)
+        channel.monitor.processed(stages, len(found))
+        self._publish_debug_image(channel, image, found, message)
 
     def fail(self, camera: str, error: Exception) -> None:
         """Count what `process` did not foresee: a fault of this package, and still only one frame's."""

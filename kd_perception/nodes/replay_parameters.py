@@ -71,6 +71,9 @@ REPLAY_PARAMETERS = (
         'Longest wait for a subscriber to each image topic before the first image; 0: do not wait.',
         changes='start', minimum=0.0, maximum=3600.0),
     ParameterSpec(
+        'min_subscribers', 'int', 1,
+        'So many subscribers of each image topic are waited for.', changes='start', minimum=1, maximum=100),
+    ParameterSpec(
         'lockstep', 'string', 'none',
         'Publish an image only after the answer to the one before: a message on C/detections or '
         'C/verified_detections with the stamp of the image.',
@@ -102,6 +105,7 @@ class ReplaySettings:
     duration_ns: int | None
     max_frames: int | None
     wait_for_subscribers_s: float
+    min_subscribers: int
     lockstep: str | None
     lockstep_timeout_s: float
     record: str | None
@@ -126,6 +130,7 @@ class ReplaySettings:
             rate=values['rate'], loop=values['loop'], start_offset_ns=round(values['start_offset_s'] * 1e9),
             duration_ns=round(values['duration_s'] * 1e9) or None, max_frames=values['max_frames'] or None,
             wait_for_subscribers_s=values['wait_for_subscribers_s'],
+            min_subscribers=values['min_subscribers'],
             lockstep=None if values['lockstep'] == 'none' else values['lockstep'],
             lockstep_timeout_s=values['lockstep_timeout_s'], record=values['record'] or None,
             publish_clock=values['publish_clock'], clock_period_ns=round(1e9 / values['clock_rate_hz']),

@@ -152,7 +152,7 @@ class ReplayTopics:
 
     def wait_for_peers(self, lockstep: Lockstep | None, spin: Callable[[], None]) -> None:
         """
-        Wait until each image topic has a subscriber (and in lockstep each answer a publisher).
+        Wait until each image topic has its subscribers (and in lockstep each answer a publisher).
 
         :raises RosInterfaceError: lockstep, and the time is up; without lockstep this is a warning.
         """
@@ -160,14 +160,15 @@ class ReplayTopics:
         end_ns = self._steady() + round(limit_s * 1e9)
         while True:
             missing = [publisher.topic_name for publisher in self._images.values()
-                       if not publisher.get_subscription_count()]
+                       if publisher.get_subscription_count() < self._settings.min_subscribers]
             missing += lockstep.topics_without_publisher() if lockstep else []
             if not missing or not self._node.context.ok():
                 return
             if self._steady() >= end_ns:
                 break
             spin()
-        text = f'nobody at the other end of {", ".join(missing)} after {limit_s:g} s'
+        who = 'nobody' if self._settings.min_subscribers == 1 else 'not everybody'
+        text = f'{who} at the other end of {", ".join(missing)} after {limit_s:g} s'
         if lockstep:
             raise RosInterfaceError(f'lockstep: {text}')
         if limit_s:

@@ -58,6 +58,21 @@ def test_clear_leaves_at_once():
         'image_age_ms': '30.000', 'deadline_met': 'true'}
 
 
+def test_the_reserve_keeps_the_promise_though_the_tick_is_late():
+    arbiter = make(reserve_ns=5 * MS)
+    student(arbiter, 7, 0)
+    assert arbiter.next_deadline() == 95 * MS
+    assert teacher(arbiter, 7, 95).verdict is Verdict.LATE, 'the reserve is not the teacher\'s'
+    student(arbiter, 8, 200)
+    out, = arbiter.on_tick(300 * MS)
+    assert out.provenance.deadline_met and arbiter.worst_lateness_ns == 0
+    student(arbiter, 9, 400)
+    out, = arbiter.on_tick(501 * MS)
+    assert not out.provenance.deadline_met and arbiter.worst_lateness_ns == MS
+    with pytest.raises(ValueError, match='reserve_ns'):
+        ArbiterSettings(deadline_ns=MS, reserve_ns=MS)
+
+
 def test_answer_in_time():
     arbiter = make()
     assert student(arbiter, 7, 0) == ()

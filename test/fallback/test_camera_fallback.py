@@ -2,6 +2,7 @@
 """The parts together: what a camera's fallback does as a whole."""
 
 import dataclasses
+from types import SimpleNamespace
 
 from kd_perception.detection.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
@@ -12,8 +13,9 @@ from kd_perception.fallback.estimator import Estimator, FeatureWeight
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
 from kd_perception.fallback.scene import SceneSignals
-from kd_perception.fallback.scores import SignalScorer
+from kd_perception.fallback.scores import Ambiguity, SignalScorer
 from kd_perception.fallback.state import FallbackState, StateSettings
+import numpy as np
 import pytest
 
 MS = 1_000_000
@@ -23,7 +25,7 @@ ANSWER = Detections([[50, 50, 90, 90]], [0.8], [1])
 SETTINGS = FallbackSettings(
     gate=GateSettings(share=1.0, audit_share=0.0, leave=0.5, leave_frames=1),
     arbiter=ArbiterSettings(deadline_ns=100 * MS),
-    breaker=BreakerSettings(misses=3, window=5, probe_interval_ns=500 * MS, successes=2))
+    breaker=BreakerSettings(misses=3, window=5, probe_interval_ns=500 * MS, successes=2), max_in_flight=9)
 
 
 def make(settings=SETTINGS, scorer=None, camera='front', **options):
@@ -239,3 +241,71 @@ def test_two_cameras_of_one_teacher():
     assert breaker.counts['answered'] == 1
     rear.configure(SETTINGS)
     assert breaker.settings == SETTINGS.breaker_settings()
+
+
+def test_an_image_that_comes_after_its_result_is_sent_then():
+    fallback = make()
+    step = student(fallback, 1, 0, image_at_hand=False, image_awaited=True)
+    assert step.send and step.outputs == () and fallback.counts()['breaker.requests'] == 0
+    assert fallback.on_late_image(step.sequence, 30 * MS)
+    assert fallback.counts()['breaker.requests'] == 1
+    out, = fallback.on_teacher(1, ANSWER, 60 * MS).outputs
+    assert out.provenance.source.value == 'teacher' and out.provenance.sent == 'yes'
+    assert not fallback.on_late_image(step.sequence, 70 * MS), 'it waits no more'
+
+
+@pytest.mark.parametrize('overtaken', [True, False])
+def test_an_image_that_never_comes_is_not_the_teachers_fault(overtaken):
+    fallback = make()
+    for i in range(4):
+        step = student(fallback, i, 1000 * i, image_at_hand=False, image_awaited=True)
+        now_ns = (1000 * i + (40 if overtaken else 100)) * MS
+        out, = fallback.on_image_lost(step.sequence, now_ns) if overtaken else fallback.on_tick(now_ns)
+        provenance = out.provenance
+        assert (provenance.source.value, provenance.unverified, provenance.sent) == (
+            'student-no-teacher', 'no_image', 'no')
+        assert provenance.deadline_met and provenance.waited_ns == (40 if overtaken else 100) * MS
+    assert fallback.breaker.state is BreakerState.CLOSED and fallback.counts()['breaker.missed'] == 0
+    assert fallback.on_image_lost(step.sequence, 10**10) == (), 'said twice'
+
+
+def test_no_probe_is_spent_on_an_image_that_is_not_there():
+    fallback = make()
+    for i in range(3):
+        student(fallback, i, 1000 * i)
+        fallback.on_tick((1000 * i + 100) * MS)
+    assert fallback.breaker.state is not BreakerState.CLOSED
+    step = student(fallback, 10, 60_000, image_at_hand=False, image_awaited=True)
+    assert not step.send and step.decision.denied == 'teacher_unavailable'
+    assert student(fallback, 11, 60_001).decision.probe
+
+
+def test_running_thresholds_send_the_most_ambiguous_frames_of_a_hard_road():
+    """With a fixed threshold that all frames reach, whichever comes first would be sent."""
+    gate = GateSettings(share=0.2, audit_share=0.0, enter=0.5, leave=0.4, leave_frames=1, burst=3)
+    hard = np.arange(400) % 5 == 3
+    scores = np.random.default_rng(0).uniform(0.7, 0.75, 400) + 0.2 * hard
+    hits = {}
+    for running in (False, True):
+        fallback = make(dataclasses.replace(SETTINGS, gate=gate, running=running),
+                        SimpleNamespace(explain=lambda features: Ambiguity(scores[len(sent)], 'band')))
+        sent = []
+        while len(sent) < len(scores):
+            sent.append(student(fallback, len(sent), 1000 * len(sent)).send)
+            fallback.on_teacher(len(sent) - 1, ANSWER, (1000 * (len(sent) - 1) + 50) * MS)
+        late = range(100, 400)
+        hits[running] = np.mean([sent[i] for i in late if scores[i] > 0.85])
+        assert np.mean(sent) <= 0.2 + 3 / 400
+    assert hits[True] > 0.7 and hits[True] > 2 * hits[False]
+
+
+def test_a_busy_teacher_is_not_asked():
+    fallback = make(dataclasses.replace(SETTINGS, max_in_flight=2))
+    steps = [student(fallback, i, 10 * i) for i in range(3)]
+    assert [step.send for step in steps] == [True, True, False]
+    assert steps[2].decision.denied == 'teacher_busy'
+    fallback.on_teacher(0, ANSWER, 50 * MS)
+    assert student(fallback, 3, 60).send, 'room again'
+    outputs = fallback.on_tick(500 * MS)
+    assert [o.provenance.unverified for o in outputs] == ['deadline', 'teacher_busy', 'deadline']
+    assert student(fallback, 4, 600).send, 'what is past its deadline is not waited for'

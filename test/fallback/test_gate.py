@@ -37,6 +37,7 @@ def test_hysteresis():
     assert [d.ambiguous for d in decisions] == [False, True, True, True, True, True, False, False, True]
     assert [d.held for d in decisions] == [False, False, True, True, True, True, False, False, False]
     assert [d.send for d in decisions] == [d.ambiguous for d in decisions]
+    assert all((d.reason == 'held') == d.held for d in decisions)
 
 
 def test_without_hysteresis():

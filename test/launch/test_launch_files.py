@@ -95,3 +95,76 @@ def test_detector_arguments_that_are_no_boolean_are_refused(arguments):
 def test_a_missing_params_file_is_named():
     with pytest.raises(ValueError, match='params_file:=/nowhere.yaml: no such file'):
         expand(DETECTOR, params_file='/nowhere.yaml')
+
+
+HYBRID = ROOT / 'launch' / 'hybrid.launch.py'
+HYBRID_DEFAULTS = {'cameras': '', 'student_model': '', 'teacher_model': '', 'teacher': 'true', 'only': '',
+                   'share': '', 'deadline_ms': '', 'compressed': '', 'use_sim_time': 'false'}
+
+
+@pytest.mark.parametrize('arguments,student,fallback,teacher', [
+    ({}, {}, {}, {}),
+    ({'cameras': ' front , robot1/rear ,'}, {'cameras': ['front', 'robot1/rear']},
+     {'cameras': ['front', 'robot1/rear']}, {'cameras': ['front/teacher', 'robot1/rear/teacher']}),
+    ({'student_model': 's.onnx'}, {'model': 's.onnx'}, {'student_model': 's.onnx'}, {}),
+    ({'teacher_model': 't.onnx'}, {}, {}, {'model': 't.onnx'}),
+    ({'share': '0.1', 'deadline_ms': '80'}, {}, {'share': 0.1, 'deadline_ms': 80.0}, {}),
+    ({'compressed': 'True'}, *({'image_transport': 'compressed'},) * 3),
+    ({'compressed': 'false'}, *({'image_transport': 'raw'},) * 3),
+    ({'teacher': 'remote'}, {}, {}, None),
+    ({'teacher': 'False'}, {}, {'teacher': False}, None),
+    ({'only': 'teacher', 'cameras': 'front'}, None, None, {'cameras': ['front/teacher']}),
+    ({'only': 'fallback', 'teacher': 'remote'}, None, {}, None),
+    ({'only': 'student', 'teacher': 'false'}, {}, None, None),
+])
+def test_hybrid_arguments_become_the_parameters_of_its_nodes(arguments, student, fallback, teacher):
+    for text, sim_time in (('false', False), ('True', True)):
+        have = load(HYBRID).hybrid_parameters({**HYBRID_DEFAULTS, **arguments, 'use_sim_time': text})
+        want = {'student': student, 'fallback': fallback, 'teacher': teacher}
+        assert have == {name: {'use_sim_time': sim_time, **values}
+                        for name, values in want.items() if values is not None}
+
+
+@pytest.mark.parametrize('arguments,reason', [
+    ({'teacher': 'maybe'}, 'teacher:=maybe: expected true, false or remote'),
+    ({'only': 'camera'}, 'only:=camera: expected one of student, fallback, teacher'),
+    ({'only': 'teacher', 'teacher': 'false'}, 'only:=teacher and teacher:=false contradict each other'),
+    ({'share': '1.5'}, 'share:=1.5: expected a number, 0 to 1'),
+    ({'share': 'much'}, 'share:=much: expected a number'),
+    ({'share': 'nan'}, 'share:=nan: expected a number'),
+    ({'deadline_ms': '0'}, 'deadline_ms:=0: expected a number, 1 to 60000'),
+    ({'compressed': '1'}, 'compressed:=1: expected true or false'),
+    ({'use_sim_time': ''}, 'use_sim_time:=: expected true or false'),
+])
+def test_hybrid_arguments_that_make_no_sense_are_refused(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        load(HYBRID).hybrid_parameters({**HYBRID_DEFAULTS, **arguments})
+
+
+@pytest.mark.parametrize('arguments,reason', [
+    ({'params_file': '/nowhere.yaml'}, 'params_file:=/nowhere.yaml: no such file'),
+    ({'teacher_nice': '20'}, 'teacher_nice:=20: expected a number, 0 to 19'),
+    ({'respawn': 'perhaps'}, 'respawn:=perhaps: expected true or false'),
+    ({'respawn_delay_s': '-1'}, 'respawn_delay_s:=-1: expected a number'),
+])
+def test_hybrid_arguments_for_launch_itself_are_checked_too(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        expand(HYBRID, **arguments)
+
+
+def test_hybrid_starts_what_is_asked_for():
+    def started(**arguments):
+        # No public accessor gives the name before the process is started.
+        return [(node.node_executable, node._Node__node_name) for node in expand(HYBRID, **arguments)]
+    student, fallback, teacher = (
+        ('detector_node', 'student'), ('fallback_node', 'fallback'), ('detector_node', 'teacher'))
+    assert started() == [student, fallback, teacher]
+    assert started(teacher='remote') == started(teacher='false') == [student, fallback]
+    assert started(only='teacher') == [teacher]
+
+
+def test_hybrid_lets_the_teacher_wait_for_the_others():
+    def prefixes(nice):
+        return [''.join(part.perform(LaunchContext()) for part in node.process_description.prefix or [])
+                for node in expand(HYBRID, teacher_nice=nice)]
+    assert prefixes('5') == ['', '', 'nice -n 5'] and prefixes('0') == ['', '', '']

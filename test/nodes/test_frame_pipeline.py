@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
+from kd_perception.bags.cdr import read_result  # noqa: E402
 from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor  # noqa: E402
@@ -60,7 +61,7 @@ class Channel(CameraChannel):
         self.name, self.lines = 'front', []
         self.monitor = CameraMonitor('front', '/front', CameraLimits(max_age_ns=0), clock)
         self.monitor.set_active(True)
-        self.detections, self.debug_image = Publisher(), Publisher()
+        self.detections, self.candidates, self.debug_image = Publisher(), Publisher(), Publisher()
         self._throttle = Throttle(10**9, clock)
         self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=self.lines.append))
 
@@ -161,6 +162,29 @@ def test_a_publish_error_costs_one_frame(bench):
 def test_an_unforeseen_error_is_counted(bench):
     bench.pipeline.fail('front', KeyError('x'))
     assert bench.values['dropped.internal_error'] == '1' and 'KeyError' in bench.channel.lines[0]
+
+
+def test_candidates_reach_down_to_the_low_threshold_and_change_no_result(bench):
+    bench.process()
+    bench.channel.candidates.subscribers = 1
+    message = bench.process()
+    before, after = bench.channel.detections.messages
+    assert [d.results[0].hypothesis.class_id for d in after.detections] == ['a']
+    assert after == before
+    raw, = bench.channel.candidates.messages
+    result = read_result(raw, SPEC.labels, 10)
+    assert (result.stamp_ns, result.frame_id) == (5_000_000_000, message.header.frame_id)
+    assert result.detections.class_ids.tolist() == [0, 1], 'the box of score 0.3, too'
+    assert bench.values['detections'] == '2', 'candidates are not counted as detections'
+    bench.pipeline.thresholds = Thresholds(score=0.95)
+    bench.process()
+    assert not bench.channel.detections.messages[-1].detections
+    assert len(read_result(bench.channel.candidates.messages[-1], SPEC.labels, 10).detections) == 2
+
+
+def test_candidates_are_not_published_to_nobody(bench):
+    bench.process()
+    assert bench.channel.candidates.messages == []
 
 
 def test_debug_image_only_while_somebody_looks(bench):

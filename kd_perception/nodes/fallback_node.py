@@ -1,0 +1,254 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""fallback_node: one verified answer to each student result, in time. See docs/fallback_node.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+
+from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import KdPerceptionError
+from kd_perception.fallback.ambiguity import FeatureExtractor
+from kd_perception.fallback.breaker import TeacherBreaker
+from kd_perception.fallback.camera_fallback import CameraFallback
+from kd_perception.fallback.judge import Judge
+from kd_perception.fallback.merge import LabelMap
+from kd_perception.fallback.rate_budget import RateBucket
+from kd_perception.health.fallback_monitor import recorder_report, teacher_report
+from kd_perception.health.throttle import Throttle
+from kd_perception.nodes import parameters, qos
+from kd_perception.nodes.diagnostics import diagnostics_message
+from kd_perception.nodes.fallback_channel import FallbackChannel
+from kd_perception.nodes.fallback_parameters import (
+    check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings)
+from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.recording.recorder import HardFrameRecorder
+from kd_perception.resources import models_folder
+
+DIAGNOSTICS_PERIOD_S = 1.0
+LOG_PERIOD_NS = 1_000_000_000
+# An alarm that is due already: the executor must still come round once.
+SOON_NS = 50_000
+# Requests in a row that teacher_rate_hz lets pass after a quiet time, of all cameras together.
+RATE_BURST = 1.0
+# What a slow disk gets to complete the recording.
+RECORDER_STOP_S = 5.0
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class FallbackNode(RobustLifecycleNode):
+    """
+    Lifecycle node: configure reads the student's facts, activate subscribes.
+
+    Everything happens on the executor's thread; nothing in it takes longer than reading a message.
+
+    :param load: loads the student's model file; a seam for tests.
+    :param clock: steady clock, nanoseconds.
+    """
+
+    def __init__(self, load: Callable[..., OnnxDetector] = OnnxDetector.load,
+                 clock: Callable[[], int] = time.monotonic_ns, **kwargs: Any):
+        """Declare parameters and start the diagnostics."""
+        super().__init__('fallback', **kwargs)
+        self._load, self._steady_ns = load, clock
+        self._spec: ModelSpec | None = None
+        self._judge: Judge | None = None
+        self._facts: tuple[tuple[str, str], ...] = ()
+        self._fault = ''
+        self._channels: dict[str, FallbackChannel] = {}
+        self._breaker = TeacherBreaker()
+        self._rate = RateBucket(None)
+        self._recorder: HardFrameRecorder | None = None
+        self._states: dict[str, str] = {}
+        self._throttle = Throttle(LOG_PERIOD_NS, clock)
+        self.settings = FallbackNodeSettings.from_values(
+            parameters.declare_parameters(self, FALLBACK_PARAMETERS))
+        for name in parameters.unknown_overrides(self, FALLBACK_PARAMETERS):
+            self.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
+        parameters.guard_changes(
+            self, FALLBACK_PARAMETERS, lambda: self.state == 'unconfigured', check_combination, self._apply)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+        # Steady clocks: deadlines hold whatever /clock does.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+        self._alarm = self.create_timer(DIAGNOSTICS_PERIOD_S, self._tick, clock=steady)
+        self._alarm.cancel()
+
+    def start(self) -> None:
+        """Configure and activate where `autostart` says so; a failure leaves the node unconfigured."""
+        if self.settings.autostart and self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the student's labels, thresholds and gate; a bad file fails with one line."""
+        settings = self.settings
+        try:
+            path = resolve_model(settings.student_model, models_folder())
+            detector = self._load(path, expected_sha256=pinned_sha256(path))
+            self._spec = detector.spec
+            self._judge = Judge.of_model(detector.spec, str(path), settings.scorer)
+            self._facts = (('student', detector.spec.name), ('student_sha256', detector.sha256),
+                           ('scorer', self._judge.name))
+            self._recorder = HardFrameRecorder(settings.recorder) if settings.recorder else None
+            self._build()
+        except Exception as error:
+            known = isinstance(error, KdPerceptionError)
+            self._fault = one_line(error if known else f'{type(error).__name__}: {error}')
+            self._release()
+            self.get_logger().error(f'configure failed: {self._fault}')
+            return FAILURE
+        self._fault = ''
+        self.get_logger().info(
+            f'fallback for {self._spec.name} ready: scorer {self._judge.name}, deadline '
+            f'{settings.fallback.arbiter.deadline_ns / 1e6:g} ms, cameras {", ".join(self._channels)}')
+        return super().on_configure(state)
+
+    @logs_errors
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe."""
+        result = super().on_activate(state)
+        if self._recorder:
+            self._recorder.start()
+        for channel in self._channels.values():
+            channel.subscribe()
+        # Only now: what a fallback remembers is of frames that are past, and silence counts from here on.
+        for camera, logic in self._logics().items():
+            self._channels[camera].restart(logic)
+        return result
+
+    @logs_errors
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe; what waits goes out with the student's results."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    @logs_errors
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give the topics back."""
+        result = super().on_cleanup(state)
+        self._release()
+        return result
+
+    @logs_errors
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End from any state."""
+        self._stop()
+        result = super().on_shutdown(state)
+        self._release()
+        return result
+
+    @logs_errors
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured."""
+        self._fault = f'failed in state {state.label}; see the log'
+        self._stop()
+        self._release()
+        return SUCCESS
+
+    def close(self) -> None:
+        """Stop; after a signal the context is gone, and what waited for the teacher with it."""
+        self._stop()
+
+    def _build(self) -> None:
+        for camera, logic in self._logics().items():
+            self._channels[camera] = FallbackChannel(
+                self, self.settings, logic, self._judge.wants_scene, self._throttle, self._set_alarm,
+                self._recorder, self._steady_ns)
+
+    def _logics(self) -> dict[str, CameraFallback]:
+        """Make a fallback for each camera, with the teacher's breaker and rate that they share."""
+        settings, judge, spec = self.settings, self._judge, self._spec
+        labels = LabelMap.by_name(spec.labels, settings.teacher_labels or spec.labels)
+        fallback = self._complete()
+        self._breaker = TeacherBreaker(fallback.breaker_settings())
+        self._rate = RateBucket(settings.teacher_rate_hz, RATE_BURST)
+        return {camera: CameraFallback(
+            camera, labels, FeatureExtractor(judge.settings, spec.labels), judge.scorer,
+            self._steady_ns(), fallback, settings.seed + index, self._rate, self._breaker)
+            for index, camera in enumerate(settings.cameras)}
+
+    def _complete(self) -> Any:
+        gate = self.settings.fallback.gate
+        return self.settings.complete(
+            self._judge.threshold_for(gate.share - gate.audit_share), self._spec.thresholds.score,
+            not self._judge.knows_shares)
+
+    def _stop(self) -> None:
+        self._alarm.cancel()
+        for channel in self._channels.values():
+            channel.unsubscribe()
+        if self._recorder and not self._recorder.stop(RECORDER_STOP_S):
+            self.get_logger().error(f'the recorder has not ended within {RECORDER_STOP_S:g} s')
+
+    def _release(self) -> None:
+        for channel in self._channels.values():
+            channel.destroy()
+        self._channels, self._spec, self._judge, self._facts = {}, None, None, ()
+        self._states, self._recorder = {}, None
+
+    def _apply(self, values: dict[str, Any]) -> None:
+        """Take changed parameters over, between two frames."""
+        self.settings = FallbackNodeSettings.from_values(values)
+        if self._judge is None:
+            return
+        fallback = self._complete()
+        self._breaker.configure(fallback.breaker_settings())
+        self._rate.configure(self.settings.teacher_rate_hz, RATE_BURST)
+        for channel in self._channels.values():
+            channel.logic.configure(fallback)
+        self._set_alarm()
+
+    def _tick(self) -> None:
+        for channel in self._channels.values():
+            channel.tick()
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Wake at the next deadline of all cameras; asleep while nothing waits."""
+        due = [d for d in (channel.logic.next_deadline() for channel in self._channels.values())
+               if d is not None]
+        if not due:
+            self._alarm.cancel()
+            return
+        self._alarm.timer_period_ns = max(SOON_NS, min(due) - self._steady_ns())
+        self._alarm.reset()
+
+    def _publish_diagnostics(self) -> None:
+        active = self.state == 'active'
+        teacher = teacher_report(self._breaker, self._facts, self._fault, active,
+                                 self.settings.fallback.teacher, self._steady_ns())
+        reports = [teacher, *recorder_report(self._recorder)]
+        for name, channel in self._channels.items():
+            report = channel.report(active)
+            reports.append(report)
+            self._log_state(name, dict(report.values).get('state', ''), report.message)
+        self.publish_safely(self._diagnostics, diagnostics_message(
+            [report.with_values(('lifecycle', self.state)) for report in reports],
+            self.get_fully_qualified_name(), self.get_clock().now().to_msg()))
+
+    def _log_state(self, camera: str, state: str, message: str) -> None:
+        """Log a change; two call sites, since rclpy's logger keeps one severity for each."""
+        if not state or state == self._states.get(camera):
+            return
+        self._states[camera] = state
+        if state == 'NOMINAL':
+            self.get_logger().info(f'camera {camera}: {message}')
+        else:
+            self.get_logger().warning(f'camera {camera}: {message}')
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to end."""
+    return run_node(FallbackNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

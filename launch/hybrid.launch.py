@@ -1,0 +1,138 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+Start the hybrid: the student on every frame, the fallback, and the teacher for ambiguous frames.
+
+    ros2 launch kd_perception hybrid.launch.py cameras:=front,rear
+    ros2 launch kd_perception hybrid.launch.py cameras:=front teacher:=false      # student alone, DEGRADED
+    ros2 launch kd_perception hybrid.launch.py cameras:=front teacher:=remote     # teacher on another machine
+
+and on that other machine
+
+    ros2 launch kd_perception hybrid.launch.py cameras:=front only:=teacher
+"""
+
+from pathlib import Path
+import shutil
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'hybrid.yaml'
+BOOLEANS = {'true': True, 'false': False}
+NODES = ('student', 'fallback', 'teacher')
+ARGUMENTS = {
+    'cameras': ('', 'Camera namespaces, separated by commas, such as front,rear. Empty: as in params_file.'),
+    'student_model': ('', 'Path of an ONNX file, or a name in models/manifest.yaml. Empty: as in '
+                          'params_file.'),
+    'teacher_model': ('', 'Likewise, for the teacher.'),
+    'teacher': ('true', 'true: start it here; remote: another machine runs it; false: there is none, the '
+                        'state is DEGRADED by design.'),
+    'only': ('', f'Start only one of {", ".join(NODES)}; empty: all.'),
+    'share': ('', 'Greatest share of frames that the teacher is sent. Empty: as in params_file.'),
+    'deadline_ms': ('', 'Greatest wait for the teacher. Empty: as in params_file.'),
+    'compressed': ('', 'true: read C/image_raw/compressed, false: C/image_raw. Empty: as in params_file.'),
+    'teacher_nice': ('10', "The teacher's niceness, 0 to 19: on a small computer the student and the "
+                           'fallback go first.'),
+    'respawn': ('true', 'Start a node again that ended unasked.'),
+    'respawn_delay_s': ('2.0', 'Seconds until it is started again.'),
+    'enclave': ('', 'SROS2: node N runs in the enclave ENCLAVE/N (docs/security.md). Empty: no enclave.'),
+    'namespace': ('', 'ROS namespace of the nodes; the camera namespaces lie below it.'),
+    'params_file': (str(DEFAULT_PARAMS_FILE), 'YAML file with the parameters of the nodes.'),
+    'use_sim_time': ('false', 'true: take the time from /clock, for simulation and replay.'),
+    'log_level': ('info', 'Least severity that is logged: debug, info, warn, error or fatal.'),
+}
+
+
+def _boolean(arguments, name):
+    text = arguments[name].lower()
+    if text not in BOOLEANS:
+        raise ValueError(f'{name}:={arguments[name]}: expected true or false')
+    return BOOLEANS[text]
+
+
+def _number(arguments, name, low, high):
+    try:
+        value = float(arguments[name])
+    except ValueError:
+        value = float('nan')
+    if not low <= value <= high:
+        raise ValueError(f'{name}:={arguments[name]}: expected a number, {low:g} to {high:g}')
+    return value
+
+
+def hybrid_parameters(arguments):
+    """
+    Turn launch arguments (text) into {node: parameters} for the nodes to start.
+
+    :raises ValueError: an argument is not what its description says.
+    """
+    teacher = arguments['teacher'].lower()
+    if teacher not in ('true', 'false', 'remote'):
+        raise ValueError(f'teacher:={arguments["teacher"]}: expected true, false or remote')
+    only = arguments['only']
+    if only and only not in NODES:
+        raise ValueError(f'only:={only}: expected one of {", ".join(NODES)}')
+    if only == 'teacher' and teacher == 'false':
+        raise ValueError('only:=teacher and teacher:=false contradict each other')
+    parameters = {name: {'use_sim_time': _boolean(arguments, 'use_sim_time')} for name in NODES}
+    cameras = [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
+    if cameras:
+        parameters['student']['cameras'] = parameters['fallback']['cameras'] = cameras
+        parameters['teacher']['cameras'] = [f'{camera}/teacher' for camera in cameras]
+    if arguments['student_model']:
+        parameters['student']['model'] = parameters['fallback']['student_model'] = arguments['student_model']
+    if arguments['teacher_model']:
+        parameters['teacher']['model'] = arguments['teacher_model']
+    if arguments['share']:
+        parameters['fallback']['share'] = _number(arguments, 'share', 0, 1)
+    if arguments['deadline_ms']:
+        parameters['fallback']['deadline_ms'] = _number(arguments, 'deadline_ms', 1, 60000)
+    if arguments['compressed']:
+        transport = 'compressed' if _boolean(arguments, 'compressed') else 'raw'
+        for name in NODES:
+            parameters[name]['image_transport'] = transport
+    if teacher == 'false':
+        parameters['fallback']['teacher'] = False
+    if only:
+        return {only: parameters[only]}
+    if teacher != 'true':
+        del parameters['teacher']
+    return parameters
+
+
+def enclave_arguments(arguments, name):
+    """Return the ROS arguments that put a node into its enclave."""
+    prefix = arguments['enclave'].rstrip('/')
+    if prefix and not prefix.startswith('/'):
+        raise ValueError(f'enclave:={prefix}: expected an absolute path such as /vehicle')
+    return ['--enclave', f'{prefix}/{name}'] if prefix else []
+
+
+def start_hybrid(context):
+    """Make the nodes out of the arguments' values."""
+    arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    if not Path(arguments['params_file']).is_file():
+        raise ValueError(f'params_file:={arguments["params_file"]}: no such file')
+    nice = int(_number(arguments, 'teacher_nice', 0, 19))
+    nodes = []
+    for name, parameters in hybrid_parameters(arguments).items():
+        prefix = f'nice -n {nice}' if name == 'teacher' and nice and shutil.which('nice') else ''
+        nodes.append(Node(
+            package='kd_perception', name=name, namespace=arguments['namespace'], output='screen',
+            executable='fallback_node' if name == 'fallback' else 'detector_node', emulate_tty=True,
+            prefix=prefix, respawn=_boolean(arguments, 'respawn'),
+            respawn_delay=_number(arguments, 'respawn_delay_s', 0, 3600),
+            parameters=[arguments['params_file'], parameters],
+            ros_arguments=['--log-level', arguments['log_level'], *enclave_arguments(arguments, name)]))
+    return nodes
+
+
+def generate_launch_description():
+    """Declare the arguments and the nodes."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=value, description=text)
+          for name, (value, text) in ARGUMENTS.items()),
+        OpaqueFunction(function=start_hybrid),
+    ])
