@@ -23,7 +23,8 @@ export ROS_DISTRO := jazzy
 
 MAKE_ENV = python=$$(tools/find_python.sh "$$PYTHON" "$$VENV") && "$$python" tools/make_env.py --venv "$$VENV"
 # A single test that hangs is ended by this, whatever limits it sets itself.
-PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 $(PYTEST_ARGS)
+# Two files at a time: most of a test with real processes is waiting for them, and two cores are the least there are.
+PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 -n 2 --dist loadfile $(PYTEST_ARGS)
 SLOW_TESTS = $(wildcard test/integration test/launch test/training)
 FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 

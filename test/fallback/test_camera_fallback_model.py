@@ -1,6 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-A camera's whole fallback before a simulated teacher that dies, lags, stutters and lies.
+A camera's whole fallback before a simulated teacher that dies, lags, stutters and lies, and images that come
+after their result or never.
 
 The promises that must hold whatever the teacher does: one output for each result, in order, in time; the
 budget; no waiting for a teacher that is known to be out; bounded memory; recovery without a restart.
@@ -54,7 +55,7 @@ class FallbackMachine(RuleBasedStateMachine):
             'front', LabelMap.by_name(('Car',), ('Car',)), FeatureExtractor(FeatureSettings(), ('Car',)),
             SignalScorer(), 0, self.settings, seed)
         self.teacher, self.garbage = 'good', None
-        self.answers, self.tie = [], 0
+        self.answers, self.images, self.tie = [], [], 0
         self.arrivals, self.sent, self.released, self.stamp = [], [], 0, 0
 
     @property
@@ -77,8 +78,16 @@ class FallbackMachine(RuleBasedStateMachine):
             deadline = self.fallback.next_deadline()
             tick = end + 1 if deadline is None else deadline - self.offset
             answer = self.answers[0][0] if self.answers else end + 1
-            if min(tick, answer) > end:
+            image = self.images[0][0] if self.images else end + 1
+            if min(tick, answer, image) > end:
                 break
+            if image < min(tick, answer):
+                self.clock, _, sequence, stamp, comes = heapq.heappop(self.images)
+                if not comes:
+                    self.take(self.fallback.on_image_lost(sequence, self.now))
+                elif self.fallback.on_late_image(sequence, self.now):
+                    self.ask(stamp)
+                continue
             # Of an answer and a tick at the same moment, the answer comes first: it must not slip in.
             if answer <= tick:
                 _, _, stamp, detections = heapq.heappop(self.answers)
@@ -91,7 +100,14 @@ class FallbackMachine(RuleBasedStateMachine):
                 self.take(outputs)
         self.clock = end
 
-    @rule(frame=st.sampled_from(FRAMES), gap=st.sampled_from([0, 1, 20, 100, 300]), image=st.booleans(),
+    def ask(self, stamp):
+        for delay in TEACHERS[self.teacher]:
+            self.tie += 1
+            answer = ANSWER if self.garbage is None else GARBAGE[self.garbage]
+            heapq.heappush(self.answers, (self.clock + delay * MS, self.tie, stamp, answer))
+
+    @rule(frame=st.sampled_from(FRAMES), gap=st.sampled_from([0, 1, 20, 100, 300]),
+          image=st.sampled_from(['here', 'here', 'gone', 'late', 'lost', 'never']),
           stamp_step=st.sampled_from([100, 100, 100, 0, -300]))
     def student(self, frame, gap, image, stamp_step):
         self.advance(gap)
@@ -99,13 +115,17 @@ class FallbackMachine(RuleBasedStateMachine):
         was_open = self.fallback.breaker.state is not BreakerState.CLOSED
         self.arrivals.append((self.stamp, self.clock))
         step = self.fallback.on_student(self.stamp, frame, self.now, image_hw=(375, 1242),
-                                        image_at_hand=image or gap > 20)
+                                        image_at_hand=image == 'here',
+                                        image_awaited=image in ('late', 'lost', 'never'))
         self.sent.append(step.send)
-        if step.send:
-            for delay in TEACHERS[self.teacher]:
-                self.tie += 1
-                answer = ANSWER if self.garbage is None else GARBAGE[self.garbage]
-                heapq.heappush(self.answers, (self.clock + delay * MS, self.tie, self.stamp, answer))
+        if step.send and image == 'here':
+            self.ask(self.stamp)
+        elif step.send and image != 'never':
+            self.tie += 1
+            heapq.heappush(self.images, (
+                self.clock + 30 * MS, self.tie, step.sequence, self.stamp, image == 'late'))
+        if image != 'here':
+            assert not step.decision.probe, 'a probe needs an image'
         if was_open:
             assert step.decision.probe or not step.send
         self.take(step.outputs)
@@ -158,7 +178,7 @@ class FallbackMachine(RuleBasedStateMachine):
         # A good teacher is taken back, however long it was away.
         self.teacher, self.garbage, self.stamp = 'good', None, self.stamp + 10_000
         for _ in range(120):
-            self.student(FRAMES[2], 100, True, 100)
+            self.student(FRAMES[2], 100, 'here', 100)
         self.advance(500)
         assert self.released == len(self.arrivals)
         if self.settings.gate.share > 0:

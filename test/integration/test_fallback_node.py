@@ -14,7 +14,9 @@ from detector_client import compressed_message, DetectorClient, image_message, n
 from hybrid_client import (  # noqa: E402
     AMBIGUOUS, ANSWER, check_promise, CLEAR, facts_of, found_in, HybridClient, IMAGE, PARAMETERS,
     result_message, rounded, sources, start_fallback)
+from kd_perception.nodes.conversions import stamp_to_ns  # noqa: E402
 from kd_perception.nodes.fallback_parameters import FALLBACK_PARAMETERS, RESERVE_NS  # noqa: E402
+from kd_perception.recording.recorded import HardFrameSet  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 
@@ -282,3 +284,29 @@ def test_compressed_images_of_two_cameras(probe, start, model, fallback):
         check_promise(client, LONG_MS)
         assert {message.status[0].hardware_id for _, message in client.provenance} == {f'/{client.camera}'}
         assert facts_of(client.provenance[0][1])['source'] == 'teacher'
+
+
+def test_answered_frames_are_recorded_with_both_outputs(probe, start, model, fallback, tmp_path):
+    """What a review needs of a frame: the image as it was sent, both answers, what came of them, and why."""
+    folder = tmp_path / 'hard'
+    process = start_fallback(start, model, deadline_ms=LONG_MS, record_folder=folder, record_rate_hz=1000.0)
+    client = HybridClient(probe)
+    client.wait_ready()
+    fallback.wait_status('recorder', lambda s, v: v, 'the recorder')
+    before = int(fallback.values('recorder')['offered'])
+    client.ask(CLEAR)
+    headers = [client.ask(AMBIGUOUS).result.header for _ in range(3)]
+    client.teacher.behaviour = 'silent'
+    assert fallback.set_parameters(deadline_ms=100.0) == {'deadline_ms': (True, '')}
+    client.ask(AMBIGUOUS)
+    fallback.wait_status('recorder', lambda s, v: int(v['written']) >= before + 3, 'three frames written')
+    assert fallback.status('recorder').level == OK
+    assert process.stop(signal.SIGTERM) == 0
+    recording = HardFrameSet(folder)
+    stamps = {stamp_to_ns(header.stamp) for header in headers}
+    found = [frame for frame in recording.frames if frame.key.stamp_ns in stamps]
+    assert len(found) == 3 and recording.problems == []
+    for frame, image in recording.images(found):
+        assert frame.student.names == tuple(item[0] for item in AMBIGUOUS)
+        assert frame.teacher.names == frame.verified.names == tuple(item[0] for item in ANSWER)
+        assert frame.facts['source'] == 'teacher' and image.decode().shape == IMAGE.shape

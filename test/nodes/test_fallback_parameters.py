@@ -10,7 +10,7 @@ from kd_perception.fallback.camera_fallback import FallbackSettings
 from kd_perception.fallback.scores import SIGNALS
 from kd_perception.nodes.fallback_parameters import (
     check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings, RESERVE_NS, settings_of_defaults)
-from kd_perception.nodes.parameters import check_values
+from kd_perception.nodes.parameters import check_values, markdown_table
 from parameter_files import check_config_file
 import pytest
 import yaml
@@ -33,6 +33,10 @@ def test_the_table_is_sound():
         assert (spec.minimum is None) == (spec.maximum is None)
         assert spec.type in ('int', 'double') or spec.minimum is None
     assert set(SIGNALS) < set(next(s for s in FALLBACK_PARAMETERS if s.name == 'scorer').choices)
+
+
+def test_the_docs_page_holds_the_table():
+    assert markdown_table(FALLBACK_PARAMETERS) in (ROOT / 'docs' / 'fallback_node.md').read_text()
 
 
 def test_config_file_equals_the_table_and_explains_it():

@@ -1,0 +1,77 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""The nodes use nothing that the shipped SROS2 policy denies, as they themselves say."""
+
+import time
+from xml.etree import ElementTree
+
+import pytest
+
+pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
+
+from kd_perception.cli.security_policy import policy_text  # noqa: E402
+from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
+from kd_perception.nodes.fallback_node import FallbackNode  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+
+def allowed_names():
+    """Return {node: {rule: set of names}}."""
+    found = {}
+    for profile in ElementTree.fromstring(policy_text(['front'])).iter('profile'):
+        node = profile.get('node')
+        for group in profile:
+            for rule in group.attrib:
+                found.setdefault(node, {}).setdefault(rule, set()).update(
+                    item.text if item.text.startswith('/') else
+                    f'/{node}{item.text[1:]}' if item.text.startswith('~') else f'/{item.text}'
+                    for item in group)
+    return found
+
+
+def used_names(node, name):
+    """Return {rule: names} once the graph shows all publishers and subscriptions that the node has."""
+    own = {'publish': {item.topic_name for item in node.publishers},
+           'subscribe': {item.topic_name for item in node.subscriptions}}
+    ask = {'publish': node.get_publisher_names_and_types_by_node,
+           'subscribe': node.get_subscriber_names_and_types_by_node,
+           'reply': node.get_service_names_and_types_by_node,
+           'request': node.get_client_names_and_types_by_node}
+    end = time.monotonic() + 20
+    while True:
+        found = {rule: {item for item, _ in get(name, '/')} for rule, get in ask.items()}
+        if all(own[rule] <= found[rule] for rule in own) or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
+
+
+def test_the_nodes_use_nothing_that_the_policy_denies(domain, model):
+    """Active, with images raw and compressed."""
+    allowed, used = allowed_names(), {}
+    for name, kind, transport, values in (
+            ('student', DetectorNode, 'raw', {'cameras': ['front'], 'model': str(model)}),
+            ('teacher', DetectorNode, 'compressed', {'cameras': ['front/teacher'], 'model': str(model)}),
+            ('fallback', FallbackNode, 'raw', {'cameras': ['front'], 'student_topic': 'candidates',
+                                               'student_model': str(model)}),
+            ('fallback', FallbackNode, 'compressed', {'cameras': ['front'], 'student_topic': 'detections',
+                                                      'student_model': str(model)})):
+        context = Context()
+        context.init(['--ros-args', '-r', f'__node:={name}'], domain_id=domain)
+        values = {**values, 'image_transport': transport, 'autostart': False}
+        node = kind(context=context, parameter_overrides=[
+            Parameter(key, value=value) for key, value in values.items()])
+        try:
+            assert (node.get_name(), node.get_namespace()) == (name, '/')
+            assert node.trigger_configure() == node.trigger_activate()
+            assert node.state == 'active'
+            for rule, found in used_names(node, name).items():
+                used.setdefault((name, rule), set()).update(found)
+                assert found <= allowed[name].get(rule, set()), f'{name} {rule}'
+        finally:
+            node.close()
+            node.destroy_node()
+            context.try_shutdown()
+    assert used['fallback', 'subscribe'] == allowed['fallback']['subscribe'] - {'/clock'}
+    assert used['fallback', 'publish'] == allowed['fallback']['publish']
+    assert used['student', 'reply'] == allowed['student']['reply']
