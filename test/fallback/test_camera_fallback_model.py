@@ -177,7 +177,7 @@ class FallbackMachine(RuleBasedStateMachine):
         assert self.released == len(self.arrivals)
         # A good teacher is taken back, however long it was away.
         self.teacher, self.garbage, self.stamp = 'good', None, self.stamp + 10_000
-        for _ in range(120):
+        for _ in range(80):
             self.student(FRAMES[2], 100, 'here', 100)
         self.advance(500)
         assert self.released == len(self.arrivals)
@@ -187,4 +187,4 @@ class FallbackMachine(RuleBasedStateMachine):
 
 
 TestFallbackModel = FallbackMachine.TestCase
-TestFallbackModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestFallbackModel.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
