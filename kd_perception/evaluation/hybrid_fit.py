@@ -172,6 +172,18 @@ def weight_table(fit: Fit, most: int = 12) -> List[Tuple[str, float, str]]:
 
 
 def describe(result: GateFit, extra: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
-    """Return the metadata document `gate`; `extra` adds to its `trained`."""
+    """
+    Return the metadata document `gate`; `extra` adds to its `trained`.
+
+    Numbers have six significant digits: more than a few hundred frames can tell, in half of the bytes.
+    """
     estimator = result.fit.estimator
-    return replace(estimator, trained={**estimator.trained, **(extra or {})}).to_document()
+    return _rounded(replace(estimator, trained={**estimator.trained, **(extra or {})}).to_document())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f'{value:.6g}')
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ teacher, the student's results are read off their topic. Either way `check_promi
 """
 
 import collections
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -367,6 +368,11 @@ def check_promise(client, deadline_ms, margin_ms=MARGIN_MS):
     Exactly one verified message and one provenance for each result of the student, in the order of the
     results, each header equal (that of each detection, too); none later than its deadline and a margin.
     """
+    if client.student is None:
+        # A real student's result and what came of it are on two topics: either may arrive first.
+        with contextlib.suppress(WaitTimeout):
+            client.probe.wait_for(
+                lambda: len(client.sent) == len(client.verified) == len(client.provenance), '', 2.0)
     sent = [_key(header) for header, _ in client.sent]
     for what, received in (('verified', client.verified), ('provenance', client.provenance)):
         have = [_key(message.header) for _, message in received]
