@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'warning: {line}', file=sys.stderr)
     group_by = args.hold_out or ('set' if len(names) >= 3 else 'frame')
     result = fit_gate(frames, args.kind, features, args.folds, group_by, args.seed)
-    document = describe(result, {'teacher': teacher.spec.name, 'teacher_sha256': teacher.sha256})
+    document = describe(result, {'teacher': teacher.spec.name, 'teacher_sha256': teacher.sha256[:12]})
     digest = write_gate(student.path, document, args.out, args.manifest, student.sha256)
     _print(result, frames.sets)
     print(f'wrote {args.out}, sha256 {digest}')

@@ -175,7 +175,7 @@ def describe(result: GateFit, extra: Optional[Dict[str, Any]] = None) -> Dict[st
     """
     Return the metadata document `gate`; `extra` adds to its `trained`.
 
-    Numbers have six significant digits: more than a few hundred frames can tell, in half of the bytes.
+    Numbers have four significant digits: more than a few hundred frames can tell, in a third of the bytes.
     """
     estimator = result.fit.estimator
     return _rounded(replace(estimator, trained={**estimator.trained, **(extra or {})}).to_document())
@@ -183,7 +183,7 @@ def describe(result: GateFit, extra: Optional[Dict[str, Any]] = None) -> Dict[st
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f'{value:.6g}')
+        return float(f'{value:.4g}')
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from kd_perception.fallback.estimator import Estimator, FeatureWeight, standardi
 from kd_perception.fallback.ranking import auroc
 
 L2_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 _NEWTON_STEPS = 50
 _TOLERANCE = 1e-9
 # On the bias: makes the minimum unique where every target is the same, too small to be seen otherwise.
