@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--deadline-ms', type=float, metavar='MS',
                         help=f'greatest wait for the teacher (default: {_DEFAULT_DEADLINE_MS:g}, which a '
                              'small computer keeps)')
-    parser.add_argument('--scorer', help="what calls a frame ambiguous: auto (default), learned, signals, or "
+    parser.add_argument('--scorer', help="what calls a frame ambiguous: signals (default), learned, auto, or "
                                          "a signal's name")
     parser.add_argument('--model', metavar='M',
                         help='run this one model alone, without the fallback: path of an ONNX file, or '
@@ -127,7 +127,7 @@ def _plan(args: argparse.Namespace) -> demo_plan.SinglePlan | demo_plan.HybridPl
         teacher = None if args.teacher == _NO_TEACHER else args.teacher or 'teacher'
         threads = 1 if args.threads is None else args.threads
         return demo_plan.HybridPlan.load(
-            args.student or 'student', teacher, share, deadline_ms, args.scorer or 'auto', threads)
+            args.student or 'student', teacher, share, deadline_ms, args.scorer or 'signals', threads)
     given = [name for name in _HYBRID_OPTIONS if getattr(args, name) is not None]
     if given:
         raise ConfigError(f'--model runs one model alone; --{given[0].replace("_", "-")} is for the hybrid')

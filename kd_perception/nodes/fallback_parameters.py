@@ -85,7 +85,7 @@ FALLBACK_PARAMETERS = (
         'Greatest rate of frames sent, of all cameras together; 0: no bound.',
         changes='live', minimum=0.0, maximum=1000.0),
     ParameterSpec(
-        'scorer', 'string', 'auto',
+        'scorer', 'string', 'signals',
         "What judges a frame: learned is the estimator in the student's file, signals the fixed rules, a "
         'signal its name; auto takes learned where the file holds one, else signals.',
         choices=('auto', 'learned', 'signals', *SIGNALS)),
