@@ -68,18 +68,21 @@ class FallbackChannel:
     :param node: a lifecycle node. :param logic: of this camera.
     :param wants_scene: whether the scorer looks at the image.
     :param wake: called after each change, to set the alarm for the next deadline.
+    :param tick_due: called before each message: the executor serves what was ready with it before it looks at
+        the alarm again, and a few images take longer than a deadline should be late.
     :param recorder: takes the frames that the teacher answered; None: nobody does.
     :param clock: steady clock, nanoseconds.
     """
 
     def __init__(self, node: Any, settings: FallbackNodeSettings, logic: CameraFallback, wants_scene: bool,
-                 throttle: Throttle, wake: Callable[[], None], recorder: HardFrameRecorder | None,
+                 throttle: Throttle, wake: Callable[[], None], tick_due: Callable[[], None],
+                 recorder: HardFrameRecorder | None,
                  clock: Callable[[], int]):
         """Create the publishers; they are silent until the node is active."""
         self.name, self.logic = logic.camera, logic
         self._node, self._settings = node, settings
         self._wants_scene = wants_scene
-        self._throttle, self._wake, self._clock = throttle, wake, clock
+        self._throttle, self._wake, self._tick_due, self._clock = throttle, wake, tick_due, clock
         self._recorder = recorder
         self._answers: dict[int, bytes] = {}    # of frames that wait for those before them, by sequence
         self._labels: Sequence[str] = logic.extractor.labels
@@ -108,7 +111,7 @@ class FallbackChannel:
                 (Detection2DArray, self._settings.student_topic, self._on_student, RESULTS),
                 (Detection2DArray, 'teacher/detections', self._on_teacher, RESULTS)):
             self._subscriptions.append(self._node.create_subscription(
-                message_type, f'{self.name}/{topic}', self._guarded(callback), profile, raw=True))
+                message_type, f'{self.name}/{topic}', self._on_message(callback), profile, raw=True))
 
     def unsubscribe(self) -> None:
         """Stop receiving and publish what waits, with the student's results."""
@@ -150,6 +153,14 @@ class FallbackChannel:
                 callback(argument)
             except Exception as error:
                 self._unusable(INTERNAL_ERROR, f'{type(error).__name__}: {error}')
+        return call
+
+    def _on_message(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        guarded = self._guarded(callback)
+
+        def call(raw: bytes) -> None:
+            self._tick_due()
+            guarded(raw)
         return call
 
     def _on_image(self, raw: bytes) -> None:

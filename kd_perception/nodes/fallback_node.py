@@ -68,6 +68,7 @@ class FallbackNode(RobustLifecycleNode):
         self._rate = RateBucket(None)
         self._recorder: HardFrameRecorder | None = None
         self._states: dict[str, str] = {}
+        self._due_ns: int | None = None
         self._throttle = Throttle(LOG_PERIOD_NS, clock)
         self.settings = FallbackNodeSettings.from_values(
             parameters.declare_parameters(self, FALLBACK_PARAMETERS))
@@ -161,7 +162,7 @@ class FallbackNode(RobustLifecycleNode):
         for camera, logic in self._logics().items():
             self._channels[camera] = FallbackChannel(
                 self, self.settings, logic, self._judge.wants_scene, self._throttle, self._set_alarm,
-                self._recorder, self._steady_ns)
+                self._tick_due, self._recorder, self._steady_ns)
 
     def _logics(self) -> dict[str, CameraFallback]:
         """Make a fallback for each camera, with the teacher's breaker and rate that they share."""
@@ -211,14 +212,19 @@ class FallbackNode(RobustLifecycleNode):
             channel.tick()
         self._set_alarm()
 
+    def _tick_due(self) -> None:
+        if self._due_ns is not None and self._steady_ns() >= self._due_ns:
+            self._tick()
+
     def _set_alarm(self) -> None:
         """Wake at the next deadline of all cameras; asleep while nothing waits."""
         due = [d for d in (channel.logic.next_deadline() for channel in self._channels.values())
                if d is not None]
-        if not due:
+        self._due_ns = min(due, default=None)
+        if self._due_ns is None:
             self._alarm.cancel()
             return
-        self._alarm.timer_period_ns = max(SOON_NS, min(due) - self._steady_ns())
+        self._alarm.timer_period_ns = max(SOON_NS, self._due_ns - self._steady_ns())
         self._alarm.reset()
 
     def _publish_diagnostics(self) -> None:

@@ -19,8 +19,8 @@ from kd_perception.nodes.detector_parameters import check_cameras
 from kd_perception.nodes.parameters import check_values, ParameterSpec
 from kd_perception.recording.frames import RecorderSettings
 
-# Of the deadline: what a timer of an ordinary kernel and publishing take.
-RESERVE_NS = 5_000_000
+# Of the deadline: what a timer of an ordinary kernel, a message that is being read and publishing take.
+RESERVE_NS = 10_000_000
 
 FALLBACK_PARAMETERS = (
     ParameterSpec(
