@@ -151,8 +151,10 @@ class HybridPlan:
         return min(AUDIT_SHARE, self.share)
 
     @property
-    def enter(self) -> float:
-        """Return the score from which a frame is ambiguous."""
+    def enter(self) -> float | None:
+        """Return the score from which a frame is ambiguous; None: it follows the camera's scores."""
+        if not self.judge.knows_shares:
+            return None
         return self.judge.threshold_for(self.share - self.audit_share)
 
     @property

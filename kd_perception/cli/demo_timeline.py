@@ -25,7 +25,7 @@ def draw(path: Path, answers: Mapping[Key, Answer], states: Mapping[str, Sequenc
 
     :param states: camera -> its states. Cameras are drawn in this order.
     :param start_ns: recorded time that counts as 0.
-    :param settings: `enter_threshold` and `deadline_ms`.
+    :param settings: `enter_threshold` (None: it follows the scores) and `deadline_ms`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -73,20 +73,21 @@ def _draw_sources(place: Any, frames: Sequence[tuple[float, Answer]]) -> None:
     _open(place)
 
 
-def _draw_values(place: Any, frames: Sequence[tuple[float, Answer]], key: str, limit: float,
+def _draw_values(place: Any, frames: Sequence[tuple[float, Answer]], key: str, limit: float | None,
                  name: str) -> None:
-    """Draw a fact of each frame in the colour of who answered it, and its limit."""
+    """Draw a fact of each frame in the colour of who answered it, and its limit where that is fixed."""
     times, values = [time_s for time_s, _ in frames], [answer.number(key) for _, answer in frames]
     place.plot(times, values, color='#c3c9d1', linewidth=0.8, zorder=1)
     place.scatter(times, values, s=14, c=[_color(answer.source) for _, answer in frames], zorder=2,
                   edgecolors='#4a5561', linewidths=0.4)
-    place.axhline(limit, color='#27313d', linewidth=1, linestyle='--', zorder=1)
-    text = f'{limit:.0f}' if limit >= 100 else f'{limit:.3g}'
-    place.annotate(f'{name} {text}', (1.0, limit), xycoords=('axes fraction', 'data'), fontsize=8.5,
-                   ha='right', va='bottom', color='#27313d')
-    finite = [value for value in (*values, limit) if math.isfinite(value)]
-    high = max(0.0, *finite)
-    place.set_ylim(bottom=min(0.0, *finite) - 0.04 * high, top=1.2 * high)
+    if limit is not None:
+        place.axhline(limit, color='#27313d', linewidth=1, linestyle='--', zorder=1)
+        text = f'{limit:.0f}' if limit >= 100 else f'{limit:.3g}'
+        place.annotate(f'{name} {text}', (1.0, limit), xycoords=('axes fraction', 'data'), fontsize=8.5,
+                       ha='right', va='bottom', color='#27313d')
+        finite = [value for value in (*values, limit) if math.isfinite(value)]
+        high = max(0.0, *finite)
+        place.set_ylim(bottom=min(0.0, *finite) - 0.04 * high, top=1.2 * high)
     place.grid(True, axis='y', color='#d9dee5', linewidth=0.7)
     place.set_axisbelow(True)
     _open(place)

@@ -224,8 +224,10 @@ def test_the_legend_takes_the_rows_that_it_needs():
 def test_the_timeline_is_drawn_whatever_is_missing(hybrid_run, tmp_path):
     answers = answers_of(hybrid_run)
     states = {'front': states_of(hybrid_run, 'front', 0, 4), 'a $ b_': []}
-    demo_timeline.draw(tmp_path / 't.png', answers, states, 0, {'enter_threshold': 0.5, 'deadline_ms': 400.0})
-    assert cv2.imread(str(tmp_path / 't.png')).shape[1] == 1320
+    for enter in (0.5, None):
+        settings = {'enter_threshold': enter, 'deadline_ms': 400.0}
+        demo_timeline.draw(tmp_path / 't.png', answers, states, 0, settings)
+        assert cv2.imread(str(tmp_path / 't.png')).shape[1] == 1320
 
 
 @pytest.fixture
