@@ -10,6 +10,7 @@ from kd_perception.detection.boxes import box_iou
 # A head emits thousands of candidates only when its threshold is very low; the best this many are enough
 # for any `max_detections` in use.
 MAX_CANDIDATES = 1024
+_BLOCK = 64
 
 
 def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, iou_threshold: float,
@@ -30,12 +31,25 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, iou_t
         return np.zeros(0, dtype=np.int64)
     boxes = np.asarray(boxes_xyxy, dtype=np.float64)[order]
     classes = np.asarray(class_ids)[order]
-    alive = np.ones(len(order), dtype=bool)
-    kept = []
-    while len(kept) < max_detections and alive.any():
-        best = int(alive.argmax())
-        kept.append(best)
-        alive[best] = False
-        # One row for each kept box: the whole matrix would cost 30 ms for a thousand candidates.
-        alive &= (box_iou(boxes[best:best + 1], boxes)[0] <= iou_threshold) | (classes != classes[best])
-    return order[kept].astype(np.int64)
+    left, kept = np.arange(len(order)), []
+    # The best of what is left, a block at a time: the whole matrix would cost 30 ms for a thousand
+    # candidates, a call for each kept box 6 ms for a hundred of them.
+    while len(kept) < max_detections and len(left):
+        block, left = left[:_BLOCK], left[_BLOCK:]
+        clash = _clash(boxes, classes, block, block, iou_threshold)
+        dropped, chosen = np.zeros(len(block), dtype=bool), []
+        for i in range(len(block)):
+            if not dropped[i]:
+                chosen.append(block[i])
+                dropped |= clash[i]
+        kept += chosen
+        if len(left):
+            left = left[~_clash(boxes, classes, np.array(chosen), left, iou_threshold).any(axis=0)]
+    return order[kept[:max_detections]].astype(np.int64)
+
+
+def _clash(boxes: np.ndarray, classes: np.ndarray, first: np.ndarray, second: np.ndarray,
+           iou_threshold: float) -> np.ndarray:
+    """Return (len(first), len(second)) bool: of one class, and overlapping beyond the threshold."""
+    return (box_iou(boxes[first], boxes[second]) > iou_threshold) & (
+        classes[first][:, None] == classes[second][None, :])

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
+from builtin_interfaces.msg import Time  # noqa: E402
 from kd_perception.bags.cdr import read_result  # noqa: E402
 from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
@@ -21,7 +22,10 @@ from kd_perception.nodes.diagnostics import diagnostics_message  # noqa: E402
 from kd_perception.nodes.frame_pipeline import FramePipeline  # noqa: E402
 from kd_perception.nodes.runtime import RCLError  # noqa: E402
 import numpy as np  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 HW = (32, 64)
 SPEC = ModelSpec('fixed', ('a', 'b'), InputSpec(*HW), DecoderSpec('boxes_scores'), ThresholdSpec(0.5))
@@ -40,6 +44,14 @@ class Publisher:
 
     def get_subscription_count(self):
         return self.subscribers
+
+
+class Results(Publisher):
+    """Keeps results as their readers see them."""
+
+    def publish(self, message):
+        raw = isinstance(message, bytes)
+        super().publish(deserialize_message(message, Detection2DArray) if raw else message)
 
 
 class Session:
@@ -61,7 +73,7 @@ class Channel(CameraChannel):
         self.name, self.lines = 'front', []
         self.monitor = CameraMonitor('front', '/front', CameraLimits(max_age_ns=0), clock)
         self.monitor.set_active(True)
-        self.detections, self.candidates, self.debug_image = Publisher(), Publisher(), Publisher()
+        self.detections, self.candidates, self.debug_image = Results(), Publisher(), Publisher()
         self._throttle = Throttle(10**9, clock)
         self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=self.lines.append))
 
@@ -223,3 +235,10 @@ def test_diagnostics_message(bench):
     assert status.name == 'robot/detector: camera front' and status.hardware_id == '/front'
     assert status.level == b'\1' and 'unsupported_encoding' in status.message
     assert {pair.key: pair.value for pair in status.values}['dropped.unsupported_encoding'] == '1'
+
+
+def test_the_header_is_the_images_whatever_it_says(bench):
+    for sec, nanosec in ((0, 0), (2**31 - 1, 999_999_999), (-5, 7), (3, 2**32 - 1)):
+        message = bench.process(header=Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id='wörld'))
+        result = bench.channel.detections.messages[-1]
+        assert result.header == message.header == result.detections[0].header
