@@ -20,7 +20,7 @@ from kd_perception.nodes.parameters import check_values, ParameterSpec
 from kd_perception.recording.frames import RecorderSettings
 
 # Of the deadline: what a timer of an ordinary kernel, a message that is being read and publishing take.
-RESERVE_NS = 10_000_000
+RESERVE_NS = 15_000_000
 
 FALLBACK_PARAMETERS = (
     ParameterSpec(
