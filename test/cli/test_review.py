@@ -20,7 +20,9 @@ from hard_frames import hard_frame, START_NS  # noqa: E402
 
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
+from kd_perception.cli.review import DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE  # noqa: E402
 from kd_perception.detection.boxes import box_iou  # noqa: E402
+from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.evaluation.kitti_labels import read_label_file  # noqa: E402
 from kd_perception.recording.disagreement import match_boxes  # noqa: E402
 from kd_perception.recording.recorded import Boxes  # noqa: E402
@@ -165,6 +167,11 @@ def test_inputs_without_hard_frames_are_refused_in_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.count('\n') == 1 and words in error and error.startswith('kd_perception review: error: ')
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_default_scores_are_those_of_the_shipped_models():
+    for name, score in (('student', DEFAULT_STUDENT_SCORE), ('teacher', DEFAULT_TEACHER_SCORE)):
+        assert OnnxDetector.named(name).spec.thresholds.score == pytest.approx(score)
 
 
 def test_usage(tmp_path, capsys):
