@@ -29,10 +29,9 @@ from kd_perception.cli.hybrid_load import IMAGE_DEPTH, Load
 from kd_perception.cli.hybrid_processes import Nodes
 from kd_perception.cli.hybrid_report import make_report, markdown, Run
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
-from kd_perception.resources import models_folder
+from kd_perception.fallback.gate import GateSettings
 
 MAX_CAMERAS = 16
 POOL_BYTES, POOL_IMAGES = 64 * 2**20, 60
@@ -70,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
             ('--deadline-ms', args.deadline_ms, 1, 60000)):
         if not low <= value <= high:
             raise ConfigError(f'{option} {value:g}: expected {low:g} to {high:g}')
-    paths = {role: resolve_model(getattr(args, role), models_folder()) for role in ('student', 'teacher')}
     # Bad files are known now, not after a minute in another process.
-    labels = {role: OnnxDetector.load(path, expected_sha256=pinned_sha256(path)).spec.labels
-              for role, path in paths.items()}
+    models = {role: OnnxDetector.named(getattr(args, role)) for role in ('student', 'teacher')}
+    paths = {role: model.path for role, model in models.items()}
+    labels = {role: model.spec.labels for role, model in models.items()}
     names = [f'camera{i:02d}' for i in range(args.cameras)]
     images = _images(args.input, size)
     if args.transports:
@@ -153,8 +152,8 @@ def _parameters(args: argparse.Namespace, names: Sequence[str], paths: dict[str,
                     'image_depth': 1, **reliable},
         'fallback': {'student_model': str(paths['student'].resolve()), 'cameras': list(names),
                      'teacher_labels': list(labels['teacher']), 'share': float(args.share),
-                     'audit_share': min(0.01, float(args.share)), 'deadline_ms': float(args.deadline_ms),
-                     'seed': args.seed % 2**31, **reliable},
+                     'audit_share': min(GateSettings.audit_share, float(args.share)),
+                     'deadline_ms': float(args.deadline_ms), 'seed': args.seed % 2**31, **reliable},
         'teacher': {'model': str(paths['teacher'].resolve()), 'threads': 1,
                     'cameras': [f'{name}/teacher' for name in names], **reliable}}
 

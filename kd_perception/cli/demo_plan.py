@@ -8,22 +8,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
+from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
-from kd_perception.resources import models_folder
 
-# Frames drawn by chance are part of the share; this much of it, as fallback_node's own default has it.
-AUDIT_SHARE = 0.01
 # Depth 5: what a busy process takes late is counted (superseded), not overwritten unseen by DDS.
 _IMAGE_DEPTH = 5
 # Images that the fallback keeps until the student has answered: one second's of a fast camera.
 _IMAGE_BUFFER = 30
 # On a small computer the student and the fallback go first; as in hybrid.launch.py.
-_TEACHER_NICE = 10
-_DETECTOR, _FALLBACK = 'kd_perception.nodes.detector_node', 'kd_perception.nodes.fallback_node'
+TEACHER_NICE = 10
+DETECTOR, FALLBACK = 'kd_perception.nodes.detector_node', 'kd_perception.nodes.fallback_node'
 # Beyond the deadline, how long a replay in lockstep waits for an answer.
 _LOCKSTEP_MARGIN_S = 5.0
 # The longest that fallback_node takes.
@@ -59,9 +56,8 @@ class Model:
 
         :raises ModelError: missing, corrupt or untrusted.
         """
-        path = resolve_model(name_or_path, models_folder())
-        detector = OnnxDetector.load(path, ExecutionOptions(threads=1), pinned_sha256(path))
-        return cls(path, detector.spec, detector.sha256)
+        detector = OnnxDetector.named(name_or_path, ExecutionOptions(threads=1))
+        return cls(detector.path, detector.spec, detector.sha256)
 
     def facts(self) -> dict[str, str]:
         """Return what the summary says about it."""
@@ -148,7 +144,7 @@ class HybridPlan:
     @property
     def audit_share(self) -> float:
         """Return the part of the share that is drawn by chance."""
-        return min(AUDIT_SHARE, self.share)
+        return min(GateSettings.audit_share, self.share)
 
     @property
     def enter(self) -> float | None:
@@ -184,15 +180,15 @@ class HybridPlan:
         if lockstep:
             fallback.update(camera_silence_s=_NO_LIMIT_S, student_silence_s=self.lockstep_timeout_s)
         nodes = [_detector('student', self.student, cameras, self.threads),
-                 NodeSpec('fallback', _FALLBACK, fallback)]
+                 NodeSpec('fallback', FALLBACK, fallback)]
         if self.teacher is not None:
             fallback['teacher_labels'] = list(self.teacher.spec.labels)
             nodes.append(_detector('teacher', self.teacher, [f'{camera}/teacher' for camera in cameras],
-                                   self.threads, _TEACHER_NICE))
+                                   self.threads, TEACHER_NICE))
         return nodes
 
 
 def _detector(name: str, model: Model, cameras: Sequence[str], threads: int, nice: int = 0) -> NodeSpec:
-    return NodeSpec(name, _DETECTOR, {
+    return NodeSpec(name, DETECTOR, {
         'cameras': list(cameras), 'model': str(model.path.resolve()), 'threads': threads,
         'image_reliability': 'reliable', 'image_depth': _IMAGE_DEPTH, 'use_sim_time': True}, nice)

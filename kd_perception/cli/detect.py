@@ -17,10 +17,8 @@ from kd_perception.cli.detection_writers import (
     encode_jpeg, folder_of_camera, JsonWriter, KittiWriter, McapWriter)
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.drawing import draw_detections
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError
-from kd_perception.resources import models_folder
 
 HELP = 'Run a model on a folder of images, a video or a recording; write KITTI text, JSON or MCAP.'
 EXAMPLES = """\
@@ -79,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
         options = ExecutionOptions(threads=args.threads, provider=args.provider)
     except ValueError as error:
         raise ConfigError(f'--threads, --provider: {error}') from error
-    model_path = resolve_model(args.model, models_folder())
-    detector = OnnxDetector.load(model_path, options, pinned_sha256(model_path))
+    detector = OnnxDetector.named(args.model, options)
     with open_source(args.input, args.camera, args.fps, args.timestamps) as source:
         out, file = _prepare_output(args)
         return _detect(args, detector, source, out, file)

@@ -93,17 +93,12 @@ def load_models(student: str, teacher: str, threads: int) -> Tuple[Any, Any, Dic
     :return: student and teacher (`OnnxDetector`), and {'models': facts}.
     :raises ModelError: as `OnnxDetector.load`. :raises ConfigError: threads out of range.
     """
-    from kd_perception.detection.manifest import pinned_sha256, resolve_model
     from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
-    from kd_perception.resources import models_folder
     try:
         options = ExecutionOptions(threads=threads)
     except ValueError as error:
         raise ConfigError(f'--threads: {error}') from None
-    loaded = []
-    for name in (student, teacher):
-        path = resolve_model(name, models_folder())
-        loaded.append(OnnxDetector.load(path, options, pinned_sha256(path)))
+    loaded = [OnnxDetector.named(name, options) for name in (student, teacher)]
     facts = {role: f'{model.spec.name}, sha256 {model.sha256}'
              for role, model in zip(('student', 'teacher'), loaded)}
     return loaded[0], loaded[1], {'models': facts}

@@ -101,7 +101,7 @@ class Injector:
         """Begin and end what is due at a time since the begin of the run."""
         for fault in [fault for fault in self._active if fault.end_s <= now_s]:
             self._active.remove(fault)
-            self._end(fault)
+            self._switch(fault, on=False)
         while self._due and self._due[0].begin_s <= now_s:
             fault = self._due.pop(0)
             fault.skipped = self._refusal(fault)
@@ -110,7 +110,7 @@ class Injector:
                 fault.end_s += now_s - fault.begin_s
                 fault.begin_s = now_s
                 self._active.append(fault)
-                self._begin(fault)
+                self._switch(fault, on=True)
         if now_s >= self._next_intrusion_s:
             self._next_intrusion_s = now_s + _INTRUSION_PERIOD_S
             for fault in self._active:
@@ -121,7 +121,7 @@ class Injector:
         """End all that lasts; what has not begun is skipped."""
         for fault in self._active:
             fault.end_s = min(fault.end_s, now_s)
-            self._end(fault)
+            self._switch(fault, on=False)
         for fault in self._due:
             fault.skipped = 'the run was over'
         self._active, self._due = [], []
@@ -137,31 +137,18 @@ class Injector:
             return f'the {process} is not running'
         return ''
 
-    def _begin(self, fault: Fault) -> None:
-        camera = self._cameras.get(fault.camera)
+    def _switch(self, fault: Fault, on: bool) -> None:
+        camera, process = self._cameras.get(fault.camera), OF_A_PROCESS.get(fault.kind)
         if fault.kind == TEACHER_STOP:
-            self._nodes.stop_clock('teacher')
-        elif fault.kind in OF_A_PROCESS:
-            self._nodes.kill(OF_A_PROCESS[fault.kind])
+            (self._nodes.stop_clock if on else self._nodes.resume)(process)
+        elif process is not None:
+            (self._nodes.kill if on else self._nodes.start)(process)
         elif fault.kind == CAMERA_PAUSE:
-            camera.paused = True
+            camera.paused = on
         elif fault.kind == CAMERA_DOUBLE:
-            camera.factor = 2.0
+            camera.factor = 2.0 if on else 1.0
         elif fault.kind == STAMPS_BACK:
-            camera.offset_ns = -round(fault.amount * 1e9)
-
-    def _end(self, fault: Fault) -> None:
-        camera = self._cameras.get(fault.camera)
-        if fault.kind == TEACHER_STOP:
-            self._nodes.resume('teacher')
-        elif fault.kind in OF_A_PROCESS:
-            self._nodes.start(OF_A_PROCESS[fault.kind])
-        elif fault.kind == CAMERA_PAUSE:
-            camera.paused = False
-        elif fault.kind == CAMERA_DOUBLE:
-            camera.factor = 1.0
-        elif fault.kind == STAMPS_BACK:
-            camera.offset_ns = 0
+            camera.offset_ns = -round(fault.amount * 1e9) if on else 0
 
     def _disturb(self, fault: Fault) -> None:
         camera = self._cameras[fault.camera]

@@ -5,59 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import contextlib
-import ctypes
 import dataclasses
 import os
 from pathlib import Path
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
 import psutil
-import yaml
 
+from kd_perception.cli.demo_plan import DETECTOR, FALLBACK, TEACHER_NICE
 from kd_perception.cli.demo_run import Child
 
-MODULES = {'student': 'kd_perception.nodes.detector_node', 'fallback': 'kd_perception.nodes.fallback_node',
-           'teacher': 'kd_perception.nodes.detector_node'}
-# As hybrid.launch.py: on a small computer the student and the fallback go first.
-TEACHER_NICE = 10
+MODULES = {'student': DETECTOR, 'fallback': FALLBACK, 'teacher': DETECTOR}
 BYTES_PER_MB = 1e6
-# Loaded here, since between fork and exec of a process with threads nothing may be.
-_LIBC = ctypes.CDLL(None)
-
-
-class NodeProcess(Child):
-    """
-    A node under a name of its own: two of the three are detectors.
-
-    :param node: the name. :param folder: for parameters and log.
-    """
-
-    def __init__(self, node: str, parameters: dict[str, Any], folder: Path):
-        folder = folder.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.name, self.log_path = node, folder / f'{node}.log'
-        params = folder / f'{node}.yaml'
-        params.write_text(yaml.safe_dump({f'/{node}': {'ros__parameters': parameters}}), encoding='utf-8')
-        environment = {**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0',
-                       'ROS_LOG_DIR': str(folder)}
-        package_root = str(Path(__file__).resolve().parents[2])
-        environment['PYTHONPATH'] = os.pathsep.join(
-            filter(None, (package_root, os.environ.get('PYTHONPATH'))))
-        with self.log_path.open('wb') as log:
-            self.process = subprocess.Popen(
-                [sys.executable, '-m', MODULES[node], '--ros-args', '-r', f'__node:={node}',
-                 '--params-file', str(params)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                env=environment, start_new_session=True, preexec_fn=_die_with_parent)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end the child when this process is killed without a chance to clean up."""
-    with contextlib.suppress(AttributeError):
-        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @dataclasses.dataclass
@@ -84,7 +45,7 @@ class Nodes:
     def __init__(self, parameters: dict[str, dict[str, Any]], folder: Path,
                  clock: Callable[[], int] = time.time_ns):
         self._parameters, self._folder, self._clock = parameters, folder, clock
-        self._children: dict[str, NodeProcess] = {}
+        self._children: dict[str, Child] = {}
         self._processes: dict[str, psutil.Process] = {'load': psutil.Process()}
         self._seen_cpu_s: dict[str, float] = {}
         self._measured = False
@@ -97,12 +58,10 @@ class Nodes:
         """Start a process."""
         births = self.births_ns[name]
         births.append(self._clock())
-        child = NodeProcess(name, self._parameters[name], self._folder / f'{name}{len(births)}')
+        child = Child(MODULES[name], name, self._parameters[name], self._folder / f'{name}{len(births)}',
+                      TEACHER_NICE if name == 'teacher' else 0)
         self._children[name] = child
-        process = self._processes[name] = psutil.Process(child.process.pid)
-        if name == 'teacher':
-            with contextlib.suppress(psutil.Error):
-                process.nice(TEACHER_NICE)
+        self._processes[name] = psutil.Process(child.process.pid)
         self._seen_cpu_s[name] = 0.0
         if self._measured:
             self.usage[name].lives.append([])
@@ -111,7 +70,7 @@ class Nodes:
         """Whether a process lives."""
         return name in self._children and not self._children[name].ended
 
-    def child(self, name: str) -> NodeProcess:
+    def child(self, name: str) -> Child:
         """Return the process that was started last."""
         return self._children[name]
 

@@ -14,11 +14,9 @@ import sys
 from kd_perception.bags.folders import images_in, read_image_file
 from kd_perception.cli.label_merge import merge_labels, Thresholds
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError
 from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects, read_label_file
-from kd_perception.resources import models_folder
 
 HELP = "Write KITTI labels of a model's sure detections; doubtful ones become DontCare regions."
 EXAMPLES = """\
@@ -86,11 +84,10 @@ def run(args: argparse.Namespace) -> int:
         options = ExecutionOptions(threads=args.threads, provider=args.provider)
     except ValueError as error:
         raise ConfigError(f'--threads, --provider: {error}') from error
-    model_path = resolve_model(args.model, models_folder())
-    detector = OnnxDetector.load(model_path, options, pinned_sha256(model_path))
+    detector = OnnxDetector.named(args.model, options)
     labels = detector.spec.labels
     if any(len(label.split()) != 1 for label in labels):
-        raise ConfigError(f'{model_path}: class names must be single words to be written as labels, '
+        raise ConfigError(f'{detector.path}: class names must be single words to be written as labels, '
                           f'got {list(labels)}')
     thresholds = _thresholds(args.score, args.uncertain, labels)
     # All labels are read before the first image: an error in the last file should not cost an hour.

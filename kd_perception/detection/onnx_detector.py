@@ -16,9 +16,11 @@ from kd_perception.detection.boxes import clip_boxes
 from kd_perception.detection.decode import decode, output_shapes
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.letterbox import Letterbox
+from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.model_spec import InputSpec, ModelSpec
 from kd_perception.detection.nms import nms
 from kd_perception.errors import ModelError
+from kd_perception.resources import models_folder
 
 # ONNX files are limited to 2 GiB by protobuf.
 MAX_MODEL_BYTES = (1 << 31) - 1
@@ -115,6 +117,16 @@ class OnnxDetector:
         """
         path = Path(path)
         return cls.from_bytes(read_model(path, expected_sha256)[0], path, options)
+
+    @classmethod
+    def named(cls, name_or_path: str, options: ExecutionOptions = ExecutionOptions()) -> OnnxDetector:
+        """
+        Load by a name of the shipped manifest, or by a path; the digest that a manifest pins must hold.
+
+        :raises ModelError: as `load`, or there is no such model.
+        """
+        path = resolve_model(name_or_path, models_folder())
+        return cls.load(path, options, pinned_sha256(path))
 
     @classmethod
     def from_bytes(cls, model_bytes: bytes, path: Path,

@@ -13,11 +13,10 @@ from kd_perception.errors import TrainingError
 from kd_perception.evaluation.hybrid_curve import sent_frames
 from kd_perception.evaluation.hybrid_frames import Answers, PairedFrames
 from kd_perception.evaluation.hybrid_gain import frame_gains
-from kd_perception.evaluation.hybrid_gates import feature_settings
 from kd_perception.evaluation.kitti_eval import (ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES,
                                                  KittiEvaluator)
 from kd_perception.evaluation.matching import VALID
-from kd_perception.fallback.ambiguity import features_for
+from kd_perception.fallback.ambiguity import features_for, FeatureSettings
 from kd_perception.fallback.estimator_fit import Fit, fit_estimator
 from kd_perception.fallback.ranking import auroc
 import numpy as np
@@ -118,7 +117,7 @@ def fit_gate(frames: PairedFrames, kind: str = 'logistic', features: Sequence[st
     groups = held_out_groups(frames, group_by)
     if len(set(groups)) < 2:
         raise TrainingError('all frames are of one group: hold out by frame, or give several sets')
-    settings = feature_settings(frames.student_spec)
+    settings = FeatureSettings.of_thresholds(frames.student_spec.thresholds)
     values = np.array([vector.values for vector in frames.features(settings)])
     columns = [names.index(name) for name in features]
     fit = fit_estimator(tuple(features), values[:, columns], target, labels=labels, kind=kind,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.evaluation.hybrid_curve import (area, HybridAp, ORDERS, recovered,
                                                    recovered_intervals, SHARES)
 from kd_perception.evaluation.hybrid_frames import PairedFrames
@@ -61,18 +60,14 @@ class RankedGate:
     explained: Tuple[Ambiguity, ...] = ()
 
 
-def feature_settings(spec: ModelSpec) -> FeatureSettings:
-    """Return the feature settings for a student without a learned gate: its own thresholds."""
-    return FeatureSettings.of_thresholds(spec.thresholds.score_low, spec.thresholds.score)
-
-
 def scored_gates(frames: PairedFrames, estimator: Optional[Estimator]) -> List[RankedGate]:
     """
     Return the learned gate (where there is one), the default scorer, each signal alone, and random.
 
     Signals are computed with the estimator's feature settings, as the node would.
     """
-    settings = estimator.settings if estimator else feature_settings(frames.student_spec)
+    settings = estimator.settings if estimator else FeatureSettings.of_thresholds(
+        frames.student_spec.thresholds)
     vectors = frames.features(settings)
     gates = [] if estimator is None else [_gate(LEARNED, LEARNED, estimator, vectors)]
     gates.append(_gate(DEFAULT, DEFAULT, SignalScorer(), vectors))
@@ -163,7 +158,7 @@ def online_settings(estimator: Optional[Estimator], share: float, drive: bool,
     :param drive: the frames follow one another; lone images get no hysteresis, which would carry one
         image's doubt over to another.
     """
-    defaults = GateSettings(share=share, audit_share=min(0.01, share), burst=burst)
+    defaults = GateSettings(share=share, audit_share=min(GateSettings.audit_share, share), burst=burst)
     enter, leave = defaults.enter, defaults.leave
     if estimator is not None and estimator.share_thresholds:
         enter, leave = estimator.threshold_for(share), estimator.threshold_for(min(1.0, LEAVE_SHARE * share))

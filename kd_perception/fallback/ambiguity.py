@@ -18,6 +18,7 @@ import numpy as np
 
 from kd_perception.detection.boxes import box_iou
 from kd_perception.detection.detections import Detections
+from kd_perception.detection.model_spec import ThresholdSpec
 from kd_perception.fallback.scene import SceneSignals
 
 # With more classes than this the two features of each class are left out.
@@ -107,9 +108,11 @@ class FeatureSettings:
     max_boxes: int = 200
 
     @classmethod
-    def of_thresholds(cls, low: float, work: float) -> FeatureSettings:
+    def of_thresholds(cls, thresholds: ThresholdSpec) -> FeatureSettings:
         """Return the settings for a detector of these thresholds; the band lies around the working one."""
-        return cls(score_low=low, score_work=work, band_low=0.6 * work, band_high=min(1.0, 1.5 * work))
+        work = thresholds.score
+        return cls(score_low=thresholds.score_low, score_work=work, band_low=0.6 * work,
+                   band_high=min(1.0, 1.5 * work))
 
     def __post_init__(self):
         """Check ranges."""

@@ -9,9 +9,10 @@ from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.ambiguity import FeatureSettings
 from kd_perception.fallback.estimator import Estimator
+from kd_perception.fallback.scene import SceneSignals
 from kd_perception.fallback.scores import DEFAULT_WEIGHTS, Scorer, SIGNALS, SignalScorer
 
-SCENE_FEATURES = frozenset(('luminance', 'contrast', 'dark_share', 'saturated_share', 'sharpness'))
+SCENE_FEATURES = frozenset(field.name for field in dataclasses.fields(SceneSignals))
 SCENE_SIGNALS = frozenset(('dark', 'saturated', 'blurred'))
 # Where fixed rules call a frame ambiguous: half an object missed, or one box in doubt (see `scores.SIGNALS`).
 SIGNAL_THRESHOLD = 0.5
@@ -55,9 +56,7 @@ class Judge:
         else:
             raise ConfigError(f'scorer {choice!r:.60}: expected auto, learned, signals or one of '
                               f'{", ".join(SIGNALS)}')
-        thresholds = spec.thresholds
-        return cls(name, SignalScorer(weights),
-                   FeatureSettings.of_thresholds(thresholds.score_low, thresholds.score),
+        return cls(name, SignalScorer(weights), FeatureSettings.of_thresholds(spec.thresholds),
                    bool(set(weights) & SCENE_SIGNALS))
 
     @property

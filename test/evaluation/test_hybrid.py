@@ -250,8 +250,8 @@ def test_flicker_needs_consecutive_frames():
 
 
 def scored_settings(frames):
-    from kd_perception.evaluation.hybrid_gates import feature_settings
-    settings = feature_settings(frames.student_spec)
+    from kd_perception.fallback.ambiguity import FeatureSettings
+    settings = FeatureSettings.of_thresholds(frames.student_spec.thresholds)
     assert settings.score_work == frames.student_spec.thresholds.score
     return settings
 

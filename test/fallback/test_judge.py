@@ -36,7 +36,7 @@ def test_auto_takes_what_the_model_holds():
     assert Judge.of_model(WITH_GATE, 'm.onnx', 'learned').scorer.bias == ESTIMATOR.bias
     judge = Judge.of_model(spec(), 'm.onnx')
     assert judge.name == 'signals' and judge.scorer.weights == dict(DEFAULT_WEIGHTS)
-    assert judge.settings == FeatureSettings.of_thresholds(0.05, 0.35)
+    assert judge.settings == FeatureSettings.of_thresholds(ThresholdSpec(0.35, 0.05))
 
 
 @pytest.mark.parametrize('choice', ['signals', *SIGNALS])
