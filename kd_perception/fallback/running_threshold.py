@@ -45,7 +45,7 @@ class RunningThreshold:
         Frames become clear again below the score that `LEAVE_SHARE` times the share reach; where the settings
         have no hysteresis there is none.
         """
-        enter, leave = self.at(), self.at(min(1.0, LEAVE_SHARE * self.share))
+        enter, leave = self._quantiles(self.share, min(1.0, LEAVE_SHARE * self.share))
         leave = min(leave, enter) if settings.leave < settings.enter else enter
         return dataclasses.replace(settings, enter=enter, leave=leave)
 
@@ -60,7 +60,9 @@ class RunningThreshold:
 
         Of scores that nearly all tie it lies on the tie: then that many more reach it.
         """
-        share = self.share if share is None else share
+        return self._quantiles(self.share if share is None else share)[0]
+
+    def _quantiles(self, *shares: float) -> list[float]:
         if len(self._scores) < self.least:
-            return self.prior
-        return float(np.quantile(np.array(self._scores), 1 - share))
+            return [self.prior] * len(shares)
+        return np.quantile(np.array(self._scores), [1 - share for share in shares]).tolist()

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 import numpy as np
 from rclpy.duration import Duration
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from kd_perception.bags.cdr import CdrReader, read_result, SerializedImage, write_result
+from kd_perception.bags.cdr import (
+    CdrReader, read_result, SerializedImage, SerializedResult, write_result)
 from kd_perception.bags.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.image import decode_compressed, decode_raw
@@ -40,14 +40,29 @@ MAX_IMAGE_BYTES = 128 * 2**20
 MAX_RESULT_BYTES = 2**20
 MAX_BOXES = 1000
 MAX_SENT = 256
-# Each result is answered, also those that arrive while the system holds this process up: at 30 Hz these are
-# three seconds' worth.
-RESULTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 # What was published a moment ago is lost with its publisher unless readers have it; one that hangs never has.
 READERS_WAIT_S = 0.2
 # Reasons for input that cannot be used.
 BAD_IMAGE, BAD_RESULT, BAD_ANSWER = 'bad_image', 'bad_student_result', 'bad_teacher_answer'
 TEACHER_PUBLISH, INTERNAL_ERROR = 'teacher_publish_error', 'internal_error'
+
+
+def _read(raw: bytes, labels: Sequence[str]) -> tuple[SerializedResult | None, str]:
+    """
+    Read a result of either model.
+
+    :return: the result, without boxes where only its header can be read, None where not even that; and what
+        is wrong with the message, empty: nothing.
+    """
+    try:
+        if len(raw) > MAX_RESULT_BYTES:
+            raise BagError(f'{len(raw)} bytes, expected at most {MAX_RESULT_BYTES}')
+        return read_result(raw, labels, MAX_BOXES), ''
+    except BagError as error:
+        try:
+            return SerializedResult(*CdrReader(raw).header(), Detections.empty()), str(error)
+        except BagError:
+            return None, str(error)
 
 
 class _Context(NamedTuple):
@@ -94,9 +109,9 @@ class FallbackChannel:
         self._image_type, self._image_topic = (
             (CompressedImage, 'image_raw/compressed') if settings.compressed else (Image, 'image_raw'))
         self.verified = node.create_lifecycle_publisher(
-            Detection2DArray, f'{self.name}/verified_detections', RESULTS)
+            Detection2DArray, f'{self.name}/verified_detections', qos.VERIFIED)
         self.provenance = node.create_lifecycle_publisher(
-            DiagnosticArray, f'{self.name}/provenance', RESULTS)
+            DiagnosticArray, f'{self.name}/provenance', qos.VERIFIED)
         self.teacher_image = node.create_lifecycle_publisher(
             self._image_type, f'{self.name}/teacher/{self._image_topic}',
             qos.image_input(settings.teacher_reliable))
@@ -108,8 +123,8 @@ class FallbackChannel:
         for message_type, topic, callback, profile in (
                 (self._image_type, self._image_topic, self._on_image,
                  qos.image_input(self._settings.reliable, depth)),
-                (Detection2DArray, self._settings.student_topic, self._on_student, RESULTS),
-                (Detection2DArray, 'teacher/detections', self._on_teacher, RESULTS)):
+                (Detection2DArray, self._settings.student_topic, self._on_student, qos.VERIFIED),
+                (Detection2DArray, 'teacher/detections', self._on_teacher, qos.VERIFIED)):
             self._subscriptions.append(self._node.create_subscription(
                 message_type, f'{self.name}/{topic}', self._on_message(callback), profile, raw=True))
 
@@ -220,44 +235,30 @@ class FallbackChannel:
 
         None where not even a header can be read: there is nothing that an answer could be given to.
         """
-        try:
-            if len(raw) > MAX_RESULT_BYTES:
-                raise BagError(f'{len(raw)} bytes, expected at most {MAX_RESULT_BYTES}')
-            result = read_result(raw, self._labels, MAX_BOXES)
-        except BagError as error:
-            self._unusable(BAD_RESULT, str(error))
-            try:
-                return (*CdrReader(raw).header(), Detections.empty(), BAD_RESULT)
-            except BagError:
-                return None
-        left_out = result.rejected + result.unknown
-        if left_out:
-            self._unusable(BAD_RESULT, f'{left_out} of its detections are no boxes of known classes')
-        return result.stamp_ns, result.frame_id, result.detections, BAD_RESULT if left_out else ''
+        result, fault = _read(raw, self._labels)
+        if result is not None and result.rejected + result.unknown:
+            fault = f'{result.rejected + result.unknown} of its detections are no boxes of known classes'
+        if fault:
+            self._unusable(BAD_RESULT, fault)
+        return None if result is None else (
+            result.stamp_ns, result.frame_id, result.detections, BAD_RESULT if fault else '')
 
     def _on_teacher(self, raw: bytes) -> None:
         now_ns = self._clock()
-        try:
-            if len(raw) > MAX_RESULT_BYTES:
-                raise BagError(f'{len(raw)} bytes, expected at most {MAX_RESULT_BYTES}')
-            result = read_result(raw, self._teacher_labels, MAX_BOXES)
-            stamp_ns, answer, fault = result.stamp_ns, result.detections, self._fault(result)
-        except BagError as error:
-            fault = str(error)
-            try:
-                stamp_ns, _ = CdrReader(raw).header()
-            except BagError:
-                self._unusable(BAD_ANSWER, fault)
-                return
+        result, fault = _read(raw, self._teacher_labels)
+        if result is not None:
+            fault = fault or self._fault(result)
         if fault:
             self._unusable(BAD_ANSWER, fault)
-        step = self.logic.on_teacher(stamp_ns, None if fault else answer, now_ns)
+        if result is None:
+            return
+        step = self.logic.on_teacher(result.stamp_ns, None if fault else result.detections, now_ns)
         if self._recorder and step.verdict is Verdict.ACCEPTED:
             self._answers[step.sequence] = raw
         self._publish(step.outputs)
         self._wake()
 
-    def _fault(self, result: Any) -> str:
+    def _fault(self, result: SerializedResult) -> str:
         """Return why an answer of the teacher cannot be used; empty: it can."""
         sent = self._sent.get(result.stamp_ns)
         if sent is not None and sent != result.frame_id:

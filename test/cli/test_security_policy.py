@@ -9,6 +9,7 @@ import pytest
 
 from kd_perception.cli.main import main
 from kd_perception.cli.security_policy import EXAMPLE_CAMERAS, policy_text
+from policy_names import names
 
 SHIPPED = Path(__file__).resolve().parents[2] / 'config' / 'security' / 'kd_perception_policy.xml'
 # The table of nodes and topics, for camera C (docs/security.md).
@@ -36,21 +37,6 @@ FORM = {
     'topics': ({'topic'}, set(), {'publish', 'subscribe'}),
     'services': ({'service'}, set(), {'reply', 'request'}),
     'topic': (set(), set(), set()), 'service': (set(), set(), set())}
-
-
-def names(text):
-    """Return {node: {rule: [names]}}, names resolved as sros2 does: against ns, and `~` against the node."""
-    found = {}
-    for profile in ElementTree.fromstring(text).iter('profile'):
-        node, prefix = profile.get('node'), profile.get('ns').rstrip('/') + '/'
-        rules = found.setdefault(node, {})
-        for group in profile:
-            for rule in group.attrib:
-                rules.setdefault(rule, []).extend(
-                    item.text if item.text.startswith('/') else
-                    prefix + node + item.text[1:] if item.text.startswith('~') else prefix + item.text
-                    for item in group)
-    return found
 
 
 def of(table, cameras, prefix='/'):

@@ -1,34 +1,24 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The nodes use nothing that the shipped SROS2 policy denies, as they themselves say."""
 
+from pathlib import Path
+import sys
 import time
-from xml.etree import ElementTree
 
 import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'cli'))
+
 from kd_perception.cli.security_policy import policy_text  # noqa: E402
 from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
 from kd_perception.nodes.fallback_node import FallbackNode  # noqa: E402
+from policy_names import names  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_harness import own_domain  # noqa: E402
-
-
-def allowed_names():
-    """Return {node: {rule: set of names}}."""
-    found = {}
-    for profile in ElementTree.fromstring(policy_text(['front'])).iter('profile'):
-        node = profile.get('node')
-        for group in profile:
-            for rule in group.attrib:
-                found.setdefault(node, {}).setdefault(rule, set()).update(
-                    item.text if item.text.startswith('/') else
-                    f'/{node}{item.text[1:]}' if item.text.startswith('~') else f'/{item.text}'
-                    for item in group)
-    return found
 
 
 def used_names(node, name):
@@ -49,7 +39,8 @@ def used_names(node, name):
 
 def test_the_nodes_use_nothing_that_the_policy_denies(model):
     """Active, with images raw and compressed."""
-    allowed, used = allowed_names(), {}
+    allowed, used = names(policy_text(['front'])), {}
+    allowed = {node: {rule: set(found) for rule, found in rules.items()} for node, rules in allowed.items()}
     for name, kind, transport, values in (
             ('student', DetectorNode, 'raw', {'cameras': ['front'], 'model': str(model)}),
             ('teacher', DetectorNode, 'compressed', {'cameras': ['front/teacher'], 'model': str(model)}),

@@ -1,7 +1,22 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What every configuration file owes to the parameter table that it belongs to."""
 
+import re
+
+from kd_perception.nodes.parameters import check_values
 import yaml
+
+
+def check_table(table, check_combination):
+    """Assert that names differ, defaults are fine, and every parameter is explained and bounded."""
+    defaults = {spec.name: spec.default for spec in table}
+    assert len(defaults) == len(table), 'names differ'
+    assert check_values(table, defaults) == '' and check_combination(defaults) == ''
+    for spec in table:
+        assert re.fullmatch('[a-z][a-z0-9_]*', spec.name)
+        assert spec.description.endswith('.') and '|' not in spec.description
+        assert (spec.minimum is None) == (spec.maximum is None)
+        assert spec.type in ('int', 'double') or spec.minimum is None
 
 
 def check_config_file(path, table):

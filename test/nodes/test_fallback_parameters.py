@@ -2,7 +2,6 @@
 """The parameter table of fallback_node: its checks, its YAML, and what it becomes. Needs no ROS."""
 
 from pathlib import Path
-import re
 
 from kd_perception.errors import RosInterfaceError
 from kd_perception.fallback.arbiter import ArbiterSettings
@@ -11,7 +10,7 @@ from kd_perception.fallback.scores import SIGNALS
 from kd_perception.nodes.fallback_parameters import (
     check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings, RESERVE_NS, settings_of_defaults)
 from kd_perception.nodes.parameters import check_values, markdown_table
-from parameter_files import check_config_file
+from parameter_files import check_config_file, check_table
 import pytest
 import yaml
 
@@ -25,13 +24,7 @@ def settings(**changes):
 
 
 def test_the_table_is_sound():
-    assert len(DEFAULTS) == len(FALLBACK_PARAMETERS), 'names differ'
-    assert check_values(FALLBACK_PARAMETERS, DEFAULTS) == '' and check_combination(DEFAULTS) == ''
-    for spec in FALLBACK_PARAMETERS:
-        assert re.fullmatch('[a-z][a-z0-9_]*', spec.name)
-        assert spec.description.endswith('.') and '|' not in spec.description
-        assert (spec.minimum is None) == (spec.maximum is None)
-        assert spec.type in ('int', 'double') or spec.minimum is None
+    check_table(FALLBACK_PARAMETERS, check_combination)
     assert set(SIGNALS) < set(next(s for s in FALLBACK_PARAMETERS if s.name == 'scorer').choices)
 
 
