@@ -116,21 +116,6 @@ class DetectorNode(RobustLifecycleNode):
         return super().on_deactivate(state)
 
     @logs_errors
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give the model and the topics back."""
-        result = super().on_cleanup(state)
-        self._release()
-        return result
-
-    @logs_errors
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End from any state."""
-        self._stop()
-        result = super().on_shutdown(state)
-        self._release()
-        return result
-
-    @logs_errors
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, from where a new configure may succeed."""
         self._stop()

@@ -132,21 +132,6 @@ class FallbackNode(RobustLifecycleNode):
         return super().on_deactivate(state)
 
     @logs_errors
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give the topics back."""
-        result = super().on_cleanup(state)
-        self._release()
-        return result
-
-    @logs_errors
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End from any state."""
-        self._stop()
-        result = super().on_shutdown(state)
-        self._release()
-        return result
-
-    @logs_errors
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured."""
         self._fault = f'failed in state {state.label}; see the log'

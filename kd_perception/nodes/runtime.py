@@ -11,7 +11,7 @@ from typing import Any
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
 from kd_perception.errors import KdPerceptionError
@@ -70,6 +70,29 @@ class RobustLifecycleNode(LifecycleNode):
                 return response
 
         service.callback = guarded
+
+    @logs_errors
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back what configure has taken."""
+        result = super().on_cleanup(state)
+        self._release()
+        return result
+
+    @logs_errors
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End from any state."""
+        self._stop()
+        result = super().on_shutdown(state)
+        self._release()
+        return result
+
+    def _stop(self) -> Any:
+        """End what activate has started; harmless where nothing runs."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Give back what configure has taken; harmless where there is nothing."""
+        raise NotImplementedError
 
     @property
     def state(self) -> str:
