@@ -32,7 +32,8 @@ def fallback(probe):
 
 def test_clear_frames_leave_at_once_and_ambiguous_ones_with_the_teachers_answer(
         probe, start, model, fallback):
-    process = start_fallback(start, model, deadline_ms=LONG_MS)
+    # The camera rests here while one frame waits for its image, and at the end, longer than it may elsewhere.
+    process = start_fallback(start, model, deadline_ms=LONG_MS, camera_silence_s=60.0)
     client = HybridClient(probe)
     client.wait_ready()
     asked = len(client.teacher.requests)
