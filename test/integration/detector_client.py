@@ -12,7 +12,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter as RclpyParameter
-from ros_harness import LATCHED, RELIABLE, TIMEOUT_S
+from ros_harness import LATCHED, RELIABLE, TIMEOUT_S, WaitTimeout
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
@@ -135,9 +135,13 @@ class DetectorClient:
 
     def change_state(self, label):
         """Request a transition by its label; return whether it succeeded."""
-        transitions = {'configure': Transition.TRANSITION_CONFIGURE, 'cleanup': Transition.TRANSITION_CLEANUP,
-                       'activate': Transition.TRANSITION_ACTIVATE,
-                       'deactivate': Transition.TRANSITION_DEACTIVATE,
-                       'shutdown': Transition.TRANSITION_UNCONFIGURED_SHUTDOWN}
-        request = ChangeState.Request(transition=Transition(id=transitions[label]))
-        return self.probe.call(ChangeState, f'{self.node}/change_state', request).success
+        transition, goal = {'configure': (Transition.TRANSITION_CONFIGURE, 'inactive'),
+                            'cleanup': (Transition.TRANSITION_CLEANUP, 'unconfigured'),
+                            'activate': (Transition.TRANSITION_ACTIVATE, 'active'),
+                            'deactivate': (Transition.TRANSITION_DEACTIVATE, 'inactive'),
+                            'shutdown': (Transition.TRANSITION_UNCONFIGURED_SHUTDOWN, 'finalized')}[label]
+        request, before = ChangeState.Request(transition=Transition(id=transition)), self.state()
+        try:
+            return self.probe.call(ChangeState, f'{self.node}/change_state', request, repeat_s=None).success
+        except WaitTimeout:     # its answer may be lost (see Probe.call); a second request would be another
+            return before != self.state() == goal

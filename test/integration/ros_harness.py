@@ -184,13 +184,22 @@ class Probe:
         self.wait_for(lambda: publisher.get_subscription_count() >= count,
                       f'{count} subscriptions of {publisher.topic_name}', timeout_s)
 
-    def call(self, service_type, name, request, timeout_s=TIMEOUT_S):
-        """Call a service and return the response."""
+    def call(self, service_type, name, request, timeout_s=TIMEOUT_S, repeat_s=3.0):
+        """
+        Call a service and return the response.
+
+        A client sees the service before the service sees the client's reader of answers. rmw waits 100 ms for
+        that and then drops the answer, which a busy machine makes happen: so the request is sent again.
+
+        :param repeat_s: seconds after which an unanswered request is sent again; None: it is sent once.
+        """
         client = self.node.create_client(service_type, name)
+        futures = []
         try:
             self.wait_for(client.service_is_ready, f'service {name}', timeout_s)
-            future = client.call_async(request)
-            self.wait_for(future.done, f'the answer of {name}', timeout_s)
-            return future.result()
+            self.wait_for(lambda: any(future.done() for future in futures), f'the answer of {name}',
+                          timeout_s, every=lambda: futures.append(client.call_async(request)),
+                          period_s=repeat_s or 2 * timeout_s)
+            return next(future for future in futures if future.done()).result()
         finally:
             self.node.destroy_client(client)
