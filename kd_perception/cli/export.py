@@ -15,6 +15,9 @@ EXAMPLES = """\
   kd_perception export --config config/training/teacher.yaml --checkpoint runs/teacher/last.pt \\
                        --data DATA --init picodet_s_416_coco.onnx --out models/teacher.onnx
   kd_perception export --config C.yaml --checkpoint runs/C/last.pt --out model.onnx --no-measure
+  kd_perception export --config config/training/student_int8.yaml --checkpoint runs/student_third/last.pt \
+                       --calibrate 64 --data DATA --out student_int8.onnx
+                                    8-bit activations for a network that was trained without
   kd_perception export --config config/training/darknet19_yolov2.yaml --untrained --float-twin \\
                        --out darknet19_yolov2.onnx     the published size check: 8.2 MiB against 256 MiB"""
 
@@ -30,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='measure nothing and need no data; the configuration gives the threshold')
     parser.add_argument('--float-twin', action='store_true',
                         help='also write OUT.float.onnx: the same network with all weights in float32')
+    parser.add_argument('--float-activations', action='store_true',
+                        help='compute in float, whatever activations the network was trained for')
+    parser.add_argument('--calibrate', type=int, metavar='IMAGES',
+                        help='the checkpoint knows no integer activations, which the configuration wants: '
+                             'calibrate them on so many training images')
     parser.add_argument('--manifest', metavar='NAME',
                         help='pin the file under this name in manifest.yaml of its folder')
 
@@ -46,11 +54,15 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix != '.onnx':
         raise TrainingError(f'{args.out}: expected a file name that ends in .onnx')
     settings = load_config(TrainingSettings, args.config)
+    if args.calibrate is not None and (settings.activations is None or args.calibrate < 1 or args.untrained):
+        raise TrainingError('--calibrate takes a number of images, a checkpoint, and a configuration with '
+                            'activations')
     measured = not args.no_measure and not args.untrained
     network, spec = assemble(settings, args.checkpoint, args.init, args.data, run_folder(args), measured,
-                             args.config.name)
+                             args.config.name, args.calibrate or 0, args.float_activations)
     half = settings.export.scale_bits == 16
-    detector = write_model(network, spec, args.out, half=half)
+    detector = write_model(network, spec, args.out, half=half,
+                           integers=False if args.float_activations else None)
     for line in format_table(spec.documents.get('metrics', {'sets': []})):
         print(line)
     if args.manifest:

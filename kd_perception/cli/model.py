@@ -33,7 +33,10 @@ EXAMPLES = """\
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
 # Operators that turn stored bits and integers into the weights of the former.
-_UNPACKING_OPS = ('Cast', 'Gather', 'Reshape', 'Slice', 'Mul')
+_UNPACKING_OPS = ('Cast', 'Concat', 'DequantizeLinear', 'Div', 'Gather', 'Identity', 'Mul', 'Pad',
+                  'Reshape', 'Round', 'Slice', 'Transpose')
+_FLOAT_BITS = 32
+_ACTIVATION_SCALES = 'scales of activations'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,11 +102,11 @@ def _print_layers(layers: list[dict] | None) -> None:
         print('\nlayers: install the Python package onnx to see them')
         return
     total = sum(layer['bytes'] for layer in layers) or 1
-    print(f'\n{"layer":<40}{"operator":<13}{"shape":<20}{"bits":>6}{"bytes":>13}{"share":>8}')
+    print(f'\n{"layer":<40}{"operator":<13}{"shape":<20}{"bits":>6}{"act.":>6}{"bytes":>13}{"share":>8}')
     for layer in layers:
         shape = 'x'.join(map(str, layer['shape']))
         print(f'{layer["name"][-39:]:<40}{layer["operator"]:<13}{shape:<20}{layer["bits"]:>6}'
-              f'{layer["bytes"]:>13,}{layer["bytes"] / total:>8.1%}')
+              f'{layer.get("activation_bits", ""):>6}{layer["bytes"]:>13,}{layer["bytes"] / total:>8.1%}')
     print(f'{len(layers)} layers and constants, {total:,} bytes')
     for bits in sorted({layer['bits'] for layer in layers}):
         count = sum(int(np.prod(layer['shape'])) for layer in layers if layer['bits'] == bits)
@@ -119,9 +122,11 @@ def _layers(path: Path, precision: Any) -> list[dict] | None:
     """
     try:
         import onnx
+        import onnx.inliner
     except ImportError:
         return None
-    graph = onnx.load(str(path), load_external_data=False).graph
+    model = onnx.load(str(path), load_external_data=False)
+    graph = onnx.inliner.inline_local_functions(model).graph if model.functions else model.graph
     facts = _layer_facts(precision)
     operators = _operators(graph)
     rows: dict[str, dict] = {}
@@ -130,11 +135,15 @@ def _layers(path: Path, precision: Any) -> list[dict] | None:
         array = onnx.numpy_helper.to_array(tensor)
         layer = tensor.name.rpartition('.')[0]
         name = layer if layer in facts else tensor.name
+        if not array.ndim and array.dtype == np.float32:
+            name = _ACTIVATION_SCALES
         operator, position = operators.get(tensor.name, ('unused', len(graph.node)))
         row = rows.setdefault(name, {
             'name': name, 'operator': operator, 'shape': list(array.shape), 'bits': 8 * array.itemsize,
             'bytes': 0, **facts.get(name, {})})
         row['bytes'] += int(array.nbytes)
+        if name == _ACTIVATION_SCALES:
+            row['shape'] = [row['bytes'] // array.itemsize]
         if operator in _WEIGHTED_OPS:
             row['operator'] = operator
         order[name] = min(position, order.get(name, position))
@@ -145,14 +154,17 @@ def _layer_facts(precision: Any) -> dict[str, dict]:
     """
     Take shape and bits of layers from the precision document, as far as it is well formed.
 
-    :return: the name that a layer is stored under -> its name, shape and bits.
+    :return: the name that a layer is stored under -> its name, shape, bits and bits of its activations.
     """
     facts = {}
     for name, entry in precision.items() if isinstance(precision, dict) else ():
         if isinstance(entry, dict) and isinstance(entry.get('bits'), int):
             shape = entry.get('shape')
             if isinstance(shape, list) and all(isinstance(side, int) for side in shape):
-                facts[str(entry.get('as', name))] = {'name': name, 'shape': shape, 'bits': entry['bits']}
+                activations = entry.get('activation_bits', _FLOAT_BITS)
+                facts[str(entry.get('as', name))] = {
+                    'name': name, 'shape': shape, 'bits': entry['bits'],
+                    'activation_bits': activations if isinstance(activations, int) else _FLOAT_BITS}
     return facts
 
 

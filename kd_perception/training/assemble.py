@@ -3,20 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from tqdm import tqdm
 
 from kd_perception.config import changed_from_defaults
+from kd_perception.detection.letterbox import Letterbox
 from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
+from kd_perception.training.activations import (
+    adopt_uniform_input, calibrate_activations, INPUT_ZERO, without_rounding)
 from kd_perception.training.binarization import activate_all
 from kd_perception.training.datasets import load_dataset
 from kd_perception.training.half_scales import fit_half_scales
 from kd_perception.training.measure import measure
 from kd_perception.training.models.picodet_onnx import load_picodet, PICODET_S_416_SHA256
+from kd_perception.training.networks import build_network
+from kd_perception.training.preprocess import FromCamera
 from kd_perception.training.run_inputs import data_folder
 from kd_perception.training.settings import TrainingSettings
 from kd_perception.training.torch_detector import detection_spec
@@ -30,21 +39,30 @@ _DEFAULT_SCORE = 0.4
 
 def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Path | None,
              data_root: Path | None, run_folder: Path, measured: bool,
-             config_name: str) -> tuple[nn.Module, ModelSpec]:
+             config_name: str, calibration_images: int = 0, float_activations: bool = False
+             ) -> tuple[nn.Module, ModelSpec]:
     """
     Build the network to export and its specification.
 
     :param checkpoint: of a training run; None exports the initial weights.
     :param measured: choose the working threshold on the development set (unless configured) and
         measure on the evaluation sets; reads the data.
+    :param calibration_images: the checkpoint is of a network without integer activations: calibrate these on
+        so many training images.
+    :param float_activations: return the network with rounding switched off.
     :raises TrainingError: a part is missing or does not fit the configuration.
     """
     state = None if checkpoint is None else load_checkpoint(checkpoint)
     if state is None:
         network = initial_network(settings, init_path)
         activate_all(network)  # the schedule of a run that never was has not come to its end
+    elif calibration_images:
+        network = calibrated_network(settings, state, checkpoint, calibration_images,
+                                     data_folder(settings, data_root, run_folder))
     else:
         network = trained_network(settings, state, checkpoint)
+    if float_activations:
+        network = without_rounding(network)
     share = settings.export.average_with_initial
     if state is not None and share > 0:
         network = average_weights(network, initial_network(settings, init_path), share)
@@ -74,10 +92,36 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
                                    licence=export.licence, documents=documents)
 
 
+def calibrated_network(settings: TrainingSettings, state: dict[str, Any], checkpoint: Path, count: int,
+                       root: Path) -> nn.Module:
+    """
+    Give integer activations to a network that was trained without, by calibration alone.
+
+    :param count: training images, taken evenly from all sets, whole and at the input's size.
+    :raises TrainingError: there is no image, or the checkpoint does not fit.
+    """
+    plain = trained_network(dataclasses.replace(settings, activations=None), state, checkpoint)
+    network = build_network(settings.network, len(settings.labels), settings.binarization,
+                            settings.activations)
+    network.load_state_dict({**network.state_dict(), **plain.state_dict()})
+    adopt_uniform_input(network)
+    images = [image for dataset in settings.datasets for image in load_dataset(root, dataset)[0]]
+    chosen = images[::max(1, len(images) // count)][:count]
+    camera = FromCamera(network)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for image in tqdm(chosen, desc='calibrate', unit='image'):
+            pixels = image.read()
+            boxed = Letterbox.fit(pixels.shape[:2], settings.input_hw).apply(pixels, INPUT_ZERO)
+            yield camera.normalise(torch.from_numpy(boxed[None]))
+
+    calibrate_activations(network, batches())
+    return network.eval()
+
+
 def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, Any] | None,
                 checkpoint: Path | None, counts: dict[str, int]) -> dict[str, Any]:
     import onnx
-    import torch
     initial = {'kind': settings.init.kind}
     if settings.init.kind == 'picodet_onnx':
         initial.update(name='PicoDet-S 416, COCO, PaddleDetection', licence='Apache-2.0',

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from kd_perception.training.activations import ActivationQuantizer
 from kd_perception.training.binary_layers import BinaryConv2d
 
 
@@ -15,14 +16,16 @@ def follow(average: nn.Module, network: nn.Module, share: float) -> None:
     Move an average towards the network: parameters by `share` of the way; buffers are states, and copied.
 
     A binary layer of the average turns binary with the network's, from its own latent weights: its learned
-    scale would else need thousands of steps to come down from 1, where it stands before.
+    scale would else need thousands of steps to come down from 1, where it stands before. So does the scale
+    of a quantizer, which is taken over when the network's starts to round.
 
     :param average, network: of the same structure.
     """
-    pairs = zip(average.modules(), network.modules())
-    for slow, fast in [pair for pair in pairs if isinstance(pair[1], BinaryConv2d)]:
-        if fast.binary and not slow.binary:
+    for slow, fast in zip(average.modules(), network.modules()):
+        if isinstance(fast, BinaryConv2d) and fast.binary and not slow.binary:
             slow.activate()
+        elif isinstance(fast, ActivationQuantizer) and fast.enabled and not slow.enabled:
+            slow.enable(fast.scale.item())
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), share)
     for slow, fast in zip(average.buffers(), network.buffers()):
         slow.copy_(fast)

@@ -238,21 +238,22 @@ class BinaryConv2d(CodedConv2d):
 
 class RoundedConv2d(CodedConv2d):
     """
-    A convolution with 8-bit weights: W_q = s * round(W / s), s = max |W| / 127 of each output filter.
+    A convolution with 8-bit weights: W_q = s * round(W / s), s = max |W| / limit of each output filter.
 
     Symmetric, one scale an output channel, straight-through gradient (Jacob et al., CVPR 2018, for
-    weights). A filter of zeros stays zero.
+    weights). A filter of zeros stays zero. The limit is 127, less where activations are integers too.
     """
 
     bits = 8
+    limit = 127
 
     def code_scale(self) -> torch.Tensor:
         """Return s, (Cout,)."""
-        return self.weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(_EPSILON) / 127
+        return self.weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(_EPSILON) / self.limit
 
     @torch.no_grad()
     def codes(self) -> torch.Tensor:
-        """Return the integers in -127..127 as int8."""
+        """Return the integers in -limit..limit as int8."""
         return torch.round(self.weight / self.code_scale().view(-1, 1, 1, 1)).to(torch.int8)
 
     def effective_weight(self) -> torch.Tensor:

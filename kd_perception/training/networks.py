@@ -8,6 +8,8 @@ import dataclasses
 import torch
 from torch import nn
 
+from kd_perception.training.activation_settings import ActivationSettings
+from kd_perception.training.activations import quantize_activations
 from kd_perception.training.binarization import binarize
 from kd_perception.training.binarization_settings import BinarizationSettings
 from kd_perception.training.models.darknet import DarkNet19YoloV2
@@ -18,15 +20,19 @@ from kd_perception.training.network_settings import NetworkSettings
 
 
 def build_network(settings: NetworkSettings, classes: int,
-                  binarization: BinarizationSettings | None = None) -> nn.Module:
+                  binarization: BinarizationSettings | None = None,
+                  activations: ActivationSettings | None = None) -> nn.Module:
     """
     Build a network with random weights (of torch's global generator).
 
     :param binarization: prepares its layers to become binary (see `binarize`); None leaves it float.
+    :param activations: prepares it for integer activations (see `quantize_activations`).
     """
     network = _float_network(settings, classes)
     if binarization is not None:
         binarize(network, binarization)
+    if activations is not None:
+        quantize_activations(network, activations)
     return network
 
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 import copy
 import dataclasses
+import itertools
+import string
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from kd_perception.training.binary_layers import BinaryConv2d, CodedConv2d
 
 TABLE_NAME = 'byte_signs'
 _FLOAT_BITS = 32
+_NAME_LETTERS = string.digits + string.ascii_letters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,14 +163,14 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.',
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
     nodes, added = [], []
     if any(weight.bits == 1 for weight in coded.values()):
-        nodes, added = _table()
+        nodes, added = byte_table_nodes()
     if half:
         biases = [name for layer in coded if (name := f'{prefix}{layer}.bias') in initialisers]
         for name, values in (
                 ('scales', {f'{layer}.scale': weight.scale.reshape(-1, 1, 1, 1)
                             for layer, weight in coded.items()}),
                 ('biases', {bias: numpy_helper.to_array(initialisers[bias]) for bias in biases})):
-            new_nodes, tensors = _halves(name, values)
+            new_nodes, tensors = split_halves(name, values)
             nodes += new_nodes
             added += tensors
         for bias in biases:
@@ -190,24 +193,29 @@ def pack(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'network.',
     graph.node.extend(nodes + old)
 
 
-def _table() -> tuple[list, list]:
-    """Return nodes and initialisers that compute `byte_table`: an eighth of the bytes of storing it."""
+def byte_table_nodes(integers: bool = False) -> tuple[list, list]:
+    """
+    Return nodes and initialisers that compute `byte_table`: an eighth of the bytes of storing it.
+
+    :param integers: as int8, called `<TABLE_NAME>.q`; else as float32, `<TABLE_NAME>.f`.
+    """
     from onnx import helper, numpy_helper, TensorProto
     constants = {'bytes': np.arange(256, dtype=np.uint8).reshape(-1, 1), 'powers': 1 << np.arange(8),
                  'two': np.array([2]), 'one': np.array([1])}
     tensors = [numpy_helper.from_array(value if value.dtype == np.uint8 else value.astype(np.int32), name)
                for name, value in constants.items()]
     steps = [('Cast', ['bytes'], {'to': TensorProto.INT32}), ('Div', ['powers'], {}), ('Mod', ['two'], {}),
-             ('Mul', ['two'], {}), ('Sub', ['one'], {}), ('Cast', [], {'to': TensorProto.FLOAT})]
+             ('Mul', ['two'], {}), ('Sub', ['one'], {}),
+             ('Cast', [], {'to': TensorProto.INT8 if integers else TensorProto.FLOAT})]
     nodes, last = [], []
     for number, (operator, inputs, attributes) in enumerate(steps):
-        output = f'{TABLE_NAME}.{number}' if number < len(steps) - 1 else f'{TABLE_NAME}.f'
+        output = f'{TABLE_NAME}.{number if number < len(steps) - 1 else "q" if integers else "f"}'
         nodes.append(helper.make_node(operator, last + inputs, [output], **attributes))
         last = [output]
     return nodes, tensors
 
 
-def _halves(name: str, values: Mapping[str, np.ndarray]) -> tuple[list, list]:
+def split_halves(name: str, values: Mapping[str, np.ndarray]) -> tuple[list, list]:
     """Return nodes and initialisers that cut one float16 array along axis 0 into several of float32."""
     from onnx import helper, numpy_helper, TensorProto
     if not values:
@@ -276,7 +284,7 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
     return layers
 
 
-def _is_default(attribute: Any) -> bool:
+def is_default(attribute: Any) -> bool:
     """Whether a convolution's attribute says what its absence says too."""
     if attribute.name in ('dilations', 'strides'):
         return all(value == 1 for value in attribute.ints)
@@ -295,23 +303,26 @@ def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: s
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
-    names = {}
+    names: dict[str, str] = {}
     for tensor in graph.initializer:
         layer, _, part = tensor.name.removeprefix(prefix).rpartition('.')
         names[tensor.name] = f'{layers[layer]["as"] if layer in layers else layer}.{part}' if layer else part
     for tensor in graph.initializer:
         tensor.name = names[tensor.name]
+    taken = fixed | set(names.values())
+    letters = itertools.chain.from_iterable(
+        itertools.product(_NAME_LETTERS, repeat=length) for length in itertools.count(1))
+    free = (name for name in map(''.join, letters) if name not in taken)
     for node in graph.node:
         node.ClearField('name')
         node.ClearField('doc_string')
         if node.op_type == 'Conv':
-            kept = [a for a in node.attribute if not _is_default(a)]
+            kept = [a for a in node.attribute if not is_default(a)]
             del node.attribute[:]
             node.attribute.extend(kept)
         for i, name in enumerate(node.output):
             if name and name not in fixed:
-                names.setdefault(name, f'v{len(names):x}')
-                node.output[i] = names[name]
+                names[name] = node.output[i] = next(free)
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
     del graph.value_info[:]

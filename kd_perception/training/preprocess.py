@@ -16,13 +16,14 @@ class FromCamera(nn.Module):
     A network that takes uint8 NHWC BGR, as the detector node has it.
 
     :param network: takes (N, 3, H, W) float32 RGB, normalised.
+    :param mean, std: of each colour, 0..255, RGB.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD):
         super().__init__()
         self.network = network
-        self.register_buffer('mean', torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer('scale', 1 / torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('scale', 1 / torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the network's head maps for (N, H, W, 3) uint8 BGR."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, Optional
 
+from kd_perception.training.activation_settings import ActivationSettings
 from kd_perception.training.binarization_settings import BinarizationSettings
 from kd_perception.training.distillation_settings import DistillationSettings
 from kd_perception.training.network_settings import NetworkSettings
@@ -202,6 +203,7 @@ class TrainingSettings:
     :param train_hw: (height, width) px of the training crops; multiples of 32.
     :param input_hw: (height, width) px that validation and export use; multiples of 32.
     :param binarization: makes the weights binary in stages; None (the default) trains in float.
+    :param activations: rounds activations to integers, on top of binary weights; None leaves them float.
     :param distillation: what a teacher (given with `--teacher`) teaches; None trains without one.
     :param image_cache_mib: memory for decoded training images in each worker process, MiB; 0 decodes an image
         each time it is drawn.
@@ -224,6 +226,7 @@ class TrainingSettings:
     rendered: int = 0
     network: NetworkSettings = NetworkSettings()
     binarization: Optional[BinarizationSettings] = None
+    activations: Optional[ActivationSettings] = None
     distillation: Optional[DistillationSettings] = None
     init: InitSettings = InitSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -253,6 +256,9 @@ class TrainingSettings:
             raise ValueError(f'init.kind: picodet_onnx does not fit network.kind {self.network.kind}')
         if self.init.kind == 'picodet_onnx' and len(self.init.class_rows) != len(self.labels):
             raise ValueError(f'init.class_rows: expected one row for each of {len(self.labels)} labels')
+        if self.activations is not None and (self.network.kind != 'plain' or self.binarization is None
+                                             or self.binarization.kept_bits != 8):
+            raise ValueError('activations: need network.kind plain and binarization.kept_bits 8')
         for dataset in self.datasets:
             named = {*dataset.labelled, *dataset.verify}.union(*dataset.ignore.values())
             if named - set(self.labels):

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from kd_perception.errors import TrainingError
+from kd_perception.training.integer_onnx import UNROLLED_SHAPE, unrolled_codes
 from kd_perception.training.packed_onnx import unpack_signs
 
 _MAX_VALUES = 1 << 26  # of all convolutions together
 # What computes weights of constants (see `packed_onnx`; torch's exporter stores equal biases once, behind an
 # Identity): none makes much out of little.
-_UNPACKING = {'Cast', 'Div', 'Gather', 'Identity', 'Mod', 'Mul', 'Reshape', 'Slice', 'Split', 'Sub'}
+_UNPACKING = {'Cast', 'Concat', 'Div', 'Gather', 'Identity', 'Mod', 'Mul', 'Pad',
+              'Reshape', 'Round', 'Slice', 'Split', 'Sub', 'Transpose'}    # and DequantizeLinear
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ def read_stored(content: bytes, precision: Any, path: Path) -> dict[str, StoredW
         raise TrainingError(f'{path}: its precision document is not that of an export') from error
     if not names or len(names) != len(precision) or total > _MAX_VALUES:
         raise TrainingError(f'{path}: its precision document names no layers, one twice, or too many weights')
+    model = _inlined(model, path)
     graph = model.graph
     constants = _constants(model, path)
     makers = {output: node for node in graph.node for output in node.output}
@@ -83,6 +86,21 @@ def read_stored(content: bytes, precision: Any, path: Path) -> dict[str, StoredW
     if missing:
         raise TrainingError(f'{path}: has no convolution for {sorted(missing)[0]}')
     return found
+
+
+def _inlined(model: Any, path: Path) -> Any:
+    """Return a model that spells out the functions it calls (see `integer_onnx`)."""
+    if not model.functions:
+        return model
+    import onnx.inliner
+    own = {(function.domain, function.name) for function in model.functions}
+    # Functions that call functions could make very much out of little.
+    if any((node.domain, node.op_type) in own for function in model.functions for node in function.node):
+        raise TrainingError(f'{path}: has functions that call functions, which no export does')
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:
+        raise TrainingError(f'{path}: its functions cannot be inlined ({type(error).__name__})') from error
 
 
 def _constants(model: Any, path: Path) -> dict[str, np.ndarray]:
@@ -106,6 +124,11 @@ def _constants(model: Any, path: Path) -> dict[str, np.ndarray]:
                 nodes, 'constants', [], [helper.make_empty_tensor_value_info(name) for name in outputs],
                 graph.initializer), opset_imports=model.opset_import)
             stored.update(zip(outputs, ReferenceEvaluator(part).run(None, {})))
+        for node in graph.node:     # whose evaluator does not know it at the operator set of our files
+            if (node.op_type == 'DequantizeLinear' and len(node.input) == 2
+                    and stored.keys() >= set(node.input)):
+                codes, scale = (stored[name] for name in node.input)
+                stored[node.output[0]] = codes.astype(np.float32) * scale.reshape(-1, *[1] * (codes.ndim - 1))
     except Exception as error:  # the evaluator lets through whatever numpy raises
         raise TrainingError(f'{path}: its weights cannot be unpacked ({type(error).__name__})') from error
     return stored
@@ -132,6 +155,9 @@ def _stored(node: Any, bits: int, shape: tuple[int, ...], root: str, constants: 
         raise TrainingError(f'{place}: its weights or bias are not constant')
     weight = inputs[0]
     bias = np.zeros(shape[:1], np.float32) if len(inputs) < 2 else inputs[1]
+    if bits == 8 and weight.shape[1:] == UNROLLED_SHAPE:
+        return _rolled(np.asarray(constants.get(f'{root}.int8')), weight, bias, makers[node.input[1]],
+                       constants, place)
     if weight.shape != shape or len(shape) != 4 or bias.shape != shape[:1]:
         raise TrainingError(f'{place}: holds weights {list(weight.shape)} and biases {list(bias.shape)}, its '
                             f'precision document says {list(shape)}')
@@ -147,9 +173,22 @@ def _stored(node: Any, bits: int, shape: tuple[int, ...], root: str, constants: 
         codes = unpack_signs(packed, shape).astype(np.float32)
     else:
         codes = np.asarray(constants.get(f'{root}.int8', np.nan), np.float32)
-    multiply = makers.get(node.input[1])
-    scale = None if multiply is None or multiply.op_type != 'Mul' else constants[multiply.input[1]]
+    maker = makers.get(node.input[1])
+    scaled = maker is not None and maker.op_type in ('Mul', 'DequantizeLinear')
+    scale = constants[maker.input[1]] if scaled else None
     if codes.shape != shape or scale is None or scale.size != shape[0] or not np.array_equal(
             weight, codes * scale.reshape(-1, 1, 1, 1)):
         raise TrainingError(f'{place}: its weights are not {bits}-bit codes times a scale')
     return StoredWeight(codes, np.array(scale, np.float32).ravel(), bias, bits == 1)
+
+
+def _rolled(codes: np.ndarray, weight: np.ndarray, bias: np.ndarray, maker: Any,
+            constants: Mapping[str, np.ndarray], place: str) -> StoredWeight:
+    """Return a first layer as the network has it, of one that works on several columns at once."""
+    count = len(weight) // 2
+    scale = np.asarray(constants[maker.input[1]], np.float32).ravel() if len(maker.input) > 1 else np.zeros(0)
+    if codes.shape != (count, 3, 3, 3) or scale.shape != (2 * count,) or bias.shape != scale.shape or not (
+            np.array_equal(weight, unrolled_codes(codes) * scale.reshape(-1, 1, 1, 1))
+            and np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise TrainingError(f'{place}: is no first layer that was unrolled over columns')
+    return StoredWeight(codes.astype(np.float32), scale[:count], np.array(bias[:count], np.float32), False)

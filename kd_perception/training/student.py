@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kd_perception.errors import TrainingError
+from kd_perception.training.activations import activation_quantizers, ActivationSchedule
 from kd_perception.training.binarization import (
     activate_all, BinarizationSchedule, latent_parameters, reestimate_batch_norm)
 from kd_perception.training.distillation import distiller_for
@@ -31,9 +32,11 @@ class StudentMethods:
 
     def __init__(self, settings: TrainingSettings, network: nn.Module, teacher: nn.Module | None):
         self.settings, self.teacher = settings, None
-        self.schedule = self.distiller = None
+        self.schedule = self.activations = self.distiller = None
         if settings.binarization is not None:
             self.schedule = BinarizationSchedule(network, settings.binarization, settings.steps)
+        if settings.activations is not None:
+            self.activations = ActivationSchedule(network, settings.activations, settings.steps)
         if settings.distillation is not None:
             if teacher is None:
                 raise TrainingError('the configuration distils: give the checkpoint of its teacher with '
@@ -50,10 +53,16 @@ class StudentMethods:
         """Return what is trained besides the network: the adapters."""
         return [] if self.distiller is None else list(self.distiller.parameters())
 
-    def before_step(self, step: int) -> None:
-        """Prepare step `step`, counted from 0."""
+    def before_step(self, step: int, batches: Iterable[torch.Tensor] = ()) -> None:
+        """
+        Prepare step `step`, counted from 0.
+
+        :param batches: normalised images of the run, to calibrate integer activations on.
+        """
         if self.schedule is not None:
             self.schedule.before_step(step)
+        if self.activations is not None:
+            self.activations.before_step(step, batches)
 
     def terms(self, images: torch.Tensor, named: Mapping[str, torch.Tensor], targets: Sequence[ImageTargets],
               step: int) -> dict[str, torch.Tensor]:
@@ -104,12 +113,13 @@ def head_levels(network: nn.Module) -> tuple[str, ...]:
 def make_optimiser(network: nn.Module, settings: TrainingSettings, adapters: Sequence[nn.Parameter] = ()
                    ) -> torch.optim.AdamW:
     """
-    Build AdamW: the backbone at its own rate, latent binary weights without decay.
+    Build AdamW: the backbone at its own rate, latent binary weights and scales of activations without decay.
 
     A sign has no size that decay could keep small: it would only draw latent weights to where they flip.
     """
     chosen = settings.optimiser
     latent = {id(p) for p in latent_parameters(network)}
+    latent |= {id(quantizer.log_scale) for quantizer in activation_quantizers(network)}
     groups = []
     for backbone in (False, True):
         rate = chosen.lr * (chosen.backbone_lr_share if backbone else 1.0)

@@ -171,7 +171,7 @@ class Trainer:
                 levels = self.reference(images)
                 taught = torch.cat([level[:, :len(self.settings.labels)].flatten(2) for level in levels], 2)
                 taught = taught.transpose(1, 2).sigmoid()
-        self.methods.before_step(self.step)
+        self.methods.before_step(self.step, self._batches(FromCamera(self.network).normalise))
         losses, transfer = self._losses(images, targets, taught)
         # The mean is not finite where one process's loss is not: all stop, and none waits for another.
         values = self.processes.mean({name: float(value.detach()) for name, value in losses.items()})

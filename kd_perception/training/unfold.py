@@ -24,6 +24,7 @@ from torch import nn
 from kd_perception.detection.decode import output_shapes
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError, TrainingError
+from kd_perception.training.activations import adopt_uniform_input, INPUT_LAYER, is_quantized
 from kd_perception.training.binarization import convolutions
 from kd_perception.training.binary_layers import BinaryConv2d
 from kd_perception.training.models.plain_detector import PlainDetector
@@ -66,7 +67,12 @@ def unfold(network: PlainDetector, path: Path, labels: tuple[str, ...], images: 
             'uint8', 'NHWC', 'bgr'):
         raise TrainingError(f'{path}: is of another network: decoder {spec.decoder}, '
                             f'expected {network.decoder_spec()} on uint8 NHWC BGR images')
-    stored = read_stored(content, spec.documents.get('precision'), path)
+    precision = spec.documents.get('precision')
+    uniform = isinstance(precision, dict) and 'uniform_input' in (precision.get(INPUT_LAYER) or {})
+    if uniform and not is_quantized(network):
+        raise TrainingError(f'{path}: was made for integer activations; give the configuration '
+                            '`activations: {bits: 8}`')
+    stored = read_stored(content, precision, path)
     layers, norms = convolutions(network), dict(norm_pairs(network))
     if set(stored) != set(layers):
         different = sorted(set(stored) ^ set(layers))
@@ -78,6 +84,8 @@ def unfold(network: PlainDetector, path: Path, labels: tuple[str, ...], images: 
                                 f'the configured network {list(layer.weight.shape)}')
         norm = getattr(*norms[name]) if name in norms else None
         _fill(layer, norm, stored[name], f'{path}: {name}')
+    if is_quantized(network) and not uniform:
+        adopt_uniform_input(network)
     floats = {name for name, weight in stored.items() if not weight.binary}
     calibrate(network, rendered_images(_CALIBRATION_IMAGES) if images is None else images, floats)
     _compare(network, detector, floats, path)

@@ -14,6 +14,7 @@ from torch import nn
 from kd_perception.config import from_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.training.activations import adopt_uniform_input, is_quantized, QUANTIZER_STATE
 from kd_perception.training.binary_layers import BINARY_STATE
 from kd_perception.training.models.picodet import STRIDES as PICODET_STRIDES
 from kd_perception.training.models.picodet_onnx import load_exported_picodet, load_picodet
@@ -53,7 +54,8 @@ def initial_network(settings: TrainingSettings, init_path: Path | None, start_pa
     """
     if settings.init.kind != 'picodet_onnx':
         torch.manual_seed(settings.seed)
-        network = build_network(settings.network, len(settings.labels), settings.binarization)
+        network = build_network(settings.network, len(settings.labels), settings.binarization,
+                                settings.activations)
         if settings.init.kind == 'model':
             _start_from(network, settings, start_path, init_path)
         return network
@@ -70,7 +72,7 @@ def is_unfolded(kind: str, path: Path) -> bool:
 def _start_from(network: nn.Module, settings: TrainingSettings, path: Path | None,
                 init_path: Path | None) -> None:
     """
-    Copy the averaged weights of an earlier run; what only binary layers have stays as it is.
+    Copy the averaged weights of an earlier run; what only binary layers and quantizers have stays as it is.
 
     A model file of the plain network, packed or not, needs no checkpoint: see `unfold`.
     """
@@ -80,15 +82,18 @@ def _start_from(network: nn.Module, settings: TrainingSettings, path: Path | Non
     if is_unfolded(settings.network.kind, path):
         unfold(network, path, settings.labels)
         return
-    weights = load_teacher(path, settings.labels, init_path).state_dict()
+    source = load_teacher(path, settings.labels, init_path)
+    weights = source.state_dict()
     known = network.state_dict()
-    state = {name.rpartition('.')[2] for name in known} & BINARY_STATE
+    state = {name.rpartition('.')[2] for name in known} & (BINARY_STATE | QUANTIZER_STATE)
     for name, value in known.items():
         if name in weights and weights[name].shape == value.shape:
             known[name] = weights[name]
         elif name.rpartition('.')[2] not in state:
             raise TrainingError(f'{path}: weights do not fit the network at {name}')
     network.load_state_dict(known)
+    if is_quantized(network) and not is_quantized(source):
+        adopt_uniform_input(network)
 
 
 def trained_network(settings: TrainingSettings, state: Mapping[str, Any], source: Path) -> nn.Module:
@@ -101,7 +106,8 @@ def trained_network(settings: TrainingSettings, state: Mapping[str, Any], source
     if list(labels) != list(settings.labels):
         raise TrainingError(f'{source}: was trained for labels {list(labels)}, '
                             f'the configuration has {list(settings.labels)}')
-    network = build_network(settings.network, len(settings.labels), settings.binarization).eval()
+    network = build_network(settings.network, len(settings.labels), settings.binarization,
+                            settings.activations).eval()
     try:
         network.load_state_dict(state['average'])
     except RuntimeError as error:

@@ -63,7 +63,8 @@ def test_info_shows_packed_layers_as_layers(model, capsys):
     assert main(['model', 'info', str(model), '--json']) == 0
     assert json.loads(capsys.readouterr().out)['layers'] == [
         {'name': 'table', 'operator': 'Conv', 'shape': [256, 8], 'bits': 32, 'bytes': 8192},
-        {'name': 'the.body', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'bits': 1, 'bytes': 240 + 32 + 40}]
+        {'name': 'the.body', 'operator': 'Conv', 'shape': [10, 3, 8, 8], 'bits': 1, 'bytes': 240 + 32 + 40,
+         'activation_bits': 32}]
     assert main(['model', 'info', str(model)]) == 0
     assert ' 1 bits: 1,920 values' in capsys.readouterr().out
 

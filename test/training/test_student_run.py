@@ -18,6 +18,7 @@ from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
+from kd_perception.training.activation_settings import ActivationSettings  # noqa: E402
 from kd_perception.training.binary_layers import BinaryConv2d  # noqa: E402
 from kd_perception.training.datasets import MixedStream  # noqa: E402
 from kd_perception.training.export import write_model  # noqa: E402
@@ -48,7 +49,11 @@ def teacher(tmp_path_factory):
     return folder / 'last.pt'
 
 
-def test_resumed_student_ends_at_the_very_weights(settings, teacher, tmp_path):
+@pytest.mark.parametrize('start', [None, 0.4, 0.8])
+def test_resumed_student_ends_at_the_very_weights(settings, teacher, tmp_path, start):
+    if start is not None:   # activations are rounded from before, or after, the interruption on
+        activations = ActivationSettings(start=start, calibration_batches=1)
+        settings = dataclasses.replace(settings, activations=activations)
     Trainer(settings, None, tmp_path / 'whole', None, teacher).run()
     Trainer(settings, None, tmp_path / 'cut', None, teacher).run(stop_at=3)
     resumed = Trainer(settings, None, tmp_path / 'cut', None, teacher)
@@ -62,6 +67,8 @@ def test_resumed_student_ends_at_the_very_weights(settings, teacher, tmp_path):
             assert torch.equal(value, cut[part][name]), (part, name)
     flags = {name: value for name, value in whole['average'].items() if name.endswith('.binary')}
     assert len(flags) == 19 and all(flags.values())
+    rounded = {name: value for name, value in whole['average'].items() if name.endswith('.enabled')}
+    assert len(rounded) == (0 if start is None else 27) and all(rounded.values())
     with (tmp_path / 'whole' / 'log.csv').open() as file:
         (row,) = csv.DictReader(file)
     assert all(float(row[f'kd_{name}']) > 0 for name in ('logits', 'localisation', 'pyramid', 'regions'))
@@ -109,11 +116,14 @@ def test_published_networks_train(settings, tmp_path, monkeypatch):
     assert (tmp_path / 'last.pt').is_file()
 
 
-def test_commands_train_and_export_a_packed_student(settings, teacher, tmp_path, capsys):
+@pytest.mark.parametrize('integers', [False, True])
+def test_commands_train_and_export_a_packed_student(settings, teacher, tmp_path, capsys, integers):
     config = tmp_path / 'student.yaml'
     text = (CONFIGS / 'student_smoke.yaml').read_text(encoding='utf-8')
-    config.write_text(text.replace('steps: 30', 'steps: 4').replace('rendered: 16', 'rendered: 6')
-                      .replace('validate_every: 30', 'validate_every: 4'))
+    text = (text.replace('steps: 30', 'steps: 4').replace('rendered: 16', 'rendered: 6')
+            .replace('validate_every: 30', 'validate_every: 4'))
+    activations = 'activations: {bits: 8, start: 0.5, calibration_batches: 1}\n'
+    config.write_text(text + activations * integers)
     run, out = tmp_path / 'run', tmp_path / 'student.onnx'
     train = ['train', '--config', str(config), '--run', str(run)]
     assert main(train) == EXIT_BAD_INPUT
@@ -125,7 +135,16 @@ def test_commands_train_and_export_a_packed_student(settings, teacher, tmp_path,
     detector = OnnxDetector.load(out)
     bits = [entry['bits'] for entry in detector.spec.documents['precision'].values()]
     assert bits.count(1) == 19 and bits.count(8) == 4 and len(bits) == 23
-    assert out.stat().st_size < 0.15 * out.with_suffix('.float.onnx').stat().st_size
+    assert out.stat().st_size < 0.17 * out.with_suffix('.float.onnx').stat().st_size
+    rounded = [entry.get('activation_bits') for entry in detector.spec.documents['precision'].values()]
+    assert rounded.count(8) == (20 if integers else 0)
+    # The other kind of activations, of the same checkpoint.
+    other, turned = tmp_path / 'other.onnx', tmp_path / 'turned.yaml'
+    turned.write_text(text + activations)
+    assert main(['export', '--config', str(turned), '--run', str(run), '--checkpoint', str(run / 'last.pt'),
+                 '--out', str(other), '--no-measure',
+                 *(['--float-activations'] if integers else ['--calibrate', '3'])]) == EXIT_OK
+    assert ('activation_bits' in str(OnnxDetector.load(other).spec.documents['precision'])) is not integers
     scene, _ = render_scene(np.random.default_rng(0))
     assert len(detector.detect(scene, 1e-4).detections) > 0
     assert main(['model', 'verify', str(out)]) == EXIT_OK

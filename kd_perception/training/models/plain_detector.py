@@ -51,6 +51,7 @@ class PlainBackbone(nn.Module):
 
     def __init__(self, channels: Sequence[int], blocks: Sequence[int], shortcut: bool):
         super().__init__()
+        self.entry = nn.Identity()  # a place for `activations.UniformInput`
         self.stem = ConvNormAct(3, channels[0], 3, 2)
         self.stages = nn.ModuleList(
             nn.Sequential(ConvNormAct(inputs, outputs, 3, 2),
@@ -59,7 +60,7 @@ class PlainBackbone(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the maps at strides 8, 16, 32 (and 64)."""
-        x = self.stem(x)
+        x = self.stem(self.entry(x))
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -81,16 +82,19 @@ class PlainNeck(nn.Module):
         steps = range(levels - 1)
         self.down = nn.ModuleList(ConvNormAct(width, width, 3, 2) for _ in steps)
         self.bottom_up = nn.ModuleList(ConvNormAct(2 * width, width, 1) for _ in steps)
+        # Places for quantizers of what was concatenated (see `activations`).
+        self.joined_down = nn.ModuleList(nn.Identity() for _ in self.top_down)
+        self.joined_up = nn.ModuleList(nn.Identity() for _ in steps)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Return the fused maps, finest first."""
         lateral = [layer(x) for layer, x in zip(self.lateral, maps)]
         down = [lateral[-1]]  # coarsest first
-        for fuse, finer in zip(self.top_down, lateral[-2::-1]):
-            down.append(fuse(torch.cat([self._upsample(down[-1]), finer], dim=1)))
+        for fuse, joined, finer in zip(self.top_down, self.joined_down, lateral[-2::-1]):
+            down.append(fuse(joined(torch.cat([self._upsample(down[-1]), finer], dim=1))))
         up = [down[-1]]  # finest first
-        for reduce, fuse, coarser in zip(self.down, self.bottom_up, down[-2::-1]):
-            up.append(fuse(torch.cat([reduce(up[-1]), coarser], dim=1)))
+        for reduce, fuse, joined, coarser in zip(self.down, self.bottom_up, self.joined_up, down[-2::-1]):
+            up.append(fuse(joined(torch.cat([reduce(up[-1]), coarser], dim=1))))
         return tuple(up)
 
     @staticmethod
