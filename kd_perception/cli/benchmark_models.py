@@ -10,9 +10,12 @@ those of the detector: letterbox, inference, decoding with NMS.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
 from pathlib import Path
 import statistics
+import tempfile
 import time
 from typing import Any
 
@@ -20,7 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_perception.bags.sources import open_source
+from kd_perception.cli.benchmark_accuracy import accuracy, labelled_images
+from kd_perception.cli.benchmark_memory import cost_alone
+from kd_perception.cli.benchmark_models_report import markdown, plot
 from kd_perception.cli.benchmark_node import describe_machine, publish_report
+from kd_perception.cli.benchmark_variants import batch_cost, quartiles, write_resized, write_variants
 from kd_perception.cli.main import EXIT_OK
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
@@ -32,6 +39,34 @@ WARM_UP = 3
 SESSIONS = 3
 MAX_IMAGES = 200                # held in memory
 STAGES = ('preprocess', 'inference', 'postprocess', 'total')
+RUNTIMES = ('onnxruntime', 'openvino')
+# Linux tells the energy that the processor's package has used, where it may be read.
+ENERGY_FILE = Path('/sys/class/powercap/intel-rapl:0/energy_uj')
+ENERGY_RUNS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """
+    One model as it is run.
+
+    :param name: in the report; `path`: of the model file; `runtime`: of `RUNTIMES`, or `ncnn`.
+    """
+
+    name: str
+    path: Path
+    runtime: str
+    input_hw: tuple[int, int] | None = None
+
+    def load(self, threads: int) -> OnnxDetector:
+        """Load the model anew."""
+        if self.runtime == 'ncnn':
+            from kd_perception.cli.benchmark_peers import nanodet
+            return nanodet(self.path, self.input_hw, threads)
+        if self.runtime == 'openvino':
+            from kd_perception.detection.openvino_session import openvino_detector
+            return openvino_detector(self.path, threads, pinned_sha256(self.path))
+        return OnnxDetector.load(self.path, ExecutionOptions(threads=threads), pinned_sha256(self.path))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,27 +74,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', action='append', metavar='MODEL',
                         help='path of an ONNX file, or a name of the manifest; repeat; the first is what the '
                              'others are compared with (default: teacher, student)')
+    parser.add_argument('--variants', action='store_true',
+                        help='also the last model with float activations, and its float twin, made of its '
+                             'file (needs PyTorch)')
+    parser.add_argument('--size', action='append', metavar='WxH', default=[],
+                        help='also the last model and its variants at this input size; repeat')
+    parser.add_argument('--runtime', nargs='+', choices=RUNTIMES, default=['onnxruntime'],
+                        help='onnxruntime, or openvino (pip install openvino), or both')
+    parser.add_argument('--nanodet', type=Path, metavar='PARAM',
+                        help="also NanoDet-Plus, run by ncnn (pip install ncnn) at the last model's input "
+                             'size; its .bin file lies beside')
     parser.add_argument('--input', type=Path,
                         help='folder of images, video or recording; default: noise of '
                              f'{IMAGE_HW[1]}x{IMAGE_HW[0]} px')
+    parser.add_argument('--batch', type=int, nargs='+', default=[], metavar='N',
+                        help='also the last model on N images at once: does it pay to batch cameras?')
+    parser.add_argument('--labels', type=Path, metavar='DIR',
+                        help='KITTI labels of the images of --input: measure accuracy too')
     parser.add_argument('--threads', type=int, nargs='+', default=[1], help='threads of a model (default 1)')
     parser.add_argument('--rounds', type=int, default=100, help='images, each for all models (default 100)')
-    parser.add_argument('--out', type=Path, help='folder for models_benchmark.json and models_benchmark.md')
+    parser.add_argument('--out', type=Path,
+                        help='folder for models_benchmark.json, .md and .png')
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print and store."""
     if not 2 <= args.rounds <= 100_000:
         raise ConfigError(f'--rounds {args.rounds}: expected 2 to 100000')
-    paths = [resolve_model(name, models_folder()) for name in args.model or ('teacher', 'student')]
+    if args.labels is not None and args.input is None:
+        raise ConfigError('--labels: give the images with --input')
+    if not all(2 <= batch <= 64 for batch in args.batch):
+        raise ConfigError(f'--batch {args.batch}: expected 2 to 64 images at once')
+    sizes = [parse_size(text) for text in args.size]
     images = _images(args.input, args.rounds)
     report: dict[str, Any] = {'machine': describe_machine(), 'rounds': args.rounds,
                               'images': str(args.input) if args.input else 'noise',
                               'image_hw': list(images[0].shape[:2]), 'threads': {}}
-    for threads in args.threads:
-        report['threads'][str(threads)] = measure(paths, images, threads, args.rounds)
+    with tempfile.TemporaryDirectory(prefix='kd_benchmark_') as folder:
+        field = contenders(args.model or ['teacher', 'student'], args.variants, sizes, args.runtime,
+                           args.nanodet, Path(folder))
+        for threads in args.threads:
+            report['threads'][str(threads)] = measure(field, images, threads, args.rounds)
+            if args.batch:
+                path = resolve_model((args.model or ['student'])[-1], models_folder())
+                found = batch_cost(path, args.batch, threads, args.rounds)
+                report.setdefault('batch', {})[str(threads)] = found
+        if args.labels is not None:
+            labelled = labelled_images(args.input, args.labels)
+            report['labelled_images'] = len(labelled)
+            for number, contender in enumerate(field):
+                found = accuracy(contender.load(1), labelled, contender.name)
+                for entries in report['threads'].values():
+                    entries[number]['accuracy'] = found
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        plot(report, args.out / 'models_benchmark.png')
     publish_report(report, markdown(report), args.out, 'models_benchmark')
     return EXIT_OK
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """
+    Read 'WIDTHxHEIGHT'; return (height, width) px.
+
+    :raises ConfigError: it is something else.
+    """
+    parts = text.split('x')
+    if len(parts) != 2 or not all(part.isdecimal() and 0 < int(part) <= 8192 for part in parts):
+        raise ConfigError(f'--size {text}: expected WIDTHxHEIGHT, such as 1280x384')
+    return int(parts[1]), int(parts[0])
+
+
+def contenders(models: Sequence[str], variants: bool, sizes: Sequence[tuple[int, int]],
+               runtimes: Sequence[str], nanodet: Path | None, folder: Path) -> list[Contender]:
+    """
+    List what is compared, the reference first.
+
+    :param folder: where files are written that are made for the comparison.
+    :raises ModelError: a model is missing, or a variant cannot be made.
+    """
+    paths = [resolve_model(name, models_folder()) for name in models]
+    own = [*(write_variants(paths[-1], folder) if variants else []), paths[-1]]
+    resized = [write_resized(path, size, folder) for size in sizes for path in own]
+    every = [*paths[:-1], *own, *(path for path in resized if path not in own)]
+    field = [Contender(f'{path.stem}{"" if runtime == RUNTIMES[0] else ", OpenVINO"}', path, runtime)
+             for runtime in sorted(runtimes, key=RUNTIMES.index) for path in every]
+    if nanodet is not None:
+        size = OnnxDetector.load(paths[-1]).spec.input.hw
+        field.append(Contender(f'{nanodet.stem}, ncnn', nanodet, 'ncnn', size))
+    return field
 
 
 def _images(source: Path | None, limit: int) -> list[np.ndarray]:
@@ -77,66 +180,67 @@ def _images(source: Path | None, limit: int) -> list[np.ndarray]:
     return images
 
 
-def measure(paths: Sequence[Path], images: Sequence[np.ndarray], threads: int, rounds: int
+def measure(field: Sequence[Contender], images: Sequence[np.ndarray], threads: int, rounds: int
             ) -> list[dict[str, Any]]:
     """
     Run the models in turn.
 
-    :param paths: model files, the reference first.
+    :param field: what is compared, the reference first.
     :param images: (H, W, 3) uint8 BGR, used over and over.
     :return: for each model its facts, quartiles of each stage [ms], and `ratio`: quartiles of its total over
-        the reference's in the same round.
+        the reference's in the same round; `inference_ratio` of its inference.
     """
-    options = ExecutionOptions(threads=threads)
     detectors, created = [], []
-    for path in paths:
+    for contender in field:
         times = []
         for _ in range(SESSIONS):
             start = time.perf_counter_ns()
-            detector = OnnxDetector.load(path, options, pinned_sha256(path))
+            detector = contender.load(threads)
             times.append((time.perf_counter_ns() - start) / 1e6)
         detector.warm_up(WARM_UP)
         detectors.append(detector)
         created.append(statistics.median(times))
-    times_ms = np.zeros((rounds, len(paths), len(STAGES)))
+    times_ms = np.zeros((rounds, len(field), len(STAGES)))
     for number in tqdm(range(rounds), desc=f'{threads} thread{"s" * (threads != 1)}', unit='round'):
         image = images[number % len(images)]
-        for turn in range(len(paths)):
-            which = (number + turn) % len(paths)
+        for turn in range(len(field)):
+            which = (number + turn) % len(field)
             timings = detectors[which].detect(image).timings
             stages = timings.preprocess_ns, timings.inference_ns, timings.postprocess_ns
             times_ms[number, which] = (*(value / 1e6 for value in stages), sum(stages) / 1e6)
     entries = []
-    for which, (path, detector) in enumerate(zip(paths, detectors)):
+    for which, (contender, detector) in enumerate(zip(field, detectors)):
+        alone = {} if contender.runtime == 'ncnn' else cost_alone(contender.path, threads, contender.runtime)
         entries.append({
-            'file': path.name, 'name': detector.spec.name, 'sha256': detector.sha256,
-            'bytes': path.stat().st_size, 'input_hw': list(detector.spec.input.hw),
-            'provider': detector.provider, 'load_ms': round(created[which], 1),
-            **{f'{stage}_ms': _quartiles(times_ms[:, which, i]) for i, stage in enumerate(STAGES)},
-            'ratio': _quartiles(times_ms[:, 0, -1] / times_ms[:, which, -1])})
+            'file': contender.path.name, 'name': contender.name, 'runtime': contender.runtime,
+            'sha256': detector.sha256, 'bytes': _bytes(contender.path),
+            'input_hw': list(detector.spec.input.hw), 'provider': detector.provider,
+            'load_ms': round(created[which], 1), **alone,
+            **{f'{stage}_ms': quartiles(times_ms[:, which, i]) for i, stage in enumerate(STAGES)},
+            'least_inference_ms': round(float(times_ms[:, which, 1].min()), 3),
+            'ratio': quartiles(times_ms[:, 0, -1] / times_ms[:, which, -1]),
+            'inference_ratio': quartiles(times_ms[:, 0, 1] / times_ms[:, which, 1]),
+            'energy_mj': energy_mj(lambda: detector.detect(images[0]))})
     return entries
 
 
-def _quartiles(values: np.ndarray) -> list[float]:
-    return [round(float(value), 3) for value in np.percentile(values, (25, 50, 75))]
+def energy_mj(work: Callable[[], Any]) -> float | None:
+    """Return the energy of the processor's package for a run, over `ENERGY_RUNS`; None if not told."""
+    def read() -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(ENERGY_FILE.read_text())
+        return None
+    if read() is None:
+        return None
+    before = read()
+    for _ in range(ENERGY_RUNS):
+        work()
+    after = read()
+    # The counter starts anew now and then.
+    return None if before is None or after is None or after < before else round(
+        (after - before) / 1e3 / ENERGY_RUNS, 2)
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """Return the report as a table for each number of threads: medians, with quartiles for the ratio."""
-    machine = report['machine']
-    height, width = report['image_hw']
-    lines = [f'{machine["cpu"]}, {machine["cores"]} cores, onnxruntime {machine["onnxruntime"]}; '
-             f'{report["rounds"]} rounds on {width}x{height} px; medians in ms, and how many times as fast '
-             'as the first (quartiles over the rounds)', '']
-    for threads, entries in report['threads'].items():
-        lines += [f'{threads} thread{"s" * (threads != "1")}', '',
-                  '| model | input | file, bytes | load | inference | total | times as fast |',
-                  '|---|---|---|---|---|---|---|']
-        for entry in entries:
-            low, median, high = entry['ratio']
-            lines.append(
-                f'| {entry["file"]} | {entry["input_hw"][1]}x{entry["input_hw"][0]} | {entry["bytes"]:,} '
-                f'| {entry["load_ms"]:.0f} | {entry["inference_ms"][1]:.1f} | {entry["total_ms"][1]:.1f} '
-                f'| {median:.2f} [{low:.2f}, {high:.2f}] |')
-        lines.append('')
-    return '\n'.join(lines)
+def _bytes(path: Path) -> int:
+    weights = path.with_suffix('.bin')
+    return path.stat().st_size + (weights.stat().st_size if path.suffix == '.param' else 0)

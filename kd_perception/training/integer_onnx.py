@@ -268,9 +268,9 @@ def unroll_columns(model: Any) -> list:
         nodes += [*before, each] if each is transpose else [each, *after] if each is last else [each]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    width = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    filters = next(tensor.dims[0] for tensor in model.graph.initializer if tensor.name == conv.input[1])
     return [numpy_helper.from_array(np.array([0, 0, -1, 3 * COLUMNS]), 'columns'),
-            numpy_helper.from_array(np.array([0, 0, width // 2, -1]), 'halves')]
+            numpy_helper.from_array(np.array([0, 0, -1, filters]), 'halves')]
 
 
 def codable_scale(scale: np.ndarray, bias: np.ndarray, input_scale: float, half: bool) -> np.ndarray:

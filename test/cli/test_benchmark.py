@@ -5,9 +5,13 @@ import json
 
 import cv2
 
-from kd_perception.cli import benchmark_node
+from kd_perception.cli import benchmark_models, benchmark_node
+from kd_perception.cli.benchmark_variants import batch_cost, write_resized
 from kd_perception.cli.main import main
 from kd_perception.cli.rectangle_model import write_rectangle_model
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import ModelError
+from kd_perception.resources import models_folder
 import numpy as np
 import pytest
 
@@ -87,12 +91,71 @@ def test_models_are_compared_in_turn(tmp_path, capsys):
         assert entries[1]['ratio'][1] > 0
     text = capsys.readouterr().out
     assert text == (out / 'models_benchmark.md').read_text()
-    assert text.count('| slow.onnx | 96x64 |') == 2
+    assert text.count('| slow | 96x64 |') == 2
+    assert entries[0]['rss_peak_mb'] > entries[0]['rss_before_mb'] > 10 and entries[0]['create_ms'] > 0
+    assert (out / 'models_benchmark.png').read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.mark.parametrize('arguments,message', [
-    (['--rounds', '1'], 'expected 2 to'), (['--model', 'absent.onnx'], 'absent.onnx: no such model file')])
+    (['--rounds', '1'], 'expected 2 to'), (['--model', 'absent.onnx'], 'absent.onnx: no such model file'),
+    (['--size', '640'], 'expected WIDTHxHEIGHT'), (['--size', '640x-1'], 'expected WIDTHxHEIGHT'),
+    (['--batch', '1'], 'expected 2 to 64'), (['--labels', 'x'], 'give the images with --input'),
+    (['--nanodet', 'absent.param'], 'absent.param')])
 def test_bad_arguments_of_models_are_one_line(arguments, message, capsys):
     assert main(['benchmark', 'models', *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and message in error
+
+
+@pytest.fixture(scope='module')
+def shipped():
+    return models_folder() / 'student.onnx'
+
+
+def test_the_student_runs_at_other_sizes_and_on_several_images(shipped, tmp_path):
+    own = OnnxDetector.load(shipped)
+    assert write_resized(shipped, own.spec.input.hw, tmp_path) == shipped
+    larger = OnnxDetector.load(write_resized(shipped, (384, 1280), tmp_path))
+    assert larger.spec.input.hw == (384, 1280) and larger.spec.labels == own.spec.labels
+    image = np.random.default_rng(0).integers(0, 256, (384, 1280, 3), dtype=np.uint8)
+    assert larger.detect(image, 0.01).detections.boxes_xyxy.shape[1] == 4
+    found = batch_cost(shipped, [2], 1, 2)
+    assert list(found) == ['1', '2'] and all(entry['ms_an_image'][0] > 0 for entry in found.values())
+    with pytest.raises(ModelError, match='teacher.onnx: cannot be run at'):
+        write_resized(shipped.with_name('teacher.onnx'), (64, 70), tmp_path)
+
+
+def test_accuracy_stands_beside_speed(tmp_path, capsys):
+    model = write_rectangle_model(tmp_path / 'm.onnx', (64, 96))
+    images, labels = tmp_path / 'images', tmp_path / 'labels'
+    images.mkdir()
+    labels.mkdir()
+    for i in range(2):
+        image = np.full((64, 96, 3), 20, np.uint8)
+        image[16:48, 16 + 8 * i:56 + 8 * i] = 235, 20, 20    # blue is a car to this model
+        cv2.imwrite(str(images / f'{i}.png'), image)
+        (labels / f'{i}.txt').write_text(
+            f'Car 0.00 0 0.00 {16 + 8 * i}.00 16.00 {56 + 8 * i}.00 48.00 1 1 1 0 0 0 0\n')
+    arguments = ['benchmark', 'models', '--model', str(model), '--rounds', '2', '--input', str(images)]
+    assert main([*arguments, '--labels', str(labels), '--out', str(tmp_path / 'out')]) == 0
+    report = json.loads((tmp_path / 'out' / 'models_benchmark.json').read_text())
+    found = report['threads']['1'][0]['accuracy']['Car']
+    assert found['objects'] == 2 and found['ap50'] == 1.0
+    assert '| m | 96x64 | 1.000' in capsys.readouterr().out
+    (labels / '1.txt').unlink()
+    assert main([*arguments, '--labels', str(labels)]) == 2
+    assert '1.txt: no such label file for 1' in capsys.readouterr().err
+
+
+def test_energy_is_of_one_run_or_not_told(tmp_path, monkeypatch):
+    counter = tmp_path / 'energy_uj'
+    monkeypatch.setattr(benchmark_models, 'ENERGY_FILE', counter)
+    assert benchmark_models.energy_mj(lambda: None) is None
+    counter.write_text('1000000')
+    runs = []
+
+    def work():
+        runs.append(1)
+        counter.write_text(str(1_000_000 + 5000 * len(runs)))
+    assert benchmark_models.energy_mj(work) == 5.0 and len(runs) == benchmark_models.ENERGY_RUNS
+    assert benchmark_models.energy_mj(lambda: counter.write_text('3')) is None, 'the counter started anew'

@@ -1,0 +1,132 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""Variants of a model file to compare it with: float activations, float twin, other input sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+
+from kd_perception.detection.decode import output_shapes
+from kd_perception.detection.manifest import pinned_sha256
+from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.detection.onnx_detector import (
+    create_session, ExecutionOptions, OnnxDetector, read_model)
+from kd_perception.errors import ModelError
+
+TRAINING_CONFIG = 'config/training/student_int8.yaml'
+
+
+def write_variants(path: Path, folder: Path) -> list[Path]:
+    """
+    Write what a packed student would be with float activations, and its float twin.
+
+    Both are made of the file itself (see `training.unfold`), which needs PyTorch.
+
+    :return: paths of the float twin and of the packed file with float activations.
+    :raises ModelError: PyTorch is missing, or the file is no student of the shipped architecture.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ModelError('--variants needs PyTorch, which is not installed: make env-train') from error
+    from kd_perception.config import load_config
+    from kd_perception.errors import TrainingError
+    from kd_perception.resources import share_folder
+    from kd_perception.training.binarization import activate_all
+    from kd_perception.training.export import write_model
+    from kd_perception.training.half_scales import fit_half_scales
+    from kd_perception.training.networks import build_network
+    from kd_perception.training.settings import TrainingSettings
+    from kd_perception.training.unfold import unfold
+    settings = load_config(TrainingSettings, share_folder() / TRAINING_CONFIG)
+    spec = OnnxDetector.load(path, expected_sha256=pinned_sha256(path)).spec
+    torch.manual_seed(0)
+    network = build_network(settings.network, len(spec.labels), settings.binarization, settings.activations)
+    try:
+        unfold(network, path, spec.labels)
+        activate_all(network.eval())
+        fit_half_scales(network)
+        made = []
+        for name, options in (('float_twin', {'packed': False}), ('float_activations', {'integers': False})):
+            made.append(folder / f'{path.stem}_{name}.onnx')
+            write_model(network, spec, made[-1], half=True, **options)
+    except TrainingError as error:
+        raise ModelError(f'{path}: no variants of it can be made: {error}') from error
+    return made
+
+
+def _with_shapes(content: bytes, spec: ModelSpec, batch: int) -> bytes:
+    """Return a model file whose input and outputs have the shapes that a specification says."""
+    import onnx
+    model = onnx.load_from_string(content)
+    shapes = {model.graph.input[0].name: spec.input.shape, **output_shapes(spec)}
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, (batch, *shapes[value.name][1:])):
+            if size is not None:
+                dimension.dim_value = size
+    onnx.helper.set_model_props(model, spec.to_metadata())
+    return model.SerializeToString()
+
+
+def batch_cost(path: Path, batches: Sequence[int], threads: int, rounds: int) -> dict[str, Any]:
+    """
+    Run a fully convolutional model on several images at once, and one by one, in turn.
+
+    :return: for 1 and each batch size quartiles of inference [ms an image], and `ratio` to one by one.
+    :raises ModelError: its graph is made for one image.
+    """
+    content, _ = read_model(path, pinned_sha256(path))
+    spec = OnnxDetector.from_bytes(content, path).spec
+    sizes = sorted({1, *batches})
+    options = ExecutionOptions(threads=threads)
+    sessions = [create_session(_with_shapes(content, spec, size), options, path) for size in sizes]
+    rng = np.random.default_rng(0)
+    feeds = []
+    for session, size in zip(sessions, sizes):
+        images = rng.integers(0, 256, (size, *spec.input.shape[1:]), dtype=np.uint8)
+        feeds.append({session.get_inputs()[0].name: images})
+    times_ms = np.zeros((rounds, len(sizes)))
+    names = list(output_shapes(spec))
+    for number in range(-2, rounds):   # the first two warm up
+        for turn in range(len(sizes)):
+            which = (number + turn) % len(sizes)
+            start = time.perf_counter()
+            try:
+                sessions[which].run(names, feeds[which])
+            except Exception as error:  # onnxruntime raises a family of its own
+                raise ModelError(f'{path}: cannot be run on {sizes[which]} images at once') from error
+            times_ms[max(number, 0), which] = 1e3 * (time.perf_counter() - start) / sizes[which]
+    return {str(size): {'ms_an_image': quartiles(times_ms[:, i]),
+                        'ratio': quartiles(times_ms[:, 0] / times_ms[:, i])} for i, size in enumerate(sizes)}
+
+
+def quartiles(values: np.ndarray) -> list[float]:
+    """Return the quartiles of measurements, rounded for a report."""
+    return [round(float(value), 3) for value in np.percentile(values, (25, 50, 75))]
+
+
+def write_resized(path: Path, input_hw: tuple[int, int], folder: Path) -> Path:
+    """
+    Write a fully convolutional model file for another input size.
+
+    :return: the new file's path; the file's own where the size is its own.
+    :raises ModelError: its graph is made for one size only.
+    """
+    content, _ = read_model(path, pinned_sha256(path))
+    spec = OnnxDetector.from_bytes(content, path).spec
+    if spec.input.hw == input_hw:
+        return path
+    resized = dataclasses.replace(spec, input=dataclasses.replace(spec.input, height=input_hw[0],
+                                                                  width=input_hw[1]))
+    target = folder / f'{path.stem}_{input_hw[1]}x{input_hw[0]}.onnx'
+    target.write_bytes(_with_shapes(content, resized, 1))
+    try:
+        OnnxDetector.load(target).warm_up(1)
+    except ModelError as error:
+        raise ModelError(f'{path}: cannot be run at {input_hw[1]}x{input_hw[0]}: {error}') from error
+    return target
