@@ -90,7 +90,7 @@ def test_a_camera_of_the_fallback():
         'fallback_worst_lateness_seconds': 0.002, 'fallback_inputs_dropped_total reason=bad_image': 1,
         'fallback_frames_total': 100, 'fallback_frames_ambiguous_total': 30, 'fallback_frames_sent_total': 20,
         'fallback_frames_audited_total': 2, 'fallback_frames_probed_total': 1,
-        'fallback_frames_denied_total reason=share_spent': 7, 'fallback_student_results_total': 100,
+        'fallback_frames_denied_total reason=share_budget': 7, 'fallback_student_results_total': 100,
         'fallback_outputs_total': 99, 'fallback_deadlines_missed_total': 3, 'fallback_boxes_cut_total': 4,
         'fallback_stamps_not_rising_total': 1, 'fallback_outputs_by_source_total source=student': 80,
         'fallback_outputs_by_source_total source=student-no-teacher': 10,
