@@ -18,13 +18,17 @@ from kd_perception.fallback.state import FallbackState
 
 PREFIX = 'kd_perception_'
 # Components whose keys are known. A camera's is named alike by both nodes; its keys tell whose it is.
-CAMERA, MODEL, FALLBACK, TEACHER, RECORDER = 'camera', 'model', 'fallback', 'teacher', 'recorder'
+CAMERA, MODEL, FALLBACK, TEACHER, RECORDER, DRIFT = (
+    'camera', 'model', 'fallback', 'teacher', 'recorder', 'drift')
 CAMERA_KEY, FALLBACK_KEY = 'processed_rate_hz', 'output_rate_hz'
 CAMERA_STATES = ('waiting', 'active', 'stale', 'disabled', 'inactive')
 LIFECYCLE_STATES = ('unconfigured', 'inactive', 'active', 'finalized', 'configuring', 'cleaningup',
                     'shuttingdown', 'activating', 'deactivating', 'errorprocessing')
 # As quantiles of a Prometheus summary; the greatest is the 1-quantile.
 QUANTILES = {'p50': '0.5', 'p95': '0.95', 'p99': '0.99', 'max': '1'}
+# What these labels may be called in a key, and are called in the metric.
+CHOICES = {'quantile': QUANTILES,
+           'test': {name: name for name in ('ks', 'psi', 'tails', 'cusum', 'more', 'less')}}
 MS = 1e-3
 
 
@@ -134,6 +138,12 @@ TABLE = (
     MetricSpec(RECORDER, 'stored_bytes', 'recorder_stored_bytes', 'gauge', 'Bytes that the recordings take.'),
     MetricSpec(RECORDER, 'dropped.<reason>', 'recorder_frames_dropped_total', 'counter',
                'Frames not recorded.'),
+    MetricSpec(DRIFT, 'alarms', 'drift_alarms_total', 'counter', 'Alarms raised.'),
+    MetricSpec(DRIFT, 'frames', 'drift_frames', 'gauge', 'Frames in the window.'),
+    MetricSpec(DRIFT, 'window', 'drift_window_frames', 'gauge', 'Frames that the window holds.'),
+    MetricSpec(DRIFT, '<quantity>.<test>', 'drift_statistic', 'gauge', 'How far it is from the reference.'),
+    MetricSpec(DRIFT, '<quantity>.<test>.threshold', 'drift_threshold', 'gauge',
+               'The statistic at which it is an alarm.'),
 )
 
 # Said elsewhere already.
@@ -161,7 +171,7 @@ COMMON = {
 def labels_of(spec: MetricSpec) -> tuple[str, ...]:
     """Return the labels of a metric, in alphabetical order."""
     own = re.findall(r'<(\w+)>', spec.key) + (['state'] if spec.type == 'states' else [])
-    return tuple(sorted([*own, 'node', *(['camera'] if spec.source in (CAMERA, FALLBACK) else [])]))
+    return tuple(sorted([*own, 'node', *(['camera'] if spec.source in (CAMERA, FALLBACK, DRIFT) else [])]))
 
 
 def markdown_table(table: Sequence[MetricSpec] = TABLE) -> str:

@@ -21,13 +21,14 @@ from typing import NamedTuple
 from kd_perception.health.board import DiagnosticsBoard, RawStatus
 from kd_perception.health.levels import Report
 from kd_perception.health.metric_table import (
-    CAMERA, CAMERA_KEY, COMMON, FALLBACK, FALLBACK_KEY, INFOS, LIFECYCLE_STATES, MetricSpec, MODEL, OMITTED,
-    PREFIX, QUANTILES, RECORDER, TABLE, TEACHER)
+    CAMERA, CAMERA_KEY, CHOICES, COMMON, DRIFT, FALLBACK, FALLBACK_KEY, INFOS, LIFECYCLE_STATES, MetricSpec,
+    MODEL, OMITTED, PREFIX, QUANTILES, RECORDER, TABLE, TEACHER)
 
 # Why a value or a series is refused, beyond the reasons of the board.
 BAD_NUMBER, NOT_FINITE, UNKNOWN_STATE, NAME_TAKEN, TOO_MANY_SERIES = (
     'bad_number', 'not_finite', 'unknown_state', 'name_taken', 'too_many_series')
-NO_VALUE = ('', 'unknown')
+# Not known yet, or without bound.
+NO_VALUE = ('', 'unknown', 'inf')
 MAX_STATE_CHARS = 40
 _NUMBER = re.compile(r'[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?', re.IGNORECASE)
 _NOT_FINITE = re.compile(r'[+-]?(nan|inf|infinity)', re.IGNORECASE)
@@ -35,7 +36,7 @@ _COMPONENT = re.compile(r'camera (\S+)(?: (.+))?')
 _UNITS = {'_ms': ('_seconds', 1e-3), '_s': ('_seconds', 1.0), '_ns': ('_seconds', 1e-9),
           '_hz': ('_hertz', 1.0)}
 _FACTS = {(source, key) for source, _, _, keys in INFOS for key in keys.values()} | {
-    (source, 'lifecycle') for source in (CAMERA, MODEL, FALLBACK, TEACHER, RECORDER)}
+    (source, 'lifecycle') for source in (CAMERA, MODEL, FALLBACK, TEACHER, RECORDER, DRIFT)}
 _NAMED = {PREFIX + name for name in (
     *COMMON, *(spec.name for spec in TABLE), *(name for _, name, _, _ in INFOS))}
 _GENERIC = 'A value of /diagnostics that has no name of its own.'
@@ -113,11 +114,9 @@ def _named(source: str, key: str) -> tuple[MetricSpec | None, dict[str, str]]:
         match = spec.pattern.fullmatch(key) if spec.source == source else None
         if match:
             labels = match.groupdict()
-            if 'quantile' in labels:
-                if labels['quantile'] not in QUANTILES:
-                    continue
-                labels['quantile'] = QUANTILES[labels['quantile']]
-            return spec, labels
+            chosen = {label: CHOICES[label].get(text) for label, text in labels.items() if label in CHOICES}
+            if all(chosen.values()):
+                return spec, {**labels, **chosen}
     return None, {}
 
 
@@ -147,7 +146,7 @@ def _generic(source: str, key: str, text: str, labels: dict[str, str], refuse: R
     if key == 'state' and len(text) <= MAX_STATE_CHARS:
         return _unless_taken(f'{_word(source)}_state', 'gauge', {**labels, 'state': text}, 1.0, refuse)
     text = {'true': '1', 'false': '0'}.get(text, text)
-    if not _NUMBER.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
+    if text in NO_VALUE or not (_NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text)):
         return []
     latency, scale = _LATENCY.fullmatch(key), 1.0
     if latency:

@@ -10,6 +10,7 @@ from kd_perception.fallback.state import FallbackState, StateReport
 from kd_perception.health.board import RawStatus
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor
 from kd_perception.health.fallback_monitor import FallbackMonitor, recorder_report, teacher_report
+from kd_perception.health.levels import Level, Report
 from kd_perception.health.model_monitor import ModelMonitor
 
 MS, S = 1_000_000, 1_000_000_000
@@ -66,6 +67,14 @@ def fallback_reports(camera='front', state=FallbackState.DEGRADED, active=True):
     return [report.with_values(('lifecycle', 'active' if active else 'inactive')) for report in reports]
 
 
+def drift_report(camera='front'):
+    """What a monitor of drift reports, written down here: a detector without one reports none."""
+    return Report(f'camera {camera} drift', Level.WARN, 'drift of luminance (ks)', f'/{camera}', (
+        ('lifecycle', 'active'), ('frames', '128'), ('window', '300'), ('alarms', '2'),
+        ('luminance.ks', '0.31'), ('luminance.ks.threshold', '0.12'), ('score.Car.psi', '0'),
+        ('score.Car.psi.threshold', 'inf'), ('disagreement', '0.250'), ('disagreement.low', '0.1')))
+
+
 def raw(node, reports):
     """As they come over /diagnostics."""
     return [RawStatus(f'{node.lstrip("/")}: {report.name}', int(report.level), report.message,
@@ -74,5 +83,6 @@ def raw(node, reports):
 
 def hybrid(camera='front'):
     """The statuses of a student, a fallback and a teacher."""
-    return [*raw('/student', detector_reports(camera)), *raw('/fallback', fallback_reports(camera)),
+    return [*raw('/student', [*detector_reports(camera), drift_report(camera)]),
+            *raw('/fallback', fallback_reports(camera)),
             *raw('/teacher', detector_reports(f'{camera}/teacher'))]

@@ -38,7 +38,7 @@ def test_the_newest_report_of_each_component_counts(board, clock):
     views = {view.name: view for view in board.views()}
     assert list(views) == ['/fallback', '/student', '/teacher']
     assert [report.name for report in views['/fallback'].reports] == ['camera front', 'recorder', 'teacher']
-    model = views['/student'].reports[1]
+    model = views['/student'].reports[2]
     assert (model.name, model.level, model.message, model.values) == ('model', Level.ERROR, 'broken', ())
     assert views['/student'].level == Level.ERROR and views['/student'].age_ns == 0
     assert views['/fallback'].age_ns == S and views['/fallback'].lifecycle == 'active'

@@ -12,7 +12,7 @@ from kd_perception.health.metric_table import (
     CAMERA_STATES, COMMON, INFOS, labels_of, LIFECYCLE_STATES, PREFIX, TABLE)
 from kd_perception.health.metrics import MetricsExporter, samples_of
 import pytest
-from real_reports import COUNTS, detector_reports, fallback_reports, hybrid, raw
+from real_reports import COUNTS, detector_reports, drift_report, fallback_reports, hybrid, raw
 
 S = 1_000_000_000
 
@@ -121,10 +121,21 @@ def test_teacher_and_recorder():
         'recorder_frames_dropped_total reason=write_error': 0}
 
 
+def test_drift():
+    samples = samples_of('/student', drift_report(), pytest.fail)
+    assert all(dict(sample.labels)['camera'] == 'front' for sample in samples)
+    assert values(samples) == {
+        'drift_frames': 128, 'drift_window_frames': 300, 'drift_alarms_total': 2,
+        'drift_statistic quantity=luminance test=ks': 0.31,
+        'drift_threshold quantity=luminance test=ks': 0.12,
+        'drift_statistic quantity=score.Car test=psi': 0,      # no threshold yet
+        'drift_disagreement': 0.25, 'drift_disagreement key=low': 0.1}
+
+
 @pytest.mark.parametrize('component, key, text, name, labels, expected', [
     ('camera front drift', 'score', '0.25', 'drift_score', {'camera': 'front'}, 0.25),
     ('drift', 'Mean-Shift', '-3', 'drift_mean_shift', {}, -3.0),
-    ('drift', 'psi.brightness', '0.1', 'drift_psi', {'key': 'brightness'}, 0.1),
+    ('wheel', 'slip.left', '0.1', 'wheel_slip', {'key': 'left'}, 0.1),
     ('drift', 'window_s', '60', 'drift_window_seconds', {}, 60.0),
     ('drift', 'wait_ms', '250', 'drift_wait_seconds', {}, 0.25),
     ('drift', 'lag.mean_ms', '250', 'drift_lag_seconds', {'key': 'mean'}, 0.25),
@@ -145,7 +156,8 @@ def test_the_rule_for_values_without_a_name(component, key, text, name, labels, 
 
 
 @pytest.mark.parametrize('component, key, text, reason', [
-    ('drift', 'score', 'nan', 'not_finite'), ('drift', 'score', '-Infinity', 'not_finite'),
+    ('drift', 'score', 'nan', 'not_finite'), ('drift', 'score', 'inf', None),
+    ('recorder', 'offered', 'inf', None), ('drift', 'score', '-Infinity', 'not_finite'),
     ('drift', 'score', '1e999', 'not_finite'), ('drift', 'score', '0.1.2', None),
     ('drift', 'score', '1_0', None), ('drift', 'score', '\u0663', None),
     ('drift', 'note', 'all is well', None), ('drift', 'score', 'unknown', None),

@@ -10,7 +10,7 @@ from kd_perception.health.board import DiagnosticsBoard, RawStatus
 from kd_perception.health.levels import Level
 from kd_perception.health.status_view import as_json, GraphStatus, render
 import pytest
-from real_reports import detector_reports, fallback_reports, hybrid, raw
+from real_reports import detector_reports, drift_report, fallback_reports, hybrid, raw
 
 S = 1_000_000_000
 DOCS = Path(__file__).resolve().parents[2] / 'docs' / 'status.md'
@@ -31,8 +31,8 @@ def silent_teacher(board, clock):
     """A hybrid whose teacher fell silent four seconds ago, with a recorder and a component that drifts."""
     board.hear(hybrid())
     clock[0] += 4 * S
-    board.hear([*raw('/student', detector_reports()), *raw('/fallback', fallback_reports()),
-                RawStatus('student: camera front drift', 1, 'brightness is not what it was')])
+    board.hear([*raw('/student', [*detector_reports(), drift_report()]),
+                *raw('/fallback', fallback_reports())])
     return GraphStatus(board.views(), ('/gate',), ('/driver',))
 
 
@@ -64,7 +64,7 @@ def test_the_screen(silent_teacher):
         ['WARN', '/student: model'], ['OK', '/fallback: recorder'], ['OK', '/fallback: teacher'],
         ['note', '/driver']]
     assert remarks[0][2] == 'no report for 4.0 s; the last one: active'
-    assert remarks[3][2] == 'brightness is not what it was'
+    assert remarks[3][2] == 'drift of luminance (ks)'
 
 
 def test_the_docs_show_this_screen(silent_teacher):
