@@ -70,7 +70,8 @@ def test_a_later_scrape_gets_later_figures(endpoint, exporter):
 def test_nothing_can_be_set(endpoint):
     before = get(endpoint)
     try:
-        assert get(endpoint, data=b'x=1') == before     # prometheus-client before 0.20 answers every method alike
+        # Older versions of prometheus-client answer every method alike.
+        assert get(endpoint, data=b'x=1') == before
     except urllib.error.HTTPError as error:
         assert error.code == 405
     assert get(endpoint) == before
