@@ -5,9 +5,9 @@ import os
 from setuptools import find_packages, setup
 
 PACKAGE = 'kd_perception'
-NODES = ('detector_node', 'fallback_node', 'replay_node')
+NODES = ('detector_node', 'fallback_node', 'metrics_node', 'replay_node')
 COMMANDS = ('ablate', 'benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'fit-gate', 'model',
-            'pseudo-label', 'review', 'security-policy', 'train')
+            'pseudo-label', 'review', 'security-policy', 'status', 'train')
 
 
 def tree(folder):
@@ -39,10 +39,12 @@ setup(
     python_requires='>=3.10',
     install_requires=['setuptools'],
     extras_require={
-        # Without these the pure core, the ROS nodes and the other commands still work.
+        # Without these the pure core, the ROS nodes but metrics_node, and the other commands still work.
         'train': ['onnx', 'torch'],
         'openvino': ['onnxruntime-openvino'],
-        'test': ['flake8', 'hypothesis', 'onnx', 'pycocotools', 'pytest', 'pytest-timeout', 'rosbags-image'],
+        'metrics': ['prometheus-client'],
+        'test': ['flake8', 'hypothesis', 'onnx', 'prometheus-client', 'pycocotools', 'pytest',
+                 'pytest-timeout', 'rosbags-image'],
     },
     zip_safe=False,
     maintainer='kd_perception maintainers',

@@ -5,6 +5,7 @@ Start the hybrid: the student on every frame, the fallback, and the teacher for 
     ros2 launch kd_perception hybrid.launch.py cameras:=front,rear
     ros2 launch kd_perception hybrid.launch.py cameras:=front teacher:=false      # student alone, DEGRADED
     ros2 launch kd_perception hybrid.launch.py cameras:=front teacher:=remote     # teacher on another machine
+    ros2 launch kd_perception hybrid.launch.py cameras:=front metrics:=true       # and a Prometheus endpoint
 
 and on that other machine
 
@@ -21,7 +22,9 @@ from launch_ros.actions import Node
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'hybrid.yaml'
 BOOLEANS = {'true': True, 'false': False}
-NODES = ('student', 'fallback', 'teacher')
+EXECUTABLES = {'student': 'detector_node', 'fallback': 'fallback_node', 'teacher': 'detector_node',
+               'metrics': 'metrics_node'}
+NODES = tuple(EXECUTABLES)
 ARGUMENTS = {
     'cameras': ('', 'Camera namespaces, separated by commas, such as front,rear. Empty: as in params_file.'),
     'student_model': ('', 'Path of an ONNX file, or a name in models/manifest.yaml. Empty: as in '
@@ -29,6 +32,7 @@ ARGUMENTS = {
     'teacher_model': ('', 'Likewise, for the teacher.'),
     'teacher': ('true', 'true: start it here; remote: another machine runs it; false: there is none, the '
                         'state is DEGRADED by design.'),
+    'metrics': ('false', 'true: start metrics_node too, which Prometheus scrapes (docs/metrics.md).'),
     'only': ('', f'Start only one of {", ".join(NODES)}; empty: all.'),
     'share': ('', 'Greatest share of frames that the teacher is sent. Empty: as in params_file.'),
     'deadline_ms': ('', 'Greatest wait for the teacher. Empty: as in params_file.'),
@@ -76,6 +80,7 @@ def hybrid_parameters(arguments):
         raise ValueError(f'only:={only}: expected one of {", ".join(NODES)}')
     if only == 'teacher' and teacher == 'false':
         raise ValueError('only:=teacher and teacher:=false contradict each other')
+    metrics = _boolean(arguments, 'metrics')
     parameters = {name: {'use_sim_time': _boolean(arguments, 'use_sim_time')} for name in NODES}
     cameras = [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
     if cameras:
@@ -91,7 +96,7 @@ def hybrid_parameters(arguments):
         parameters['fallback']['deadline_ms'] = _number(arguments, 'deadline_ms', 1, 60000)
     if arguments['compressed']:
         transport = 'compressed' if _boolean(arguments, 'compressed') else 'raw'
-        for name in NODES:
+        for name in ('student', 'fallback', 'teacher'):
             parameters[name]['image_transport'] = transport
     if teacher == 'false':
         parameters['fallback']['teacher'] = False
@@ -99,6 +104,8 @@ def hybrid_parameters(arguments):
         return {only: parameters[only]}
     if teacher != 'true':
         del parameters['teacher']
+    if not metrics:
+        del parameters['metrics']
     return parameters
 
 
@@ -121,7 +128,7 @@ def start_hybrid(context):
         prefix = f'nice -n {nice}' if name == 'teacher' and nice and shutil.which('nice') else ''
         nodes.append(Node(
             package='kd_perception', name=name, namespace=arguments['namespace'], output='screen',
-            executable='fallback_node' if name == 'fallback' else 'detector_node', emulate_tty=True,
+            executable=EXECUTABLES[name], emulate_tty=True,
             prefix=prefix, respawn=_boolean(arguments, 'respawn'),
             respawn_delay=_number(arguments, 'respawn_delay_s', 0, 3600),
             parameters=[arguments['params_file'], parameters],

@@ -34,7 +34,7 @@ THIRD_PARTY = {
     'health': {'numpy', 'yaml'},
     'recording': {'cv2', 'numpy'},
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
-    'nodes': {'cv2', 'numpy', 'psutil', 'yaml', *ROS},
+    'nodes': {'cv2', 'numpy', 'prometheus_client', 'psutil', 'yaml', *ROS},
     # A command may need anything when it runs; what it may import when it is merely loaded is checked below.
     'cli': {'cv2', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'psutil', 'rosbags', 'tqdm', 'yaml',
             *ROS, *TORCH},
@@ -50,7 +50,7 @@ PARTS = {
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
-              'pycocotools': 'evaluation/coco_ap.py'}
+              'prometheus_client': 'nodes/metrics_endpoint.py', 'pycocotools': 'evaluation/coco_ap.py'}
 
 
 def imported_names(source, package):

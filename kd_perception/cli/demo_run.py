@@ -22,6 +22,7 @@ import yaml
 
 from kd_perception.cli.demo_plan import NodeSpec
 from kd_perception.cli.demo_wire import DemoRun, Wire
+from kd_perception.cli.ros_environment import require_ros
 from kd_perception.errors import RosInterfaceError
 
 READY_TIMEOUT_S = 60.0
@@ -46,20 +47,11 @@ def prepare_environment() -> None:
 
     :raises RosInterfaceError: ROS 2 or vision_msgs is not installed.
     """
-    # Python wheels of ROS do not set these; a sourced install does, and then it keeps its own.
-    os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
-    os.environ.setdefault('ROS_DISTRO', 'jazzy')
     # The demo talks to nobody but itself, unless the user has chosen a domain.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 101)))
     os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', LARGE_DATA)
-    try:
-        import rclpy  # noqa: F401
-        import vision_msgs.msg  # noqa: F401
-    except ImportError as error:
-        raise RosInterfaceError(
-            f'ROS 2 is not usable in this Python ({error}); source a ROS 2 install, or use `make demo`, that '
-            'sets up one of its own') from None
+    require_ros('vision_msgs')
 
 
 class Child:

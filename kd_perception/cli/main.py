@@ -39,6 +39,7 @@ COMMANDS = {
     'review': 'show the frames that the hybrid was unsure about, and label them',
     'security-policy': 'write the SROS2 policy of the nodes',
     'model': 'show or verify a model file',
+    'status': 'show what the nodes of a running graph report',
     'benchmark': 'measure the node and the models on this computer',
 }
 

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError
 
-HELP = 'Write an SROS2 policy for student, teacher and fallback: what each may publish, read and offer.'
+HELP = 'Write an SROS2 policy for the nodes of the hybrid: what each may publish, read and offer.'
 EXAMPLES = """\
   kd_perception security-policy --cameras front,rear --out policy.xml
   kd_perception security-policy --cameras front --namespace /robot1        to standard output
@@ -56,13 +56,19 @@ CAMERA_TOPICS = {
         publish=(*(f'{_TEACHER}/{topic}' for topic in _IMAGES), 'verified_detections', 'provenance'),
         subscribe=(*_IMAGES, 'detections', 'candidates', f'{_TEACHER}/detections')),
 }
-# What every lifecycle node of ROS 2 has.
-NODE_TOPICS = Access(publish=('/diagnostics', '/parameter_events', '/rosout', '~/transition_event'),
-                     subscribe=('/clock',))
-NODE_SERVICES = (
-    '~/change_state', '~/describe_parameters', '~/get_available_states', '~/get_available_transitions',
-    '~/get_parameter_types', '~/get_parameters', '~/get_state', '~/get_transition_graph',
-    '~/get_type_description', '~/list_parameters', '~/set_parameters', '~/set_parameters_atomically')
+# What every node of ROS 2 has, and what every lifecycle node of this package has besides.
+PLAIN_TOPICS = Access(publish=('/parameter_events', '/rosout'), subscribe=('/clock',))
+PLAIN_SERVICES = (
+    '~/describe_parameters', '~/get_parameter_types', '~/get_parameters', '~/get_type_description',
+    '~/list_parameters', '~/set_parameters', '~/set_parameters_atomically')
+NODE_TOPICS = Access(publish=('/diagnostics', *PLAIN_TOPICS.publish, '~/transition_event'),
+                     subscribe=PLAIN_TOPICS.subscribe)
+NODE_SERVICES = tuple(sorted((
+    *PLAIN_SERVICES, '~/change_state', '~/get_available_states', '~/get_available_transitions', '~/get_state',
+    '~/get_transition_graph')))
+# Reads what the others say of themselves, and tells ROS nothing: its figures go out over HTTP.
+METRICS = 'metrics'
+METRICS_TOPICS = Access(publish=PLAIN_TOPICS.publish, subscribe=('/diagnostics', *PLAIN_TOPICS.subscribe))
 
 
 def policy_text(cameras: Sequence[str], namespace: str = '/') -> str:
@@ -78,17 +84,23 @@ def policy_text(cameras: Sequence[str], namespace: str = '/') -> str:
     policy = ElementTree.Element('policy', version=POLICY_VERSION)
     enclaves = ElementTree.SubElement(policy, 'enclaves')
     for node, access in CAMERA_TOPICS.items():
-        enclave = ElementTree.SubElement(enclaves, 'enclave', path=f'{ENCLAVES}/{node}')
-        profiles = ElementTree.SubElement(enclave, 'profiles')
-        profile = ElementTree.SubElement(profiles, 'profile', ns=namespace, node=node)
-        for rule, topics, common in (('publish', access.publish, NODE_TOPICS.publish),
-                                     ('subscribe', access.subscribe, NODE_TOPICS.subscribe)):
-            of_cameras = [f'{camera}/{topic}' for camera in cameras for topic in topics]
-            _add(profile, 'topic', {rule: 'ALLOW'}, [*of_cameras, *common])
-        _add(profile, 'service', {'reply': 'ALLOW'}, NODE_SERVICES)
+        _profile(enclaves, namespace, node, Access(*(
+            (*(f'{camera}/{topic}' for camera in cameras for topic in of_camera), *common)
+            for of_camera, common in zip(access, NODE_TOPICS))), NODE_SERVICES)
+    _profile(enclaves, namespace, METRICS, METRICS_TOPICS, PLAIN_SERVICES)
     ElementTree.indent(policy)
     header = _HEADER.format(cameras=', '.join(cameras), namespace=namespace)
     return header + ElementTree.tostring(policy, encoding='unicode') + '\n'
+
+
+def _profile(enclaves: ElementTree.Element, namespace: str, node: str, topics: Access,
+             services: Sequence[str]) -> None:
+    enclave = ElementTree.SubElement(enclaves, 'enclave', path=f'{ENCLAVES}/{node}')
+    profiles = ElementTree.SubElement(enclave, 'profiles')
+    profile = ElementTree.SubElement(profiles, 'profile', ns=namespace, node=node)
+    _add(profile, 'topic', {'publish': 'ALLOW'}, topics.publish)
+    _add(profile, 'topic', {'subscribe': 'ALLOW'}, topics.subscribe)
+    _add(profile, 'service', {'reply': 'ALLOW'}, services)
 
 
 def _add(profile: ElementTree.Element, kind: str, rule: dict[str, str], names: Sequence[str]) -> None:
@@ -136,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'{args.out}: exists already; give --overwrite or another --out') from None
     except OSError as error:
         raise ConfigError(f'{args.out}: cannot be written ({error.strerror or error})') from error
-    print(f'policy of {", ".join(f"{ENCLAVES}/{node}" for node in CAMERA_TOPICS)} -> {args.out}')
+    nodes = ', '.join(f'{ENCLAVES}/{node}' for node in (*CAMERA_TOPICS, METRICS))
+    print(f'policy of {nodes} -> {args.out}')
     return EXIT_OK
 
 

@@ -28,6 +28,11 @@ DIAGNOSTICS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE)
 
+# All nodes of a system report at about the same moment, once a second.
+DIAGNOSTICS_INPUT = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE)
+
 
 def image_input(reliable: bool = False, depth: int = 1) -> QoSProfile:
     """

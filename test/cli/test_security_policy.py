@@ -25,7 +25,8 @@ TABLE = {
         'publish': {'C/teacher/image_raw', 'C/teacher/image_raw/compressed', 'C/verified_detections',
                     'C/provenance'},
         'subscribe': {'C/image_raw', 'C/image_raw/compressed', 'C/detections', 'C/candidates',
-                      'C/teacher/detections'}}}
+                      'C/teacher/detections'}},
+    'metrics': {'publish': set(), 'subscribe': {'/diagnostics'}}}
 GLOBAL = {'publish': {'/diagnostics', '/parameter_events', '/rosout'},
           'subscribe': {'/clock'}}
 # Element -> (elements inside, in any order, at least one), attributes that must be and that may be there; as
@@ -40,7 +41,8 @@ FORM = {
 
 
 def of(table, cameras, prefix='/'):
-    return {f'{prefix}{topic.replace("C", camera, 1)}' for topic in table for camera in cameras}
+    return {topic if topic.startswith('/') else f'{prefix}{topic.replace("C", camera, 1)}'
+            for topic in table for camera in cameras}
 
 
 def test_shipped_policy_is_the_generated_one():
@@ -62,7 +64,8 @@ def test_form():
     assert root.tag == 'policy' and root.get('version') == '0.2.0'
     check(root)
     assert [item.get('path') for item in root.iter('enclave')] == [
-        '/kd_perception/student', '/kd_perception/teacher', '/kd_perception/fallback']
+        '/kd_perception/student', '/kd_perception/teacher', '/kd_perception/fallback',
+        '/kd_perception/metrics']
 
 
 @pytest.mark.parametrize('cameras, namespace, prefix', [
@@ -75,12 +78,14 @@ def test_each_node_may_what_the_table_says_and_no_more(cameras, namespace, prefi
         assert set(rules) == {'publish', 'subscribe', 'reply'}, 'no node asks for a service of another'
         for rule, topics in TABLE[node].items():
             expected = of(topics, cameras, prefix) | GLOBAL[rule]
-            if rule == 'publish':
-                expected.add(f'{prefix}{node}/transition_event')
+            if rule == 'publish':   # metrics_node has no lifecycle, and tells ROS nothing
+                expected ^= {'/diagnostics'} if node == 'metrics' else {f'{prefix}{node}/transition_event'}
             assert Counter(rules[rule]) == Counter(expected), f'{node} {rule}: each name once'
         own = f'{prefix}{node}/'
         assert all(name.startswith(own) for name in rules['reply'])
-        assert {f'{own}change_state', f'{own}get_state', f'{own}set_parameters'} <= set(rules['reply'])
+        of_lifecycle = {f'{own}change_state', f'{own}get_state'}
+        assert f'{own}set_parameters' in rules['reply']
+        assert of_lifecycle & set(rules['reply']) == (set() if node == 'metrics' else of_lifecycle)
 
 
 def test_who_alone_may_publish():
@@ -91,6 +96,7 @@ def test_who_alone_may_publish():
             publishers.setdefault(topic, set()).add(node)
     shared = {topic for topic, nodes in publishers.items() if len(nodes) > 1}
     assert shared == GLOBAL['publish'], 'beside the common topics each has one publisher'
+    assert 'metrics' not in publishers['/diagnostics']
     for camera in EXAMPLE_CAMERAS:
         assert publishers[f'/{camera}/verified_detections'] == {'fallback'}
         assert publishers[f'/{camera}/detections'] == {'student'}

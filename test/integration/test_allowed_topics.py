@@ -9,12 +9,14 @@ import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
+pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'cli'))
 
 from kd_perception.cli.security_policy import policy_text  # noqa: E402
 from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
 from kd_perception.nodes.fallback_node import FallbackNode  # noqa: E402
+from kd_perception.nodes.metrics_node import MetricsNode  # noqa: E402
 from policy_names import names  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -66,6 +68,18 @@ def test_the_nodes_use_nothing_that_the_policy_denies(model):
                 node.close()
                 node.destroy_node()
                 context.try_shutdown()
+    with own_domain() as domain:
+        context = Context()
+        context.init([], domain_id=domain)
+        node = MetricsNode(context=context, parameter_overrides=[Parameter('port', value=0)])
+        try:
+            for rule, found in used_names(node, 'metrics').items():
+                assert found <= allowed['metrics'].get(rule, set()), f'metrics {rule}'
+                assert rule == 'request' or found >= allowed['metrics'][rule] - {'/clock'}
+        finally:
+            node.close()
+            node.destroy_node()
+            context.try_shutdown()
     assert used['fallback', 'subscribe'] == allowed['fallback']['subscribe'] - {'/clock'}
     assert used['fallback', 'publish'] == allowed['fallback']['publish']
     assert used['student', 'reply'] == allowed['student']['reply']

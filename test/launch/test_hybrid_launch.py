@@ -5,10 +5,12 @@ import atexit
 import contextlib
 import os
 from pathlib import Path
+import re
 import signal
 import sys
 import tempfile
 import unittest
+import urllib.request
 
 import pytest
 
@@ -16,6 +18,7 @@ for package in ('launch', 'launch_ros', 'launch_testing'):
     pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
 pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
+pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'integration'))
 
@@ -44,6 +47,7 @@ def _params_file(folder):
     changes = {key: value for key, value in PARAMETERS.items() if key != 'deadline_ms'}
     parts['/**/fallback']['ros__parameters'].update(changes)
     parts['/**/student']['ros__parameters'].update(image_reliability='reliable')
+    parts['/**/metrics'] = {'ros__parameters': {'port': 0}}
     path = folder / 'hybrid.yaml'
     path.write_text(yaml.safe_dump(parts))
     return path
@@ -62,7 +66,7 @@ def generate_test_description():
             launch_arguments={
                 'cameras': 'front', 'student_model': str(student), 'teacher_model': str(teacher),
                 'namespace': 'robot', 'deadline_ms': str(DEADLINE_MS), 'respawn_delay_s': '3.0',
-                'params_file': str(_params_file(folder))}.items()),
+                'metrics': 'true', 'params_file': str(_params_file(folder))}.items()),
         launch_testing.actions.ReadyToTest(),
     ]), {'domain': domain}
 
@@ -109,6 +113,21 @@ class TestHybridLaunch(unittest.TestCase):
         both_answer(client, DEADLINE_MS)
         student_dies_and_returns(client, fallback, DEADLINE_MS, revive=lambda: None,
                                  kill=lambda: os.kill(pid_of(proc_info, 'student'), signal.SIGKILL))
+
+    def test_4_metrics_are_served(self, domain, proc_output):
+        client, _ = self.clients(domain)
+        both_answer(client, DEADLINE_MS)
+        proc_output.assertWaitFor('metrics on http://127.0.0.1:', timeout=30)
+        text = ''.join(line.text.decode() for process in proc_output.processes()
+                       for line in proc_output[process])
+        url = re.findall(r'metrics on (http://127.0.0.1:\d+/metrics)', text)[-1]
+
+        def up():
+            with urllib.request.urlopen(url, timeout=10) as response:
+                found = response.read().decode()
+            return all(f'kd_perception_node_up{{node="/robot/{name}"}} 1.0' in found
+                       for name in ('student', 'fallback', 'teacher'))
+        client.probe.wait_for(up, 'all nodes to be up', 30.0)
 
 
 @launch_testing.post_shutdown_test()

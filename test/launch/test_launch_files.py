@@ -99,7 +99,8 @@ def test_a_missing_params_file_is_named():
 
 HYBRID = ROOT / 'launch' / 'hybrid.launch.py'
 HYBRID_DEFAULTS = {'cameras': '', 'student_model': '', 'teacher_model': '', 'teacher': 'true', 'only': '',
-                   'share': '', 'deadline_ms': '', 'compressed': '', 'use_sim_time': 'false'}
+                   'metrics': 'false', 'share': '', 'deadline_ms': '', 'compressed': '',
+                   'use_sim_time': 'false'}
 
 
 @pytest.mark.parametrize('arguments,student,fallback,teacher', [
@@ -116,6 +117,7 @@ HYBRID_DEFAULTS = {'cameras': '', 'student_model': '', 'teacher_model': '', 'tea
     ({'only': 'teacher', 'cameras': 'front'}, None, None, {'cameras': ['front/teacher']}),
     ({'only': 'fallback', 'teacher': 'remote'}, None, {}, None),
     ({'only': 'student', 'teacher': 'false'}, {}, None, None),
+    ({'only': 'student', 'metrics': 'true'}, {}, None, None),
 ])
 def test_hybrid_arguments_become_the_parameters_of_its_nodes(arguments, student, fallback, teacher):
     for text, sim_time in (('false', False), ('True', True)):
@@ -127,7 +129,7 @@ def test_hybrid_arguments_become_the_parameters_of_its_nodes(arguments, student,
 
 @pytest.mark.parametrize('arguments,reason', [
     ({'teacher': 'maybe'}, 'teacher:=maybe: expected true, false or remote'),
-    ({'only': 'camera'}, 'only:=camera: expected one of student, fallback, teacher'),
+    ({'only': 'camera'}, 'only:=camera: expected one of student, fallback, teacher, metrics'),
     ({'only': 'teacher', 'teacher': 'false'}, 'only:=teacher and teacher:=false contradict each other'),
     ({'share': '1.5'}, 'share:=1.5: expected a number, 0 to 1'),
     ({'share': 'much'}, 'share:=much: expected a number'),
@@ -135,6 +137,7 @@ def test_hybrid_arguments_become_the_parameters_of_its_nodes(arguments, student,
     ({'deadline_ms': '0'}, 'deadline_ms:=0: expected a number, 1 to 60000'),
     ({'compressed': '1'}, 'compressed:=1: expected true or false'),
     ({'use_sim_time': ''}, 'use_sim_time:=: expected true or false'),
+    ({'metrics': '9464'}, 'metrics:=9464: expected true or false'),
 ])
 def test_hybrid_arguments_that_make_no_sense_are_refused(arguments, reason):
     with pytest.raises(ValueError, match=reason):
@@ -161,6 +164,10 @@ def test_hybrid_starts_what_is_asked_for():
     assert started() == [student, fallback, teacher]
     assert started(teacher='remote') == started(teacher='false') == [student, fallback]
     assert started(only='teacher') == [teacher]
+    metrics = ('metrics_node', 'metrics')
+    assert started(metrics='true') == [student, fallback, teacher, metrics]
+    assert started(metrics='True', teacher='false') == [student, fallback, metrics]
+    assert started(only='metrics') == [metrics]
 
 
 def test_hybrid_lets_the_teacher_wait_for_the_others():
