@@ -42,6 +42,7 @@ setup(
         # Without these the pure core, the ROS nodes but metrics_node, and the other commands still work.
         'train': ['onnx', 'torch'],
         'openvino': ['onnxruntime-openvino'],
+        'benchmark': ['ncnn', 'openvino'],
         'metrics': ['prometheus-client'],
         'test': ['flake8', 'hypothesis', 'onnx', 'prometheus-client', 'pycocotools', 'pytest',
                  'pytest-timeout', 'rosbags-image'],

@@ -36,8 +36,8 @@ THIRD_PARTY = {
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
     'nodes': {'cv2', 'numpy', 'prometheus_client', 'psutil', 'yaml', *ROS},
     # A command may need anything when it runs; what it may import when it is merely loaded is checked below.
-    'cli': {'cv2', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'psutil', 'rosbags', 'tqdm', 'yaml',
-            *ROS, *TORCH},
+    'cli': {'cv2', 'matplotlib', 'ncnn', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'psutil', 'rosbags',
+            'tqdm', 'yaml', *ROS, *TORCH},
     '__main__': set(),
 }
 # Part of the package -> the other parts that it may import.
@@ -50,6 +50,7 @@ PARTS = {
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
+              'ncnn': 'cli/benchmark_peers.py', 'openvino': 'cli/benchmark_openvino.py',
               'prometheus_client': 'nodes/metrics_endpoint.py', 'pycocotools': 'evaluation/coco_ap.py'}
 
 

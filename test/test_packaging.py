@@ -25,7 +25,7 @@ ROSDEP_KEYS = {
     'numpy': 'python3-numpy', 'onnx': None, 'onnxruntime': 'python3-onnxruntime-pip',
     'psutil': 'python3-psutil', 'rosbags': 'python3-rosbags-pip', 'torch': None, 'tqdm': 'python3-tqdm',
     'yaml': 'python3-yaml', 'hypothesis': 'python3-hypothesis', 'pytest': 'python3-pytest',
-    'prometheus_client': None, 'pycocotools': None,
+    'ncnn': None, 'openvino': None, 'prometheus_client': None, 'pycocotools': None,
 }
 
 

@@ -15,7 +15,6 @@ from kd_perception.bags.sources import open_source
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.evaluation.kitti_labels import KittiObjects, read_label_file
-from kd_perception.training.validation import match_all, report
 
 LOWEST_SCORE = 0.01     # the whole curve is measured
 
@@ -57,6 +56,7 @@ def accuracy(detector: OnnxDetector, images: Sequence[LabelledImage], name: str)
     :return: by class AP at IoU 0.5 over objects above 25 px, its bootstrap interval, counts, and the official
         KITTI figure (see `training.validation`).
     """
+    from kd_perception.training.validation import match_all, report
     bar = tqdm(images, desc=f'accuracy of {name}', unit='image')
     return report(match_all(lambda image: detector.detect(image, LOWEST_SCORE).detections, bar,
                             detector.spec.labels), intervals=True)

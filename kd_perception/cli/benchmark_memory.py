@@ -50,12 +50,7 @@ def main() -> int:
     from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
     path, threads, runtime = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
-        if runtime == 'openvino':
-            import openvino  # noqa: F401
-
-            from kd_perception.detection.openvino_session import openvino_detector
-        else:
-            import onnxruntime  # noqa: F401
+        from kd_perception.cli.benchmark_openvino import openvino_detector
         before = _resident_kib('VmRSS')
         start = time.perf_counter()
         detector = (openvino_detector(path, threads) if runtime == 'openvino' else
@@ -64,7 +59,7 @@ def main() -> int:
         detector.warm_up()
         print(json.dumps({'create_ms': round(create_ms, 1), 'rss_before_mb': round(before * 1024 / 1e6, 1),
                           'rss_peak_mb': round(_resident_kib('VmHWM') * 1024 / 1e6, 1)}))
-    except (KdPerceptionError, ImportError) as error:
+    except KdPerceptionError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

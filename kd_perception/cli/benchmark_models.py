@@ -64,7 +64,7 @@ class Contender:
             from kd_perception.cli.benchmark_peers import nanodet
             return nanodet(self.path, self.input_hw, threads)
         if self.runtime == 'openvino':
-            from kd_perception.detection.openvino_session import openvino_detector
+            from kd_perception.cli.benchmark_openvino import openvino_detector
             return openvino_detector(self.path, threads, pinned_sha256(self.path))
         return OnnxDetector.load(self.path, ExecutionOptions(threads=threads), pinned_sha256(self.path))
 

@@ -303,11 +303,11 @@ def functions(opset: int) -> list[Any]:
     node = helper.make_node
 
     def conv(*inputs: str) -> Any:
-        made = node('Conv', list(inputs), ['f'])
-        for name in ('strides', 'pads'):
-            reference = AttributeProto()
-            reference.name, reference.ref_attr_name, reference.type = name, name, AttributeProto.INTS
-            made.attribute.append(reference)
+        # Before rather than after: what every layer's padding is, since strided ones see even sizes.
+        made = node('Conv', list(inputs), ['f'], auto_pad='SAME_LOWER')
+        strides = AttributeProto()
+        strides.name, strides.ref_attr_name, strides.type = 'strides', 'strides', AttributeProto.INTS
+        made.attribute.append(strides)
         return made
 
     def rounding(value: str, result: str, *constants: str) -> list[Any]:
@@ -331,5 +331,5 @@ def functions(opset: int) -> list[Any]:
         'Round': (['f', 's'], ['y'], [*zero, *rounding('f', 'y', 's', 'z')]),
         'ReluRound': (['f', 's'], ['y'], [*relu, *zero, *rounding('p', 'y', 's', 'z')])}
     return [helper.make_function(DOMAIN, name, inputs, outputs, nodes, imports,
-                                 ['strides', 'pads'] if name.startswith('IntConv') else [])
+                                 ['strides'] if name.startswith('IntConv') else [])
             for name, (inputs, outputs, nodes) in bodies.items()]

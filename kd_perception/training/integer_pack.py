@@ -70,6 +70,10 @@ def _integer_layers(model: Any, coded: Mapping[str, CodedWeight], prefix: str, h
     layers = {}
     for conv, source in Graph(model.graph).integer_convolutions():
         layer = conv.input[1].removeprefix(prefix).removesuffix('.weight')
+        attributes = {a.name: list(a.ints) for a in conv.attribute}
+        if attributes['pads'] != 2 * [(side - 1) // 2 for side in attributes['kernel_shape']] or (
+                max(attributes['strides']) > 2):
+            raise TrainingError(f'{layer}: its padding is not that of equal sizes')
         if layer not in coded:
             raise TrainingError(f'{layer}: is to run in integers, but its weights are float')
         weight = coded[layer]
@@ -148,7 +152,6 @@ def _calls(model: Any, prefix: str, input_scales: Mapping[str, str]) -> list:
             [node.input[0], input_scales[layer],
              *(f'{layer}.{part}{unrolled}' for part in ('codes', 'scale', 'bias')), scale,
              *(() if relu else (zero,))], output, domain=DOMAIN)
-        call.attribute.extend(
-            a for a in node.attribute if a.name in ('strides', 'pads') and not is_default(a))
+        call.attribute.extend(a for a in node.attribute if a.name == 'strides' and not is_default(a))
         calls.append(call)
     return calls

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 import copy
 import dataclasses
+import hashlib
 import itertools
 import string
 from typing import Any
@@ -32,6 +33,7 @@ from kd_perception.training.binary_layers import BinaryConv2d, CodedConv2d
 
 TABLE_NAME = 'byte_signs'
 _FLOAT_BITS = 32
+_DEFAULTS = ('Conv', 'Resize')    # operators whose default attributes are left out
 _NAME_LETTERS = string.digits + string.ascii_letters
 
 
@@ -200,11 +202,12 @@ def byte_table_nodes(integers: bool = False) -> tuple[list, list]:
     :param integers: as int8, called `<TABLE_NAME>.q`; else as float32, `<TABLE_NAME>.f`.
     """
     from onnx import helper, numpy_helper, TensorProto
-    constants = {'bytes': np.arange(256, dtype=np.uint8).reshape(-1, 1), 'powers': 1 << np.arange(8),
-                 'two': np.array([2]), 'one': np.array([1])}
-    tensors = [numpy_helper.from_array(value if value.dtype == np.uint8 else value.astype(np.int32), name)
+    constants = {'none': 0, 'one': 1, 'all': 256, 'column': np.array([-1, 1]), 'powers': 1 << np.arange(8),
+                 'two': 2}
+    tensors = [numpy_helper.from_array(np.array(value, np.int64 if name == 'column' else np.int32), name)
                for name, value in constants.items()]
-    steps = [('Cast', ['bytes'], {'to': TensorProto.INT32}), ('Div', ['powers'], {}), ('Mod', ['two'], {}),
+    steps = [('Range', ['none', 'all', 'one'], {}), ('Reshape', ['column'], {}), ('Div', ['powers'], {}),
+             ('Mod', ['two'], {}),
              ('Mul', ['two'], {}), ('Sub', ['one'], {}),
              ('Cast', [], {'to': TensorProto.INT8 if integers else TensorProto.FLOAT})]
     nodes, last = [], []
@@ -225,9 +228,11 @@ def split_halves(name: str, values: Mapping[str, np.ndarray]) -> tuple[list, lis
     if not np.array_equal(stored.astype(np.float32), together):
         raise TrainingError(f'{name}: are no float16 values (see packed_onnx.fold)')
     sizes = np.array([len(each) for each in values.values()], np.int64)
-    tensors = [numpy_helper.from_array(stored, name), numpy_helper.from_array(sizes, f'{name}.sizes')]
+    # Named by what it holds: scales and biases of the same layers share theirs.
+    place = f'sizes_{hashlib.sha256(sizes.tobytes()).hexdigest()[:4]}'
+    tensors = [numpy_helper.from_array(stored, name), numpy_helper.from_array(sizes, place)]
     return [helper.make_node('Cast', [name], [f'{name}.f'], to=TensorProto.FLOAT),
-            helper.make_node('Split', [f'{name}.f', f'{name}.sizes'], list(values), axis=0)], tensors
+            helper.make_node('Split', [f'{name}.f', place], list(values), axis=0)], tensors
 
 
 def _unpacking(layer: str, weight: CodedWeight, output: str) -> tuple[list, list]:
@@ -285,11 +290,30 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
 
 
 def is_default(attribute: Any) -> bool:
-    """Whether a convolution's attribute says what its absence says too."""
+    """Whether an attribute of a convolution or Resize says what its absence says too."""
     if attribute.name in ('dilations', 'strides'):
         return all(value == 1 for value in attribute.ints)
     return ((attribute.name == 'pads' and not any(attribute.ints))
-            or (attribute.name == 'group' and attribute.i == 1))
+            or (attribute.name == 'group' and attribute.i == 1) or attribute.name == 'cubic_coeff_a'
+            or (attribute.name == 'mode' and attribute.s == b'nearest'))
+
+
+def _share_equal(graph: Any) -> None:
+    """Keep one Constant node of equal ones, in place."""
+    first: dict[bytes, str] = {}
+    instead: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = instead.get(name, name)
+        if node.op_type == 'Constant':
+            value = b''.join(attribute.SerializeToString() for attribute in node.attribute)
+            instead[node.output[0]] = first.setdefault(value, node.output[0])
+            if first[value] != node.output[0]:
+                continue
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: str = 'network.') -> None:
@@ -297,11 +321,13 @@ def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: s
     Shorten the names inside a model, in place: a small file spends a good part of its bytes on them.
 
     Inputs and outputs keep their names; what a layer stores is called `<as>.<part>`; other values are
-    numbered, nodes lose their names and convolutions what they would take by default.
+    numbered, nodes lose their names, convolutions and Resize what they would take by default, and equal
+    constants become one.
 
     :param layers: of `precision_document`.
     """
     graph = model.graph
+    _share_equal(graph)
     fixed = {value.name for value in (*graph.input, *graph.output)}
     names: dict[str, str] = {}
     for tensor in graph.initializer:
@@ -316,7 +342,7 @@ def compact_names(model: Any, layers: Mapping[str, Mapping[str, Any]], prefix: s
     for node in graph.node:
         node.ClearField('name')
         node.ClearField('doc_string')
-        if node.op_type == 'Conv':
+        if node.op_type in _DEFAULTS:
             kept = [a for a in node.attribute if not is_default(a)]
             del node.attribute[:]
             node.attribute.extend(kept)

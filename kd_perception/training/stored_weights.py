@@ -14,11 +14,12 @@ from kd_perception.errors import TrainingError
 from kd_perception.training.integer_onnx import UNROLLED_SHAPE, unrolled_codes
 from kd_perception.training.packed_onnx import unpack_signs
 
+_MAX_RANGE = 256
 _MAX_VALUES = 1 << 26  # of all convolutions together
 # What computes weights of constants (see `packed_onnx`; torch's exporter stores equal biases once, behind an
 # Identity): none makes much out of little.
 _UNPACKING = {'Cast', 'Concat', 'Div', 'Gather', 'Identity', 'Mod', 'Mul', 'Pad',
-              'Reshape', 'Round', 'Slice', 'Split', 'Sub', 'Transpose'}    # and DequantizeLinear
+              'Range', 'Reshape', 'Round', 'Slice', 'Split', 'Sub', 'Transpose'}    # and DequantizeLinear
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,6 +120,9 @@ def _constants(model: Any, path: Path) -> dict[str, np.ndarray]:
     outputs = [name for node in nodes for name in node.output]
     try:
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        if any(node.op_type == 'Range' and abs(int(stored.get(name, _MAX_RANGE))) > _MAX_RANGE
+               for node in nodes for name in node.input):
+            raise TrainingError(f'{path}: counts further than a table of bytes needs')
         if outputs:
             part = helper.make_model(helper.make_graph(
                 nodes, 'constants', [], [helper.make_empty_tensor_value_info(name) for name in outputs],
@@ -129,6 +133,8 @@ def _constants(model: Any, path: Path) -> dict[str, np.ndarray]:
                     and stored.keys() >= set(node.input)):
                 codes, scale = (stored[name] for name in node.input)
                 stored[node.output[0]] = codes.astype(np.float32) * scale.reshape(-1, *[1] * (codes.ndim - 1))
+    except TrainingError:
+        raise
     except Exception as error:  # the evaluator lets through whatever numpy raises
         raise TrainingError(f'{path}: its weights cannot be unpacked ({type(error).__name__})') from error
     return stored
