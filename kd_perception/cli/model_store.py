@@ -102,8 +102,10 @@ def _history(args: argparse.Namespace) -> int:
             continue
         print(f'{role}: version {history.current} is current; a rollback goes to '
               f'{history.line[-2] if len(history.line) > 1 else "none"}')
-        for event in history.events:
-            mark = '*' if event.version == history.current and event is history.events[-1] else ' '
+        since = max((number for number, event in enumerate(history.events)
+                     if event.version == history.current), default=None)
+        for number, event in enumerate(history.events):
+            mark = '*' if number == since else ' '
             print(f'{mark} {event.at}  {event.action:<9}{event.version:>4}  {event.sha256[:12]}  {event.name}'
                   f'{"" if event.before is None else f" (before: {event.before})"}')
     return EXIT_OK

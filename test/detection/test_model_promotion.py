@@ -103,7 +103,7 @@ def test_promote_roll_back_and_look(world, capsys):
     text = capsys.readouterr().out
     assert 'student: version 1 is current; a rollback goes to none' in text
     assert 'teacher: nothing was promoted yet' in text
-    assert '* ' in text and text.count('rollback  ') == 2 and text.count('promote') == 3
+    assert '* ' in text and text.count('rollback  ') == 2 and text.count('promote ') == 3
     assert world.run('history', '--store', world.store, '--json') == 0
     events = json.loads(capsys.readouterr().out)['student']['events']
     assert [(event['action'], event['version'], event['before']) for event in events] == [

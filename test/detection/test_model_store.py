@@ -11,7 +11,8 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import initialize, invariant, RuleBasedStateMachine, rule
 from kd_perception.detection import model_store
 from kd_perception.detection.manifest import resolve_model
-from kd_perception.detection.model_store import Disk, ModelStore, RoleHistory, StoreReference
+from kd_perception.detection.model_store import Disk, ModelStore, StoreReference
+from kd_perception.detection.store_history import RoleHistory
 from kd_perception.errors import ModelError
 import pytest
 
