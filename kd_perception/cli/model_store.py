@@ -12,7 +12,7 @@ import sys
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.config import to_mapping
 from kd_perception.detection.model_promotion import promote, roll_back
-from kd_perception.detection.model_store import ModelStore, ROLES, SCHEME
+from kd_perception.detection.model_store import ModelStore, ROLES, SCHEME, StoreReference
 from kd_perception.errors import ModelError, PromotionRefused
 
 ACTIONS = ('promote', 'rollback', 'history', 'prune', 'swap')
@@ -60,7 +60,7 @@ def add_arguments(actions: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one of `ACTIONS`."""
     return {'promote': _promote, 'rollback': _rollback, 'history': _history, 'prune': _prune,
-            'swap': lambda args: _swap(args.model, '', args.node, args.timeout)}[args.action](args)
+            'swap': _swap_to}[args.action](args)
 
 
 def _promote(args: argparse.Namespace) -> int:
@@ -115,16 +115,19 @@ def _follow(args: argparse.Namespace, sha256: str) -> int:
     """Have the nodes take the store's current version over."""
     if not args.node:
         return EXIT_OK
-    return _swap(f'{SCHEME}{args.store.resolve()}#{args.role}', sha256, args.node, args.timeout,
-                 follows_student=args.role == 'student')
+    return _swap(f'{SCHEME}{args.store.resolve()}#{args.role}', sha256, args.node, args.timeout)
 
 
-def _swap(model: str, sha256: str, nodes: Sequence[str], timeout_s: float,
-          follows_student: bool = True) -> int:
+def _swap_to(args: argparse.Namespace) -> int:
+    return _swap(args.model, '', args.node, args.timeout)
+
+
+def _swap(model: str, sha256: str, nodes: Sequence[str], timeout_s: float) -> int:
     from kd_perception.nodes.swap_client import SwapClient, SwapFailed
     if timeout_s <= 0:
         raise ModelError(f'--timeout is {timeout_s:g}, more than 0 s expected')
-    failed = 0
+    stored = StoreReference.parse(model)
+    follows_student, failed = stored is None or stored.role == 'student', 0
     with SwapClient() as client:
         for node in nodes:
             try:

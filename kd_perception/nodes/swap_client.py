@@ -24,7 +24,7 @@ from kd_perception.nodes.model_swap import DONE, FAILED, LOADING
 # The parameter that names the model, and the key of its digest in the diagnostics.
 STUDENT_MODEL = 'student_model'
 SHA256_KEYS = {'model': 'sha256', STUDENT_MODEL: 'student_sha256'}
-# rmw waits 100 ms for a client's reader of answers, then drops the answer: an unanswered request is sent again.
+# rmw waits 100 ms for a client's reader of answers, then drops the answer: the request is then sent again.
 REPEAT_S = 2.0
 TURN_S = 0.05
 
@@ -88,14 +88,13 @@ class SwapClient:
         return found
 
     def _parameter_of(self, node: str, end: float) -> str:
-        names = list(SHA256_KEYS)
-        answer = self._call(GetParameterTypes, f'{node}/get_parameter_types',
-                            GetParameterTypes.Request(names=names), end)
-        # A node that declares only some of the names may answer with nothing at all.
-        for name, kind in zip(names, answer.types):
-            if kind == ParameterType.PARAMETER_STRING:
+        # One by one: rclpy answers with nothing at all where one of several names is not declared.
+        for name in SHA256_KEYS:
+            answer = self._call(GetParameterTypes, f'{node}/get_parameter_types',
+                                GetParameterTypes.Request(names=[name]), end)
+            if list(answer.types) == [ParameterType.PARAMETER_STRING]:
                 return name
-        raise SwapFailed(f'has none of the parameters {", ".join(names)}')
+        raise SwapFailed(f'has none of the parameters {", ".join(SHA256_KEYS)}')
 
     def _set(self, node: str, parameter: str, model: str, end: float) -> None:
         value = Parameter(parameter, value=model).get_parameter_value()
