@@ -272,7 +272,8 @@ def _check(before: dict[str, Any], after: dict[str, Any], name: str, count: int,
         return Check(name, None, delta.after, None, None, count)
     bound = None
     if delta.interval is not None:
-        bound = delta.interval[1] if delta.less_is_better else -delta.interval[0]
+        # Plus 0.0: there is no loss of -0.
+        bound = (delta.interval[1] if delta.less_is_better else -delta.interval[0]) + 0.0
     failure = ''
     if delta.loss > most + _EPSILON:
         failure = f'worse by {delta.loss:.4g}, at most {most:g} allowed'
@@ -280,7 +281,7 @@ def _check(before: dict[str, Any], after: dict[str, Any], name: str, count: int,
         failure = 'has no interval; evaluate with --bootstrap'
     elif bound > most_bound + _EPSILON:
         failure = f'may be worse by {bound:.4g} (95 % interval), at most {most_bound:g} allowed'
-    return Check(name, delta.before, delta.after, delta.loss, bound, count, failure)
+    return Check(name, delta.before, delta.after, delta.loss + 0.0, bound, count, failure)
 
 
 def _with_zeros(report: dict[str, Any], name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ one for the model that runs already changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import contextlib
 import threading
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from rclpy.parameter import Parameter
 
 from kd_perception.errors import KdPerceptionError, ModelError
 from kd_perception.health.levels import Level, Report
-from kd_perception.nodes.runtime import one_line
+from kd_perception.nodes.runtime import InvalidHandle, one_line
 
 IDLE, LOADING, DONE, FAILED = 'idle', 'loading', 'done', 'failed'
 
@@ -115,7 +116,8 @@ class ModelSwap:
             outcome = one_line(error if known else f'{type(error).__name__}: {error}')
         with self._lock:
             self._outcome = serial, outcome
-        self._wake.trigger()
+        with contextlib.suppress(InvalidHandle):    # the node has ended meanwhile
+            self._wake.trigger()
 
     def _finish(self) -> None:
         with self._lock:

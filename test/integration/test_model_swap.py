@@ -4,6 +4,7 @@
 import hashlib
 import json
 import re
+import signal
 import threading
 import time
 
@@ -245,6 +246,16 @@ def test_the_old_model_works_while_the_new_one_loads(probe, node, models):
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     camera.results.clear()
     assert scores([camera.ask(image_message(IMAGE), repeat=True)]) == [OLD]
+
+
+def test_a_signal_while_a_model_loads_beside_the_present_one(probe, start_detector, models):
+    slow = write_rectangle_model(models.folder / 'slow.onnx', load_steps=5000)
+    process = start_detector(model=models.old)
+    detector = DetectorClient(probe)
+    assert detector.set_parameters(model=str(slow)) == {'model': (True, '')}
+    probe.wait_for(lambda: 'while the present one goes on' in process.log, 'the load to begin')
+    assert process.stop(signal.SIGTERM) == 0
+    assert 'Traceback' not in process.log and 'ERROR' not in process.log
 
 
 def test_the_hybrid_follows_its_student_and_answers_every_frame_once(probe, start, models, capsys):
