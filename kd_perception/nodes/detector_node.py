@@ -149,6 +149,7 @@ class DetectorNode(RobustLifecycleNode):
     def close(self) -> None:
         """Stop the worker; the process is about to end."""
         self._stop()
+        self._swap.close()
 
     def _stop(self) -> bool:
         """Return whether the worker has ended (also where there was none)."""

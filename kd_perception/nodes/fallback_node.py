@@ -169,6 +169,7 @@ class FallbackNode(RobustLifecycleNode):
     def close(self) -> None:
         """Stop; after a signal the context is gone, and what waited for the teacher with it."""
         self._stop()
+        self._swap.close()
 
     def _build(self) -> None:
         for camera, logic in self._logics().items():

@@ -21,6 +21,8 @@ from kd_perception.health.levels import Level, Report
 from kd_perception.nodes.runtime import InvalidHandle, one_line
 
 IDLE, LOADING, DONE, FAILED = 'idle', 'loading', 'done', 'failed'
+# A load that takes longer is taken for hung; a process that ends in the middle of one would abort.
+STOP_TIMEOUT_S = 10.0
 
 
 class Loaded(NamedTuple):
@@ -71,6 +73,13 @@ class ModelSwap:
         self._serial += 1
         if self._state == LOADING:
             self._state, self._reason = FAILED, 'the node was cleaned up meanwhile'
+
+    def close(self) -> None:
+        """Wait for what is being loaded, and forget it: the process is about to end."""
+        self.cancel()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(STOP_TIMEOUT_S)
 
     def annotate(self, report: Report) -> Report:
         """Return a report with the state of the last request; WARN while one that failed is the last word."""

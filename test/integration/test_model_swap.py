@@ -249,7 +249,7 @@ def test_the_old_model_works_while_the_new_one_loads(probe, node, models):
 
 
 def test_a_signal_while_a_model_loads_beside_the_present_one(probe, start_detector, models):
-    slow = write_rectangle_model(models.folder / 'slow.onnx', load_steps=5000)
+    slow = write_rectangle_model(models.folder / 'slow.onnx', load_steps=2000)
     process = start_detector(model=models.old)
     detector = DetectorClient(probe)
     assert detector.set_parameters(model=str(slow)) == {'model': (True, '')}
