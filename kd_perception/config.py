@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import math
 from pathlib import Path
 import types
@@ -128,7 +129,7 @@ def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     if not isinstance(mapping, collections.abc.Mapping):
         raise ConfigError(f'{where}: expected a mapping, got {_type_name(mapping)}')
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     unknown = [str(key) for key in mapping if key not in fields]
     if unknown:
         raise ConfigError(
@@ -145,6 +146,12 @@ def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
         raise
     except ValueError as error:
         raise ConfigError(f'{where}: {error}') from error
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields; working them out takes a millisecond, lists hold thousands."""
+    return typing.get_type_hints(cls)
 
 
 def to_mapping(value: Any) -> Any:

@@ -17,6 +17,10 @@ class ModelError(KdPerceptionError):
     """A model file is missing, corrupt, untrusted (sha256) or contradicts its own metadata."""
 
 
+class PromotionRefused(ModelError):
+    """The verdict on a model is no; the message holds a line for each reason."""
+
+
 class ImageError(KdPerceptionError):
     """
     An image cannot be decoded.

@@ -17,9 +17,8 @@ from typing import Any, Dict, List, Tuple
 # starts for them spend more time waiting for one another than computing.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
-from kd_perception.cli import evaluate_hybrid  # noqa: E402
+from kd_perception.cli import evaluate_compare, evaluate_hybrid  # noqa: E402
 from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
-from kd_perception.evaluation.compare import compare, Delta, load_report  # noqa: E402
 from kd_perception.evaluation.conditions import (  # noqa: E402
     automatic_tags, condition_masks, load_frame_info, scene_groups)
 from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
@@ -39,9 +38,12 @@ EXAMPLES = """\
   kd_perception evaluate compare before/report.json after/report.json \\
       --metric results.Car.moderate.ap_r40=0.5 --metric miss_rate.reasonable=0.01
                                                    exit code 1 if a metric became worse by more
+  kd_perception evaluate compare site_old/report.json site_new/report.json \\
+      --also val_old/report.json val_new/report.json --verdict compare.json
+                                                   may the new model take the old one's place?
   kd_perception evaluate hybrid --help             student and teacher together"""
 
-EXIT_OK, EXIT_WORSE = 0, 1
+EXIT_OK = 0
 REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
 
 
@@ -85,14 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                           help='pictures of misses and of false alarms for each class (default: 8)')
     protocol.add_argument('--no-html', action='store_true', help='write report.json only')
     protocol.add_argument('--title', default='Evaluation', help='title of report.html')
-    second = actions.add_parser('compare',
-                                help='differences of two reports; exit code 1 if a metric became worse')
-    second.add_argument('before', metavar='A.json')
-    second.add_argument('after', metavar='B.json')
-    second.add_argument('--metric', action='append', metavar='NAME[=TOLERANCE]',
-                        help='fail if this metric became worse by more than the tolerance; may be repeated')
-    second.add_argument('--tolerance', type=float, default=0.0,
-                        help='for metrics without one of their own (default: 0)')
+    evaluate_compare.add_arguments(actions.add_parser(
+        'compare', help='differences of two reports; exit code 1 for a worse metric or a verdict of no'))
     evaluate_hybrid.add_arguments(actions.add_parser(
         'hybrid', help='AP against the share of frames sent to a teacher, gate by gate'))
 
@@ -100,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `evaluate`, `evaluate compare` or `evaluate hybrid`."""
     if args.action == 'compare':
-        return _compare(args)
+        return evaluate_compare.run(args)
     if args.action == 'hybrid':
         return evaluate_hybrid.run(args)
     started = time.monotonic()
@@ -277,45 +273,6 @@ def _print_summary(report: Dict[str, Any], out: Path) -> None:
     for line in report['warnings']:
         print(f'warning: {line}', file=sys.stderr)
     print(f'wrote {out / REPORT_JSON}')
-
-
-def _compare(args: argparse.Namespace) -> int:
-    before, after = load_report(args.before), load_report(args.after)
-    named = dict(_parse_metric(text, args.tolerance) for text in args.metric or ())
-    deltas = compare(before, after)
-    shown = {delta.name for delta in deltas}
-    deltas += compare(before, after, [name for name in named if name not in shown])
-    if before['data']['sha256'].get('labels') != after['data']['sha256'].get('labels'):
-        print('note: the reports are about different labels')
-    print(f'{"metric":<44}{"before":>10}{"after":>10}{"change":>10}  95 % interval')
-    failed = []
-    for delta in deltas:
-        worse = delta.name in named and delta.loss > named[delta.name] + 1e-12
-        failed += [delta] if worse else []
-        print(_line(delta, worse))
-    for delta in failed:
-        print(f'worse: {delta.name} by {delta.loss:.4g}, tolerance {named[delta.name]:g}')
-    return EXIT_WORSE if failed else EXIT_OK
-
-
-def _parse_metric(text: str, tolerance: float) -> Tuple[str, float]:
-    name, equals, value = text.partition('=')
-    try:
-        own = float(value) if equals else tolerance
-        if not own >= 0:
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f'--metric {text!r}: NAME or NAME=TOLERANCE, the tolerance not below 0, '
-                          'expected') from None
-    return name, own
-
-
-def _line(delta: Delta, worse: bool) -> str:
-    interval = '' if delta.interval is None else f'  {delta.interval[0]:+.3f} to {delta.interval[1]:+.3f}'
-    change = '-' if delta.difference is None else f'{delta.difference:+.3f}'
-    sign = ' *' if delta.beyond_chance else ''
-    return (f'{delta.name:<44}{_shown(delta.before, 1, 3):>10}{_shown(delta.after, 1, 3):>10}{change:>10}'
-            f'{interval}{sign}{"  WORSE" if worse else ""}')
 
 
 def main() -> int:

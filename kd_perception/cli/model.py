@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`model`: show or verify a model file."""
+"""`model`: show or verify a model file; promote, roll back and swap models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_perception.cli import model_store
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import load_config, to_mapping
 from kd_perception.detection.decode import output_shapes
@@ -21,7 +22,8 @@ from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
 
-HELP = 'Show what a model file says about itself, verify that it is sound, or describe your own.'
+HELP = ('Show what a model file says about itself, verify that it is sound, or describe your own; promote '
+        'models in a store, roll back, and have running nodes follow.')
 EXAMPLES = """\
   kd_perception model info teacher                 a shipped model, by its name
   kd_perception model info my_model.onnx --json
@@ -29,7 +31,8 @@ EXAMPLES = """\
                                                    exit code 0 sound, 1 not
   kd_perception model attach yolo.onnx --spec yolo.yaml --out described.onnx
                                                    write labels, input and decoder into a model of
-                                                   your own (docs/models.md)"""
+                                                   your own (docs/models.md)
+""" + model_store.EXAMPLES
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
 # Operators that turn stored bits and integers into the weights of the former.
@@ -41,7 +44,7 @@ _ACTIVATION_SCALES = 'scales of activations'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify|attach')
+    actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     info = actions.add_parser('info', help='facts, thresholds, metrics and a table of layers')
     info.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     info.add_argument('--json', action='store_true', help='print one JSON document instead of tables')
@@ -53,10 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     attach.add_argument('model', help='path of an ONNX file')
     attach.add_argument('--spec', type=Path, required=True, help='YAML with the fields of ModelSpec')
     attach.add_argument('--out', type=Path, required=True, help='ONNX file to write; must not exist')
+    model_store.add_arguments(actions)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `model info`, `model verify` or `model attach`."""
+    """Run one of the actions."""
+    if args.action in model_store.ACTIONS:
+        return model_store.run(args)
     path = resolve_model(args.model, models_folder())
     if args.action == 'attach':
         return _attach(path, args.spec, args.out)

@@ -21,6 +21,7 @@ from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
+THRESHOLDS = ThresholdSpec(score=0.4, score_low=0.05, nms_iou=0.5, max_detections=100)
 # How much brighter than the other two channels a pixel of a rectangle is; grey and black are background.
 MIN_CONTRAST = 60
 STRIDE_PX = 8
@@ -49,7 +50,8 @@ class _Graph:
 
 def write_rectangle_model(
         path: str | Path, input_hw: tuple[int, int] = (96, 128), decoder: str = 'boxes_scores',
-        load_steps: int = 0, labels: Sequence[str] = LABELS, name: str = 'rectangles') -> Path:
+        load_steps: int = 0, labels: Sequence[str] = LABELS, name: str = 'rectangles',
+        score_gain: float = 1.0, thresholds: ThresholdSpec = THRESHOLDS) -> Path:
     """
     Write the model file.
 
@@ -57,11 +59,14 @@ def write_rectangle_model(
     :param decoder: `boxes_scores` or `gfl`; with gfl a side is at most 2 * 8 * 15 = 240 px.
     :param load_steps: matrix products done on top, to make it as slow as wanted; see `steps_for`.
     :param labels: three class names.
+    :param score_gain: factor of the scores, so that the results of two models tell them apart.
     :return: the path.
     """
     height, width = input_hw
     graph = _Graph()
     boxes, scores = _find_rectangles(graph, input_hw)
+    if score_gain != 1:
+        scores = graph.add('Mul', scores, graph.constant(np.float32(score_gain)))
     if load_steps:
         # Added with weight 0: the result depends on the load, so that it cannot be optimised away.
         scores = graph.add('Add', scores, _load(graph, load_steps))
@@ -84,8 +89,7 @@ def write_rectangle_model(
         opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
     helper.set_model_props(model, ModelSpec(
         name, tuple(labels), InputSpec(height, width), spec,
-        ThresholdSpec(score=0.4, score_low=0.05, nms_iou=0.5, max_detections=100),
-        licence='Apache-2.0').to_metadata())
+        thresholds, licence='Apache-2.0').to_metadata())
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return Path(path)

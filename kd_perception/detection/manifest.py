@@ -14,6 +14,7 @@
         input_hw: [384, 1280]
         licence: ...
         metrics: {...}          # free form, copied from the model's own metadata
+        name: ..., promoted_at: ..., reports: {file: sha256}    # in a model store only
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import yaml
 
 from kd_perception.config import from_mapping, load_yaml, to_mapping
 from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.detection.model_store import StoreReference
 from kd_perception.errors import ConfigError, ModelError
 
 MANIFEST_NAME = 'manifest.yaml'
@@ -45,6 +47,9 @@ class ManifestEntry:
     input_hw: tuple[int, int] | None = None
     licence: str = ''
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    name: str = ''
+    promoted_at: str = ''
+    reports: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         """Refuse what could point outside the manifest's folder or is no digest."""
@@ -100,14 +105,18 @@ def pinned_sha256(model_path: str | Path) -> str | None:
 
 def resolve_model(name_or_path: str, models_folder: str | Path) -> Path:
     """
-    Find a model by the name that the manifest of `models_folder` gives it, or by its path.
+    Find a model by the name that the manifest of `models_folder` gives it, by its path, or in a model store.
 
-    Anything that holds a path separator or ends in `.onnx` is a path.
+    `store:FOLDER#ROLE` is the current version of a role (`detection.model_store`). Anything else that holds a
+    path separator or ends in `.onnx` is a path.
 
-    :raises ModelError: the name is empty or unknown; the message lists the known ones.
+    :raises ModelError: the name is empty or unknown; the message lists the known ones. No such store or role.
     """
     if not name_or_path:
         raise ModelError('no model given; expected a path to an ONNX file or a name of the manifest')
+    stored = StoreReference.parse(name_or_path)
+    if stored is not None:
+        return stored.resolve()
     if name_or_path.endswith('.onnx') or '/' in name_or_path or '\\' in name_or_path:
         return Path(name_or_path)
     try:
@@ -121,6 +130,23 @@ def resolve_model(name_or_path: str, models_folder: str | Path) -> Path:
     return Path(models_folder) / models[name_or_path].file
 
 
+def entry_of(file_name: str, content: bytes, spec: ModelSpec) -> ManifestEntry:
+    """Return the entry of a model file of this content."""
+    return ManifestEntry(
+        file_name, hashlib.sha256(content).hexdigest(), len(content), spec.labels, spec.input.hw,
+        spec.licence, spec.documents.get('metrics', {}))
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return the manifest as YAML; what only a model store says is left out where it is not said."""
+    mapping = to_mapping(manifest)
+    for entry in mapping['models'].values():
+        for key in ('name', 'promoted_at', 'reports'):
+            if not entry[key]:
+                del entry[key]
+    return yaml.safe_dump(mapping, sort_keys=False)
+
+
 def write_entry(folder: str | Path, name: str, file_name: str, spec: ModelSpec) -> ManifestEntry:
     """
     Add or replace the entry of a model file that lies in `folder`.
@@ -128,14 +154,11 @@ def write_entry(folder: str | Path, name: str, file_name: str, spec: ModelSpec) 
     The new manifest replaces the old one in one step, so that a reader never sees half of it.
     """
     folder = Path(folder)
-    content = (folder / file_name).read_bytes()
-    entry = ManifestEntry(
-        file_name, hashlib.sha256(content).hexdigest(), len(content), spec.labels, spec.input.hw,
-        spec.licence, spec.documents.get('metrics', {}))
+    entry = entry_of(file_name, (folder / file_name).read_bytes(), spec)
     models = load_manifest(folder).models if (folder / MANIFEST_NAME).exists() else {}
     manifest = Manifest({**models, name: entry})
     temporary = folder / (MANIFEST_NAME + '.tmp')
     header = '# Pins each shipped model by sha256; written by `python -m kd_perception export`.\n'
-    temporary.write_text(header + yaml.safe_dump(to_mapping(manifest), sort_keys=False), encoding='utf-8')
+    temporary.write_text(header + manifest_text(manifest), encoding='utf-8')
     temporary.replace(folder / MANIFEST_NAME)
     return entry

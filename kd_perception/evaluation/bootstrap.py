@@ -48,10 +48,10 @@ class BootstrapCurve:
     hit_groups: np.ndarray
     official_thresholds: np.ndarray
 
-    def interval(self, count: int, seed: int,
-                 recall_indices: Callable[[int, int], np.ndarray]) -> Optional[Tuple[float, float]]:
+    def resampled(self, count: int, seed: int,
+                  recall_indices: Callable[[int, int], np.ndarray]) -> Optional[np.ndarray]:
         """
-        Return the 95 % interval of AP R40 in percent, None with fewer than two groups or no ground truth.
+        Return AP R40 [%] of each resample, (count,); None with fewer than two groups or no ground truth.
 
         Each resample gets its own recall thresholds from its own true positives, by the official rule.
         Counts between two thresholds that were counted are interpolated by rank; with no more distinct
@@ -61,7 +61,7 @@ class BootstrapCurve:
         if groups < 2 or not self.valid_truths.any():
             return None
         if not len(self.hit_scores):
-            return 0.0, 0.0  # nothing found, and no resample finds anything
+            return np.zeros(count)  # nothing found, and no resample finds anything
         order = np.argsort(-self.hit_scores, kind='stable')
         scores, owners = self.hit_scores[order], self.hit_groups[order]
         weights = resampled_weights(groups, count, seed)
@@ -80,7 +80,7 @@ class BootstrapCurve:
                     wanted = rank_of_score[np.searchsorted(reached, picks, side='right')]
                     values[first + i] = _resampled_ap(np.interp(wanted, rank_of_threshold, hits[i]),
                                                       np.interp(wanted, rank_of_threshold, alarms[i]))
-        return percentile_interval(values)
+        return values
 
 
 def _resampled_ap(hits: np.ndarray, alarms: np.ndarray) -> float:

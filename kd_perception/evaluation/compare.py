@@ -7,7 +7,9 @@ import os
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from kd_perception.errors import EvaluationError
+from kd_perception.evaluation.bootstrap import percentile_interval
 from kd_perception.evaluation.report import SCHEMA, SCHEMA_VERSION
+import numpy as np
 
 MAX_REPORT_BYTES = 64 * 1024 * 1024
 # Metrics of which less is better, by the first part of their name.
@@ -21,7 +23,7 @@ class Delta:
     One metric in both reports.
 
     :ivar before, after: None where a report has no figure.
-    :ivar interval: approximate 95 % interval of the difference, None where a report has none.
+    :ivar interval: 95 % interval of the difference, None where a report has none.
     """
 
     name: str
@@ -87,19 +89,35 @@ def metrics(report: Dict[str, Any]) -> Dict[str, Optional[float]]:
     return dict(_walk({key: value for key, value in report.items() if key in (*_COMPARED, 'frames')}, ''))
 
 
-def _half_width(report: Dict[str, Any], name: str) -> Optional[float]:
-    """Half the width of a figure's interval."""
+def _details(report: Dict[str, Any], name: str) -> Dict[str, Any]:
+    """Return what stands beside a figure: its interval, its resamples; empty where nothing does."""
     parts = name.split('.')
     if parts[0] == 'miss_rate':
-        item = report.get('miss_rate_details', {}).get(parts[-1], {})
-    elif parts[-1] == 'ap_r40':
-        item = report
-        for part in parts[:-1]:
-            item = item.get(part, {})
-    else:
-        return None
-    interval = item.get('ci95')
-    return None if not interval else (interval[1] - interval[0]) / 2
+        return report.get('miss_rate_details', {}).get(parts[-1], {})
+    if parts[-1] != 'ap_r40':
+        return {}
+    item = report
+    for part in parts[:-1]:
+        item = item.get(part, {})
+    return item
+
+
+def same_draws(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
+    """Return whether the resamples of both reports, by number, are draws of the same frames."""
+    keys = ('resampling_sha256', 'bootstrap', 'seed')
+    first, second = ([report['protocol'].get(key) for key in keys] for report in (before, after))
+    return None not in first and first == second
+
+
+def _interval(before: Dict[str, Any], after: Dict[str, Any], name: str,
+              difference: float) -> Optional[Tuple[float, float]]:
+    """Return the interval of a difference, by paired resamples where both reports hold them."""
+    first, second = _details(before, name), _details(after, name)
+    if same_draws(before, after) and first.get('resampled') and second.get('resampled'):
+        pairs = zip(first['resampled'], second['resampled'])
+        return percentile_interval(np.array([b - a for a, b in pairs if a is not None and b is not None]))
+    halves = [(item['ci95'][1] - item['ci95'][0]) / 2 for item in (first, second) if item.get('ci95')]
+    return None if len(halves) < 2 else (difference - math.hypot(*halves), difference + math.hypot(*halves))
 
 
 def compare(before: Dict[str, Any], after: Dict[str, Any],
@@ -107,8 +125,9 @@ def compare(before: Dict[str, Any], after: Dict[str, Any],
     """
     Return the metrics of both reports, side by side.
 
-    The interval of a difference takes the two as independent (square root of the sum of squares); on the same
-    frames that is too wide, so that what it calls a difference is one.
+    Two reports on the same frames, with the same seed, hold the figures of the same resamples: the interval
+    of a difference is then that of the paired bootstrap. Otherwise it takes the two as independent (square
+    root of the sum of squares); on the same frames that is too wide: what it calls a difference is one.
 
     :param names: only these; else AP R40, miss rates, calibration errors and latency percentiles.
     :raises EvaluationError: a name is in neither report.
@@ -127,10 +146,6 @@ def compare(before: Dict[str, Any], after: Dict[str, Any],
     deltas = []
     for name in chosen:
         a, b = first.get(name), second.get(name)
-        interval = None
-        widths = _half_width(before, name), _half_width(after, name)
-        if a is not None and b is not None and None not in widths:
-            half = math.hypot(*widths)
-            interval = (b - a - half, b - a + half)
+        interval = None if a is None or b is None else _interval(before, after, name, b - a)
         deltas.append(Delta(name, a, b, interval))
     return deltas

@@ -13,7 +13,7 @@ import math
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.bootstrap import BootstrapCurve
+from kd_perception.evaluation.bootstrap import BootstrapCurve, percentile_interval
 from kd_perception.evaluation.kitti_labels import KittiObjects
 from kd_perception.evaluation.matching import FrameMatcher, IGNORED, OTHER, overlapping_pairs, Pairs, VALID
 from kd_perception.evaluation.object_table import fold_case, ObjectTable
@@ -86,6 +86,7 @@ class KittiResult:
     :ivar true_positives, false_positives: counts at those thresholds.
     :ivar valid_ground_truths: ground truths that count.
     :ivar ci95: bootstrap 95 % interval of ap_r40, or None.
+    :ivar resampled: ap_r40 of each resample, NaN for one without ground truths, or None.
     """
 
     ap_r40: Optional[float]
@@ -96,6 +97,7 @@ class KittiResult:
     false_positives: np.ndarray
     valid_ground_truths: int
     ci95: Optional[Tuple[float, float]] = None
+    resampled: Optional[np.ndarray] = None
 
     @property
     def few_ground_truths(self) -> bool:
@@ -287,9 +289,10 @@ class KittiEvaluator:
                         for counts in (curve.true_positives, curve.false_positives))
         precision = interpolate_precision(hits, alarms)
         r40, r11 = average_precision(precision)
-        interval = curve.interval(bootstrap, seed, recall_indices) if bootstrap else None
+        resampled = curve.resampled(bootstrap, seed, recall_indices) if bootstrap else None
+        interval = None if resampled is None else percentile_interval(resampled)
         return KittiResult(r40, r11, precision, curve.official_thresholds, hits, alarms,
-                           int(curve.valid_truths.sum()), interval)
+                           int(curve.valid_truths.sum()), interval, resampled)
 
 
 def _frames_of(table: ObjectTable, rows: np.ndarray) -> np.ndarray:

@@ -43,6 +43,7 @@ class MissRate:
     :ivar valid_ground_truths: ground truths that count.
     :ivar frames: number of frames.
     :ivar ci95: bootstrap 95 % interval of ``lamr``, or None.
+    :ivar resampled: ``lamr`` of each resample, NaN for one without ground truths, or None.
     """
 
     lamr: float
@@ -52,6 +53,7 @@ class MissRate:
     valid_ground_truths: int
     frames: int
     ci95: Optional[Tuple[float, float]] = None
+    resampled: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,8 @@ def _log_average(recall: np.ndarray) -> float:
     return float(np.exp(np.mean(np.log(np.maximum(MISS_FLOOR, 1.0 - recall)))))
 
 
-def _interval(order_frames: np.ndarray, hit: np.ndarray, truths_of: np.ndarray, frames_of: np.ndarray,
-              count: int, seed: int) -> Optional[Tuple[float, float]]:
+def _resampled(order_frames: np.ndarray, hit: np.ndarray, truths_of: np.ndarray, frames_of: np.ndarray,
+               count: int, seed: int) -> Optional[np.ndarray]:
     """Bootstrap: matching is done within frames, so a resample only weighs the points of the curve."""
     groups = len(truths_of)
     if groups < 2 or not truths_of.any():
@@ -174,7 +176,7 @@ def _interval(order_frames: np.ndarray, hit: np.ndarray, truths_of: np.ndarray, 
             weight = weights[order_frames].astype(np.float64)
             recall = np.cumsum(weight * hit) / truths
             values[i] = _log_average(_recall_at(np.cumsum(weight * ~hit) / frames, recall))
-    return percentile_interval(values)
+    return values
 
 
 def log_average_miss_rate(frames: Sequence[Tuple[np.ndarray, np.ndarray]], iou_threshold: float = 0.5,
@@ -203,14 +205,15 @@ def log_average_miss_rate(frames: Sequence[Tuple[np.ndarray, np.ndarray]], iou_t
     recall = np.cumsum(hit) / total if total else np.zeros(len(order))
     at_reference = _recall_at(fppi, recall)
     group = np.arange(len(frames)) if groups is None else np.asarray(groups)
-    interval = None
+    resampled = None
     if bootstrap and total:
         count = int(group.max()) + 1
-        interval = _interval(group[found.frame_ids[order]], hit,
-                             np.bincount(group[truths.frame_ids[valid]], minlength=count),
-                             np.bincount(group, minlength=count), bootstrap, seed)
+        resampled = _resampled(group[found.frame_ids[order]], hit,
+                               np.bincount(group[truths.frame_ids[valid]], minlength=count),
+                               np.bincount(group, minlength=count), bootstrap, seed)
+    interval = None if resampled is None else percentile_interval(resampled)
     lamr = _log_average(at_reference) if total else math.nan
-    return MissRate(lamr, at_reference, fppi, 1.0 - recall, total, len(frames), interval)
+    return MissRate(lamr, at_reference, fppi, 1.0 - recall, total, len(frames), interval, resampled)
 
 
 def visible_share(occlusion: np.ndarray, truncation: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Run every protocol over a `FrameSet`; the result is the content of report.json (docs/evaluation.md)."""
 from dataclasses import dataclass
+import hashlib
 import importlib.metadata
 import math
 import platform
@@ -76,10 +77,23 @@ def _result(result: KittiResult, curve: bool) -> Dict[str, Any]:
         entry['reason'] = 'no valid ground truth'
     elif entry['ap_r40'] is None or entry['ap_r11'] is None:
         entry['reason'] = 'precision is 0/0 at a threshold, as in the official program'
+    if curve and result.resampled is not None:
+        entry['resampled'] = _shorter(result.resampled, 3)
     if curve and result.precision is not None:
         entry['precision'] = numbers(result.precision)
         entry['thresholds'] = numbers(result.thresholds)
     return entry
+
+
+def _shorter(values: np.ndarray, digits: int) -> List[Optional[float]]:
+    """Return figures of resamples for JSON: as many digits as their spread is worth."""
+    return numbers(np.round(values, digits))
+
+
+def resampling_sha256(names: Sequence[str], groups: Optional[np.ndarray]) -> str:
+    """Return what two reports have in common whose resamples, by number, are draws of the same frames."""
+    text = '\n'.join(map(str, names)) + ('' if groups is None else f'\n{np.asarray(groups).tolist()}')
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _miss_rate(result: MissRate) -> Dict[str, Any]:
@@ -89,6 +103,7 @@ def _miss_rate(result: MissRate) -> Dict[str, Any]:
     shown = np.unique(np.searchsorted(fppi, wanted, side='right'))
     shown = shown[shown > 0] - 1
     return {'lamr': number(result.lamr), 'ci95': list(result.ci95) if result.ci95 else None,
+            'resampled': None if result.resampled is None else _shorter(result.resampled, 5),
             'recall_at_fppi': numbers(result.recall_at_fppi),
             'valid_ground_truths': result.valid_ground_truths,
             'few_ground_truths': result.valid_ground_truths < MIN_GROUND_TRUTHS,
@@ -209,6 +224,7 @@ def evaluate_frames(frames: FrameSet, options: EvaluationOptions,
                 'max_truncation': item.max_truncation} for item in options.difficulties},
             'bootstrap': options.bootstrap, 'seed': options.seed,
             'resampled': 'frames' if groups is None else 'scene groups',
+            'resampling_sha256': resampling_sha256(frames.labels.frames, groups),
             'groups': None if groups is None else int(groups.max()) + 1},
         'versions': versions(),
         'command': list(command),

@@ -118,6 +118,16 @@ class CameraFallback:
         self.arbiter.configure(settings.arbiter)
         self._state.configure(settings.state)
 
+    def follow(self, extractor: FeatureExtractor, scorer: Scorer, settings: FallbackSettings) -> None:
+        """
+        Judge another student's results from the next one on; it has the same classes, and nothing is lost.
+
+        Scores of the last one's frames say nothing of the new one's: a running threshold starts anew.
+        """
+        self.extractor, self.scorer = extractor, scorer
+        self._running = RunningThreshold(settings.gate.share, settings.gate.enter)
+        self.configure(settings)
+
     def on_image(self, now_ns: int) -> None:
         """Report that the camera gave an image."""
         self._state.image(now_ns)

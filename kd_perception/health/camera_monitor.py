@@ -131,6 +131,11 @@ class CameraMonitor:
             if reason != SUPERSEDED:
                 self._unanswered_since_ns = None
 
+    def totals(self) -> Tuple[int, int]:
+        """Return how many frames were processed and how many dropped so far."""
+        with self._lock:
+            return self._counts.processed, sum(self._drops.totals().values())
+
     def processed(self, stages_ns: Mapping[str, int], detections: int) -> None:
         """
         Count a published result.

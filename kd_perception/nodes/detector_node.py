@@ -22,6 +22,7 @@ from kd_perception.nodes.camera_channel import CameraChannel
 from kd_perception.nodes.detector_parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
 from kd_perception.nodes.diagnostics import diagnostics_message
 from kd_perception.nodes.frame_service import FrameService
+from kd_perception.nodes.model_swap import Loaded, ModelSwap
 from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
 from kd_perception.resources import models_folder
 
@@ -35,7 +36,8 @@ SUCCESS, FAILURE, ERROR = (
 
 class DetectorNode(RobustLifecycleNode):
     """
-    Lifecycle node: configure loads and warms up the model, activate subscribes.
+    Lifecycle node: configure loads and warms up the model, activate subscribes. A change of the parameter
+    `model` while it works is a swap, see `ModelSwap`.
 
     The executor's thread only receives and answers; one worker thread runs the model for all cameras.
 
@@ -60,6 +62,8 @@ class DetectorNode(RobustLifecycleNode):
         parameters.guard_changes(
             self, DETECTOR_PARAMETERS, lambda: self.state == 'unconfigured', check_combination, self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+        self._swap = ModelSwap(self, 'model', self._load_model, lambda: self._detector, self._switch,
+                               self._frame_counts, self._publish_diagnostics)
         # A steady clock: under use_sim_time a ROS timer would stand still with the simulation.
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics,
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -74,14 +78,10 @@ class DetectorNode(RobustLifecycleNode):
         settings = self.settings
         self.get_logger().info(f'loading model {settings.model}')
         try:
-            start_ns = self._steady_ns()
-            path = resolve_model(settings.model, models_folder())
-            detector = self._load(path, settings.execution, settings.expected_sha256 or pinned_sha256(path))
-            detector.warm_up()
+            detector, facts = self._load_model(settings.model)
             for camera in settings.cameras:
                 self._channels[camera] = CameraChannel(
                     self, camera, settings, self._throttle, self._steady_ns)
-            facts = model_facts(detector, settings.execution)
         except Exception as error:  # what a runtime or driver raises is no reason to die either
             known = isinstance(error, KdPerceptionError)
             reason = one_line(error if known else f'{type(error).__name__}: {error}')
@@ -90,11 +90,33 @@ class DetectorNode(RobustLifecycleNode):
             self.get_logger().error(f'configure failed: {reason}')
             return FAILURE
         self._detector = detector
-        load_ms = f'{(self._steady_ns() - start_ns) / 1e6:.0f}'
-        self._model_monitor.loaded((*facts, ('load_ms', load_ms)), detector.sha256[:12])
+        self._swap.configured()
+        self._model_monitor.loaded(facts, detector.sha256[:12])
         self.get_logger().info(f'model {detector.spec.name} ready: sha256 {detector.sha256[:12]}, '
                                f'{detector.provider}, cameras {", ".join(self._channels)}')
         return super().on_configure(state)
+
+    def _load_model(self, name: str) -> Loaded:
+        """Load and warm up a model; return it with its facts. Also called on the thread of a swap."""
+        settings, start_ns = self.settings, self._steady_ns()
+        path = resolve_model(name, models_folder())
+        detector = self._load(path, settings.execution, settings.expected_sha256 or pinned_sha256(path))
+        detector.warm_up()
+        load_ms = f'{(self._steady_ns() - start_ns) / 1e6:.0f}'
+        return Loaded(detector, (*model_facts(detector, settings.execution), ('load_ms', load_ms)))
+
+    def _switch(self, loaded: Loaded) -> None:
+        before, self._detector = self._detector, loaded.detector
+        if self._service is not None:
+            self._service.set_detector(loaded.detector)
+        self._model_monitor.loaded(loaded.extra, loaded.detector.sha256[:12])
+        if self.state == 'active' and before.spec.thresholds.score != loaded.detector.spec.thresholds.score:
+            self._publish_label_info()
+
+    def _frame_counts(self) -> dict[str, int]:
+        totals = [channel.monitor.totals() for channel in self._channels.values()]
+        return {'processed': sum(processed for processed, _ in totals),
+                'dropped': sum(dropped for _, dropped in totals)}
 
     @logs_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -127,6 +149,7 @@ class DetectorNode(RobustLifecycleNode):
     def close(self) -> None:
         """Stop the worker; the process is about to end."""
         self._stop()
+        self._swap.close()
 
     def _stop(self) -> bool:
         """Return whether the worker has ended (also where there was none)."""
@@ -137,6 +160,7 @@ class DetectorNode(RobustLifecycleNode):
         for channel in self._channels.values():
             channel.destroy()
         self._channels, self._detector = {}, None
+        self._swap.cancel()
         self._model_monitor.unloaded()
 
     def _apply(self, values: dict[str, Any]) -> None:
@@ -159,7 +183,8 @@ class DetectorNode(RobustLifecycleNode):
             channel.publish_label_info(spec.labels, spec.thresholds.score if score is None else score)
 
     def _publish_diagnostics(self) -> None:
-        reports = [self._model_monitor.report(), *(c.monitor.report() for c in self._channels.values())]
+        reports = [self._swap.annotate(self._model_monitor.report()),
+                   *(c.monitor.report() for c in self._channels.values())]
         reports = [report.with_values(('lifecycle', self.state)) for report in reports]
         self.publish_safely(self._diagnostics, diagnostics_message(
             reports, self.get_fully_qualified_name(), self.get_clock().now().to_msg()))

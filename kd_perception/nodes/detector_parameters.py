@@ -25,10 +25,13 @@ DETECTOR_PARAMETERS = (
         'Camera namespaces; camera C is read from C/image_raw and answered on C/detections.'),
     ParameterSpec(
         'model', 'string', 'teacher',
-        'Path of an ONNX file, or a name in the installed models/manifest.yaml.'),
+        'Path of an ONNX file, a name in the installed models/manifest.yaml, or store:FOLDER#ROLE. While the '
+        'node works another one is loaded beside it and takes over, or is refused in diagnostics and log.',
+        changes='live'),
     ParameterSpec(
         'expected_sha256', 'string', '',
-        'Digest that the model file must have; empty: what a manifest.yaml beside the file pins.'),
+        'Digest that the next model file must have; empty: what a manifest.yaml beside the file pins.',
+        changes='live'),
     ParameterSpec(
         'image_transport', 'string', 'raw',
         'raw reads C/image_raw, compressed reads C/image_raw/compressed.', choices=('raw', 'compressed')),

@@ -20,8 +20,10 @@ from kd_perception.bags.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.image import decode_compressed, decode_raw
 from kd_perception.errors import BagError, ImageError
+from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.arbiter import Verdict
-from kd_perception.fallback.camera_fallback import CameraFallback
+from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
+from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
 from kd_perception.fallback.scene import measure_scene, SceneSignals
 from kd_perception.health.fallback_monitor import FallbackMonitor
@@ -141,6 +143,11 @@ class FallbackChannel:
         self.logic = logic
         self._sent.clear()
         self._answers.clear()
+
+    def follow(self, extractor: FeatureExtractor, judge: Judge, settings: FallbackSettings) -> None:
+        """Judge another student's results from the next one on; see `CameraFallback.follow`."""
+        self._wants_scene = judge.wants_scene
+        self.logic.follow(extractor, judge.scorer, settings)
 
     def destroy(self) -> None:
         """Give the topics back, once what was published last has arrived."""

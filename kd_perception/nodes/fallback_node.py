@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
@@ -29,6 +29,7 @@ from kd_perception.nodes.diagnostics import diagnostics_message
 from kd_perception.nodes.fallback_channel import FallbackChannel
 from kd_perception.nodes.fallback_parameters import (
     check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings)
+from kd_perception.nodes.model_swap import Loaded, ModelSwap
 from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
 from kd_perception.recording.recorder import HardFrameRecorder
 from kd_perception.resources import models_folder
@@ -42,6 +43,13 @@ RATE_BURST = 1.0
 # What a slow disk gets to complete the recording.
 RECORDER_STOP_S = 5.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class _Student(NamedTuple):
+    """What is known of the student whose results are judged."""
+
+    spec: ModelSpec
+    sha256: str
 
 
 class FallbackNode(RobustLifecycleNode):
@@ -59,9 +67,8 @@ class FallbackNode(RobustLifecycleNode):
         """Declare parameters and start the diagnostics."""
         super().__init__('fallback', **kwargs)
         self._load, self._steady_ns = load, clock
-        self._spec: ModelSpec | None = None
+        self._student: _Student | None = None
         self._judge: Judge | None = None
-        self._facts: tuple[tuple[str, str], ...] = ()
         self._fault = ''
         self._channels: dict[str, FallbackChannel] = {}
         self._breaker = TeacherBreaker()
@@ -77,6 +84,8 @@ class FallbackNode(RobustLifecycleNode):
         parameters.guard_changes(
             self, FALLBACK_PARAMETERS, lambda: self.state == 'unconfigured', check_combination, self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+        self._swap = ModelSwap(self, 'student_model', self._load_student, lambda: self._student, self._switch,
+                               self._frame_counts, self._publish_diagnostics)
         # Steady clocks: deadlines hold whatever /clock does.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
@@ -92,12 +101,7 @@ class FallbackNode(RobustLifecycleNode):
         """Read the student's labels, thresholds and gate; a bad file fails with one line."""
         settings = self.settings
         try:
-            path = resolve_model(settings.student_model, models_folder())
-            detector = self._load(path, expected_sha256=pinned_sha256(path))
-            self._spec = detector.spec
-            self._judge = Judge.of_model(detector.spec, str(path), settings.scorer)
-            self._facts = (('student', detector.spec.name), ('student_sha256', detector.sha256),
-                           ('scorer', self._judge.name))
+            self._take(self._load_student(settings.student_model))
             self._recorder = HardFrameRecorder(settings.recorder) if settings.recorder else None
             self._build()
         except Exception as error:
@@ -107,10 +111,33 @@ class FallbackNode(RobustLifecycleNode):
             self.get_logger().error(f'configure failed: {self._fault}')
             return FAILURE
         self._fault = ''
+        self._swap.configured()
         self.get_logger().info(
-            f'fallback for {self._spec.name} ready: scorer {self._judge.name}, deadline '
+            f'fallback for {self._student.spec.name} ready: scorer {self._judge.name}, deadline '
             f'{settings.fallback.arbiter.deadline_ns / 1e6:g} ms, cameras {", ".join(self._channels)}')
         return super().on_configure(state)
+
+    def _load_student(self, name: str) -> Loaded:
+        """Read the student's file; return its facts with their judge. Also called on the thread of a swap."""
+        path = resolve_model(name, models_folder())
+        detector = self._load(path, expected_sha256=pinned_sha256(path))
+        return Loaded(_Student(detector.spec, detector.sha256),
+                      Judge.of_model(detector.spec, str(path), self.settings.scorer))
+
+    def _take(self, loaded: Loaded) -> None:
+        self._student, self._judge = loaded
+
+    def _switch(self, loaded: Loaded) -> None:
+        """Follow another student, between two of its results."""
+        self._take(loaded)
+        fallback = self._complete()
+        for channel in self._channels.values():
+            channel.follow(
+                FeatureExtractor(self._judge.settings, self._student.spec.labels), self._judge, fallback)
+        self._set_alarm()
+
+    def _frame_counts(self) -> dict[str, int]:
+        return {'verified': sum(c.logic.counts().get('arbiter.outputs', 0) for c in self._channels.values())}
 
     @logs_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -142,6 +169,7 @@ class FallbackNode(RobustLifecycleNode):
     def close(self) -> None:
         """Stop; after a signal the context is gone, and what waited for the teacher with it."""
         self._stop()
+        self._swap.close()
 
     def _build(self) -> None:
         for camera, logic in self._logics().items():
@@ -151,7 +179,7 @@ class FallbackNode(RobustLifecycleNode):
 
     def _logics(self) -> dict[str, CameraFallback]:
         """Make a fallback for each camera, with the teacher's breaker and rate that they share."""
-        settings, judge, spec = self.settings, self._judge, self._spec
+        settings, judge, spec = self.settings, self._judge, self._student.spec
         labels = LabelMap.by_name(spec.labels, settings.teacher_labels or spec.labels)
         fallback = self._complete()
         self._breaker = TeacherBreaker(fallback.breaker_settings())
@@ -164,7 +192,7 @@ class FallbackNode(RobustLifecycleNode):
     def _complete(self) -> Any:
         gate = self.settings.fallback.gate
         return self.settings.complete(
-            self._judge.threshold_for(gate.share - gate.audit_share), self._spec.thresholds.score,
+            self._judge.threshold_for(gate.share - gate.audit_share), self._student.spec.thresholds.score,
             not self._judge.knows_shares)
 
     def _stop(self) -> None:
@@ -177,8 +205,9 @@ class FallbackNode(RobustLifecycleNode):
     def _release(self) -> None:
         for channel in self._channels.values():
             channel.destroy()
-        self._channels, self._spec, self._judge, self._facts = {}, None, None, ()
+        self._channels, self._student, self._judge = {}, None, None
         self._states, self._recorder = {}, None
+        self._swap.cancel()
 
     def _apply(self, values: dict[str, Any]) -> None:
         """Take changed parameters over, between two frames."""
@@ -214,9 +243,12 @@ class FallbackNode(RobustLifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         active = self.state == 'active'
-        teacher = teacher_report(self._breaker, self._facts, self._fault, active,
+        facts = () if self._student is None else (
+            ('student', self._student.spec.name), ('student_sha256', self._student.sha256),
+            ('scorer', self._judge.name))
+        teacher = teacher_report(self._breaker, facts, self._fault, active,
                                  self.settings.fallback.teacher, self._steady_ns())
-        reports = [teacher, *recorder_report(self._recorder)]
+        reports = [self._swap.annotate(teacher), *recorder_report(self._recorder)]
         for name, channel in self._channels.items():
             report = channel.report(active)
             reports.append(report)

@@ -31,8 +31,9 @@ FALLBACK_PARAMETERS = (
         'Camera namespaces; camera C is answered on C/verified_detections and C/provenance.'),
     ParameterSpec(
         'student_model', 'string', 'student',
-        "The student's model file, or a name in the installed models/manifest.yaml: its labels, thresholds "
-        'and learned gate.'),
+        "The student's model file, a name in the installed models/manifest.yaml, or store:FOLDER#student: "
+        'its labels, thresholds and learned gate. While the node works another one is read beside it, and '
+        'followed or refused.', changes='live'),
     ParameterSpec(
         'student_topic', 'string', 'candidates',
         "The student's results: candidates holds its boxes down to the low threshold; detections is for a "

@@ -32,7 +32,7 @@ class FramePipeline:
     """
     Runs on the worker's thread.
 
-    :param thresholds: replaced as a whole by the executor's thread, read once a frame.
+    :param detector, thresholds: replaced as a whole by the executor's thread, read once a frame.
     :param clock: steady clock, nanoseconds.
     """
 
@@ -41,7 +41,7 @@ class FramePipeline:
         """Wire the stages together."""
         self.thresholds = thresholds
         self.abandoned = False
-        self._detector = detector
+        self.detector = detector
         self._channels = channels
         self._model_monitor = model_monitor
         self._clock = clock
@@ -52,7 +52,7 @@ class FramePipeline:
 
         Whoever listens to `candidates` gets the same frame's boxes down to the model's low threshold.
         """
-        channel, thresholds = self._channels[camera], self.thresholds
+        channel, thresholds, detector = self._channels[camera], self.thresholds, self.detector
         taken_ns = self._clock()
         if not thresholds.enabled:
             channel.drop(DISABLED)
@@ -65,12 +65,12 @@ class FramePipeline:
             channel.drop(error.reason, str(error))
             return
         decoded_ns = self._clock()
-        own = self._detector.spec.thresholds
+        own = detector.spec.thresholds
         score = own.score if thresholds.score is None else thresholds.score
         # Boxes below the working threshold suppress none above it: the results are those of one threshold.
         wanted = channel.candidates.get_subscription_count() > 0
         try:
-            result = self._detector.detect(
+            result = detector.detect(
                 image, min(own.score_low, score) if wanted else score, thresholds.nms_iou,
                 thresholds.max_detections)
         except Exception as error:  # whatever a runtime raises must not end the other cameras' service
@@ -81,7 +81,7 @@ class FramePipeline:
         if self.abandoned:
             return
         detected_ns = self._clock()
-        labels = self._detector.spec.labels
+        labels = detector.spec.labels
         found = result.detections.above(score) if wanted else result.detections
         try:
             channel.detections.publish(_result_message(found, labels, message.header))
@@ -102,18 +102,18 @@ class FramePipeline:
             stages['age'] = age_ns
             stages['staleness'] = age_ns - timings.inference_ns
         channel.monitor.processed(stages, len(found))
-        self._publish_debug_image(channel, image, found, message)
+        self._publish_debug_image(channel, image, found, labels, message)
 
     def fail(self, camera: str, error: Exception) -> None:
         """Count what `process` did not foresee: a fault of this package, and still only one frame's."""
         self._channels[camera].drop(INTERNAL_ERROR, f'{INTERNAL_ERROR}: {type(error).__name__}: {error}')
 
     def _publish_debug_image(self, channel: CameraChannel, image: np.ndarray, detections: Detections,
-                             message) -> None:
+                             labels: Sequence[str], message) -> None:
         try:
             if channel.debug_image.get_subscription_count() == 0:
                 return
-            drawn = draw_detections(image, detections, self._detector.spec.labels)
+            drawn = draw_detections(image, detections, labels)
             channel.debug_image.publish(bgr_to_image(drawn, message.header))
         except Exception as error:  # the frame's result is out: a lost picture is worth a line, not a drop
             channel.warn('debug_image', f'debug image lost ({error})')

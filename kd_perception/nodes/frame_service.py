@@ -37,6 +37,10 @@ class FrameService:
         """Use other thresholds from the next frame on."""
         self._pipeline.thresholds = thresholds
 
+    def set_detector(self, detector: OnnxDetector) -> None:
+        """Use another model from the next frame on; one in work is finished by the present one."""
+        self._pipeline.detector = detector
+
     def stop(self, timeout_s: float) -> bool:
         """
         Unsubscribe, finish the frame in work, count those that waited.

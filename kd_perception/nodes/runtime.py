@@ -18,6 +18,7 @@ from kd_perception.errors import KdPerceptionError
 
 # Not exported by rclpy.exceptions in every release.
 RCLError = rclpy_implementation.RCLError
+InvalidHandle = rclpy_implementation.InvalidHandle
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 # A middleware that fails this often in a row does not recover.

@@ -165,12 +165,19 @@ class TestCompare:
     def test_deltas_have_a_direction_and_an_interval(self, evaluation):
         before = json.loads(json.dumps(evaluation.report))
         after = json.loads(json.dumps(evaluation.report))
-        after['results']['Car']['easy']['ap_r40'] -= 2.0
+        car = after['results']['Car']['easy']
+        car['ap_r40'] -= 2.0
+        car['resampled'] = [value - 2.0 for value in car['resampled']]
         after['miss_rate']['all'] += 0.25
         after['results']['Cyclist']['hard']['ap_r40'] = None
         deltas = {item.name: item for item in compare(before, after)}
         car = deltas['results.Car.easy.ap_r40']
         assert car.difference == pytest.approx(-2) and car.loss == pytest.approx(2)
+        # On the same frames, drawn alike: what the pairs differ by.
+        assert car.interval == pytest.approx((-2, -2)) and car.beyond_chance
+        assert deltas['results.Pedestrian.easy.ap_r40'].interval == (0, 0)
+        after['protocol']['resampling_sha256'] = 'f' * 64
+        car = compare(before, after, ['results.Car.easy.ap_r40'])[0]
         low, high = before['results']['Car']['easy']['ci95']
         half = (high - low) / 2 * 2 ** 0.5
         assert car.interval == pytest.approx((-2 - half, -2 + half))

@@ -162,7 +162,9 @@ REFUSED = [
     ('max_detections', 0, 'max_detections: 0 is out of bounds'),
     ('silence_warn_s', 10.0, 'silence_warn_s: 10 is above silence_error_s'),
     ('cameras', ['front'], 'cameras: changes only while the node is unconfigured'),
-    ('model', '/other.onnx', 'model: changes only while the node is unconfigured'),
+    ('model', '', 'model: is empty'),
+    ('expected_sha256', 'abc', 'is not a sha256'),
+    ('threads', 2, 'threads: changes only while the node is unconfigured'),
     ('autostart', False, '(?i)read-only'),
 ]
 
