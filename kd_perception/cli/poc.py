@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 import importlib.util
 import json
 from pathlib import Path
@@ -68,25 +69,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quiet', action='store_true', help='no progress bars')
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, adapt, measure again, and write the page."""
+def run(args: argparse.Namespace, execute: Any = None) -> int:
+    """
+    Measure, adapt, measure again, and write the page.
+
+    :param execute: as `poc_steps.run_process`, which is the default; a seam for tests.
+    """
     # Here, not at the top: --help needs neither models nor plots.
     from kd_perception.cli import poc_steps
-    from kd_perception.cli.check_labels import label_progress
+    from kd_perception.cli.poc_report import Findings, write_page
     from kd_perception.detection.manifest import resolve_model
     from kd_perception.detection.onnx_detector import OnnxDetector
     from kd_perception.evaluation.camera_cost import CameraPlan
-    from kd_perception.evaluation.label_check import check_labels
-    from kd_perception.evaluation.label_folder import list_frames
     from kd_perception.evaluation.site_gaps import count_objects
-    from kd_perception.evaluation.site_split import split_site
-    from kd_perception.fallback.scene import measure_scene
-    from kd_perception.resources import models_folder, share_folder
+    from kd_perception.resources import models_folder
     _check(args)
     plan = CameraPlan(args.cameras, args.camera_hz)
     student, teacher = (OnnxDetector.named(name) for name in (args.model, args.teacher))
-    paths = [resolve_model(name, models_folder()).resolve() for name in (args.model, args.teacher)]
-    classes = student.spec.labels
+    models = {name: resolve_model(path, models_folder()).resolve()
+              for name, path in (('before', args.model), ('teacher', args.teacher))}
+    check, split, signals = _site(args, student.spec.labels)
+    with poc_steps.Steps(args.out, _settings(args, student, teacher), args.quiet, args.overwrite,
+                         execute or poc_steps.run_process) as steps:
+        poc_steps.link_parts(steps, split, args.images.resolve(), args.labels.resolve())
+        print(f'{len(check.usable)} frames in {split.sequences} sequences: {len(split.train)} to train on, '
+              f'{len(split.held_out)} held out in {split.held_out_blocks} blocks, {len(split.left_out)} left '
+              'out beside these', flush=True)
+        folders, memory = _measure(args, steps, student.spec, models)
+        write_page(Findings(
+            args.out, folders, split, check, signals, count_objects(check.labels, split.train,
+                                                                    student.spec.labels),
+            memory, plan, args.title, ['kd_perception', 'poc', *_words()], steps.state, models),
+            args.out / PAGE_NAME, args.out / DOCUMENT_NAME)
+    return EXIT_OK
+
+
+def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, list[Any]]:
+    """Check the frames and split them; return (`FolderCheck`, `SiteSplit`, signals of the usable frames)."""
+    from kd_perception.cli.check_labels import label_progress
+    from kd_perception.evaluation.label_check import check_labels
+    from kd_perception.evaluation.label_folder import list_frames
+    from kd_perception.evaluation.site_split import split_site
+    from kd_perception.fallback.scene import measure_scene
     signals: dict[str, Any] = {}
     with label_progress(len(list_frames(args.labels)), args.quiet) as tick:
         check = check_labels(args.images, args.labels, classes, tick,
@@ -94,46 +118,42 @@ def run(args: argparse.Namespace) -> int:
     if not check.usable:
         first = f', first: {check.errors[0]}' if check.errors else ''
         raise ConfigError(f'{args.labels}: no frame without an error{first}')
-    objects = {name: Counter(check.labels[name].types) for name in check.usable}
-    split = split_site(check.usable, {name: Counter({kind: found[kind] for kind in classes if found[kind]})
-                                      for name, found in objects.items()},
-                       args.held_out, args.block, args.gap, args.seed)
-    settings = _settings(args, student, teacher, poc_steps)
-    steps = poc_steps.Steps(args.out, settings, args.quiet, args.overwrite)
-    poc_steps.link_parts(steps, split, args.images.resolve(), args.labels.resolve())
+    objects = {name: Counter(kind for kind in check.labels[name].types if kind in classes)
+               for name in check.usable}
+    split = split_site(check.usable, objects, args.held_out, args.block, args.gap, args.seed)
+    return check, split, [signals.get(name) for name in check.usable]
+
+
+def _measure(args: argparse.Namespace, steps: Any, spec: Any, models: dict[str, Path]) -> tuple[Any, Any]:
+    """Run the steps; return reports' folders and memory by role. Adds the adapted model to `models`."""
+    from kd_perception.cli import poc_steps
+    from kd_perception.resources import share_folder
     held_out = args.out / 'data' / poc_steps.HELD_OUT
-    print(f'{len(check.usable)} frames in {split.sequences} sequences: {len(split.train)} to train on, '
-          f'{len(split.held_out)} held out in {split.held_out_blocks} blocks, {len(split.left_out)} left out '
-          'between them', flush=True)
-    folders = {'before': poc_steps.evaluate(steps, 'before', paths[0], held_out),
-               'teacher': poc_steps.evaluate(steps, 'teacher', paths[1], held_out)}
-    model = paths[0]
+    folders = {name: poc_steps.evaluate(steps, name, models[name], held_out)
+               for name in ('before', 'teacher')}
     if not args.no_train:
         configs = share_folder() / 'config' / 'training'
-        model = poc_steps.adapt(steps, args.config or poc_steps.configuration_for(student.spec, configs),
-                                student.spec, paths[0], paths[1], args.steps, args.minutes)
-        folders['after'] = poc_steps.evaluate(steps, 'after', model, held_out)
+        teacher = models.pop('teacher')
+        models['after'] = poc_steps.adapt(
+            steps, args.config or poc_steps.configuration_for(spec, configs), spec, models['before'], teacher,
+            args.steps, args.minutes)
+        models['teacher'] = teacher  # the page shows them in this order
+        folders['after'] = poc_steps.evaluate(steps, 'after', models['after'], held_out)
     if args.old:
-        for name, which in (('old_before', paths[0]), ('old_after', model))[:1 if args.no_train else 2]:
-            folders[name] = poc_steps.evaluate(steps, name, which, args.old.resolve(), blocks=False)
-    steps.run('hybrid', 'what sending frames to the teacher buys', 'evaluate', 'hybrid', '--images',
-              held_out / 'images', '--labels', held_out / 'label_2', '--student', model,
-              '--teacher', paths[1], '--out', args.out / 'hybrid')
-    steps.run('benchmark', 'speed', 'benchmark', 'models', '--model', paths[1], '--model', model, '--input',
-              held_out / 'images', '--rounds', ROUNDS, '--threads', 1, '--out', args.out / 'benchmark')
-    memory = {name: json.loads(steps.run(f'memory_{name}', 'memory of the '
-                                                           f'{name}', 'poc_memory', '--model', path,
-                                         '--images', held_out / 'images'))
-              for name, path in (('student', model), ('teacher', paths[1]))}
-    from kd_perception.cli.poc_report import Findings, write_page
-    write_page(Findings(
-        args.out, folders, split, check, [signals.get(name) for name in check.usable],
-        count_objects(check.labels, split.train, classes), memory, plan, args.title,
-        ['kd_perception', 'poc', *_words()], steps.state,
-        {'before': paths[0], **({} if args.no_train else {'after': model}), 'teacher': paths[1]}),
-        args.out / PAGE_NAME,
-        args.out / DOCUMENT_NAME)
-    return EXIT_OK
+        for name in ('before', 'after')[:1 if args.no_train else 2]:
+            folders[f'old_{name}'] = poc_steps.evaluate(steps, f'old_{name}', models[name],
+                                                        args.old.resolve(), blocks=False)
+    last = models.get('after', models['before'])
+    images, labels = held_out / 'images', held_out / 'label_2'
+    steps.run('hybrid', 'what sending frames to the teacher buys', 'evaluate', 'hybrid', '--images', images,
+              '--labels', labels, '--student', last, '--teacher', models['teacher'], '--out',
+              args.out / 'hybrid')
+    steps.run('benchmark', 'speed', 'benchmark', 'models', '--model', models['teacher'], '--model', last,
+              '--input', images, '--rounds', ROUNDS, '--threads', 1, '--out', args.out / 'benchmark')
+    memory = {name: json.loads(steps.run(f'memory_{name}', f'memory of the {name}', poc_steps.MEMORY,
+                                         '--model', path, '--images', images))
+              for name, path in (('student', last), ('teacher', models['teacher']))}
+    return folders, memory
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -152,8 +172,9 @@ def _words() -> list[str]:
     return words[1:] if words[:1] == ['poc'] else words
 
 
-def _settings(args: argparse.Namespace, student: Any, teacher: Any, poc_steps: Any) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, student: Any, teacher: Any) -> dict[str, Any]:
     """Return what the figures depend on."""
+    from kd_perception.cli import poc_steps
     from kd_perception.evaluation.label_folder import list_frames
     length = {'no_train': True} if args.no_train else (
         {'minutes': args.minutes} if args.minutes is not None else {'steps': args.steps})

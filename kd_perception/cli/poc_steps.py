@@ -8,7 +8,7 @@ run it again by hand, and nothing of one step's memory is another's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import csv
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, IO, Optional
 
 import yaml
 
@@ -34,6 +34,8 @@ from kd_perception.files import take_lock, write_whole
 STATE_NAME, LOG_NAME = 'poc_state.json', 'commands.log'
 CONFIG_NAME, ADAPTED_NAME = 'adapt.yaml', 'adapted.onnx'
 TRAIN, HELD_OUT = 'train', 'held_out'
+MEMORY = 'poc_memory'
+_MOST_PRINTED = 10_000
 # Timing steps for --minutes: the first few are slow, as caches fill; so the estimate is on the safe side.
 _PROBE_STEPS = 10
 _LEAST_STEPS, _MOST_STEPS = 10, 100_000
@@ -43,41 +45,63 @@ _SAVE_EVERY = 25
 _IOU50 = ('--class', 'Car=0.5:Van', '--class', 'Pedestrian=0.5:Person_sitting', '--class', 'Cyclist=0.5')
 
 
+Execute = Callable[[Sequence[str], Optional[IO[str]]], tuple[int, str]]
+
+
+def run_process(command: Sequence[str], log: IO[str] | None) -> tuple[int, str]:
+    """
+    Run Python with these arguments; return its exit code and what it printed.
+
+    :param log: takes its stderr; None leaves that to the terminal.
+    """
+    result = subprocess.run([sys.executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=log, text=True, check=False)
+    return result.returncode, result.stdout
+
+
 class Steps:
     """
     The output folder: which steps are done, with what settings.
 
     :param settings: what the figures depend on; a folder of other settings is refused.
+    :param execute: runs a command, as `run_process`; a seam for tests.
     :raises ConfigError: the folder cannot be written, is in use, or is of another run.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], quiet: bool, overwrite: bool):
-        self.out, self._quiet = out, quiet
-        path = out / STATE_NAME
+    def __init__(self, out: Path, settings: dict[str, Any], quiet: bool, overwrite: bool, execute: Execute):
+        self.out, self._quiet, self._execute = out, quiet, execute
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(out / '.poc.lock')
             if self._lock is None:
                 raise ConfigError(f'{out}: another poc is running here')
-            known = _read_state(path)
-            if known and known.get('settings') != settings:
-                changed = sorted(key for key in {*settings, *known.get('settings', {})}
-                                 if settings.get(key) != known.get('settings', {}).get(key))
-                if not overwrite:
-                    raise ConfigError(f'{path}: was made with other {", ".join(changed)}; give --overwrite '
-                                      'or '
-                                      'another --out')
-                known = {}
-                self._clear()
-            self.state: dict[str, Any] = known or {'settings': settings, 'steps': {}, 'facts': {}}
-            self._save()
+            try:
+                self.state = self._taken_up(settings, overwrite)
+                self._save()
+            except BaseException:
+                self._lock.close()
+                raise
         except OSError as error:
             raise ConfigError(f'{out}: cannot be written ({error.strerror or error})') from None
 
-    @property
-    def commands(self) -> dict[str, dict[str, Any]]:
-        """Return {step: {'command', 'took_s'}} of what was done, in order."""
-        return self.state['steps']
+    def _taken_up(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+        """Return the state of an earlier run with these settings, or that of a new one."""
+        known = _read_state(self.out / STATE_NAME)
+        if known and known['settings'] != settings:
+            changed = sorted(key for key in {*settings, *known['settings']}
+                             if settings.get(key) != known['settings'].get(key))
+            if not overwrite:
+                raise ConfigError(f'{self.out / STATE_NAME}: was made with other {", ".join(changed)}; give '
+                                  '--overwrite or another --out')
+            known = {}
+            self._clear()
+        return known or {'settings': settings, 'steps': {}, 'facts': {}}
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.close()
 
     def fact(self, name: str, make: Any) -> Any:
         """Return what was found once, and remember it."""
@@ -96,21 +120,20 @@ class Steps:
         if done is not None:
             return done['printed']
         arguments = [str(word) for word in words]
-        module = ['kd_perception'] if arguments[0] != 'poc_memory' else ['kd_perception.cli.poc_memory']
-        command = [sys.executable, '-m', *module, *arguments[arguments[0] == 'poc_memory':]]
+        memory = arguments[0] == MEMORY
+        command = ['-m', 'kd_perception.cli.poc_memory' if memory else 'kd_perception', *arguments[memory:]]
         print(f'poc: {text} ...', file=sys.stderr, flush=True)
         started = time.monotonic()
         with open(self.out / LOG_NAME, 'a', encoding='utf-8') as log:
-            print(f'$ python {shlex.join(command[1:])}', file=log, flush=True)
-            result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                    stderr=log if self._quiet else None, text=True, check=False)
-            log.write(result.stdout)
-        if result.returncode:
-            raise EvaluationError(f'step {name!r} failed with exit code {result.returncode}; see '
+            print(f'$ python {shlex.join(command)}', file=log, flush=True)
+            code, printed = self._execute(command, log if self._quiet else None)
+            log.write(printed)
+        if code:
+            raise EvaluationError(f'step {name!r} failed with exit code {code}; see '
                                   f'{self.out / LOG_NAME}. What is done is kept: the same command goes on')
-        printed = result.stdout if len(result.stdout) < 10_000 else ''
-        self.state['steps'][name] = {'command': shlex.join(['python', *command[1:]]), 'printed': printed,
-                                     'took_s': round(time.monotonic() - started, 1)}
+        self.state['steps'][name] = {
+            'command': shlex.join(['python', *command]), 'took_s': round(time.monotonic() - started, 1),
+            'printed': printed if len(printed) < _MOST_PRINTED else ''}
         self._save()
         return printed
 
@@ -130,7 +153,9 @@ class Steps:
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
-        return found if isinstance(found, dict) and {'settings', 'steps', 'facts'} <= set(found) else {}
+        whole = isinstance(found, dict) and all(
+            isinstance(found.get(key), dict) for key in ('settings', 'steps', 'facts'))
+        return found if whole else {}
     except (OSError, ValueError):
         return {}
 

@@ -80,35 +80,28 @@ def split_site(names: Sequence[str], objects: Mapping[str, Counter], share: floa
 
     :param objects: {frame name: {class: objects}}. :param share: of the frames to hold out.
     :param block_frames: length of a block; default: 24 blocks or so, of 4 to 20 frames.
-    :param gap: frames of a training block that are left out on the side of a held-out one of its sequence.
+    :param gap: so many frames before and behind held-out ones of their sequence are left out of both parts.
     :raises EvaluationError: there are too few frames.
     """
     length = block_frames or int(np.clip(len(names) // _WANTED_BLOCKS, _LEAST_BLOCK, _MOST_BLOCK))
     sequences = find_sequences(names)
     blocks = [block for sequence in sequences
               for block in _cut(sequence, range(length, len(sequence), length))]
-    owner = [number for number, sequence in enumerate(sequences)
-             for _ in range(0, len(sequence), length)]
     if len(blocks) < _MIN_BLOCKS:
         raise EvaluationError(f'{len(names)} labelled frames make {len(blocks)} blocks of {length}: at least '
                               f'{_MIN_BLOCKS} are needed to train on some and measure on others')
     chosen = _choose(blocks, objects, share, seed)
-    train, held_out, left_out = [], [], []
-    for number, block in enumerate(blocks):
-        if chosen[number]:
-            held_out += block
-            continue
-        low, high = 0, len(block)
-        if number and chosen[number - 1] and owner[number - 1] == owner[number]:
-            low = min(gap, high)
-        if number + 1 < len(blocks) and chosen[number + 1] and owner[number + 1] == owner[number]:
-            high = max(low, high - gap)
-        train += block[low:high]
-        left_out += [*block[:low], *block[high:]]
-    if not train:
+    held = {name for number, block in enumerate(blocks) if chosen[number] for name in block}
+    parts: Dict[str, List[str]] = {'train': [], 'held_out': [], 'left_out': []}
+    for sequence in sequences:
+        measured = np.array([name in held for name in sequence])
+        near = np.convolve(measured, np.ones(2 * gap + 1), 'full')[gap:gap + len(sequence)] > 0.5
+        for name, own, beside in zip(sequence, measured, near):
+            parts['held_out' if own else 'left_out' if beside else 'train'].append(name)
+    if not parts['train']:
         raise EvaluationError(f'{len(names)} labelled frames in blocks of {length} leave none to train on; '
                               f'a smaller gap than {gap} or longer blocks are needed')
-    return SiteSplit(tuple(sorted(train)), tuple(sorted(held_out)), tuple(sorted(left_out)),
+    return SiteSplit(*(tuple(sorted(part)) for part in parts.values()),
                      {name: number for number, block in enumerate(blocks) for name in block},
                      len(sequences), length)
 
