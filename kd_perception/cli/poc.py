@@ -95,11 +95,11 @@ def run(args: argparse.Namespace, execute: Any = None) -> int:
         print(f'{len(check.usable)} frames in {split.sequences} sequences: {len(split.train)} to train on, '
               f'{len(split.held_out)} held out in {split.held_out_blocks} blocks, {len(split.left_out)} left '
               'out beside these', flush=True)
-        folders, memory = _measure(args, steps, student.spec, models)
+        folders, footprint = _measure(args, steps, student.spec, models)
         write_page(Findings(
             args.out, folders, split, check, signals, count_objects(check.labels, split.train,
                                                                     student.spec.labels),
-            memory, plan, args.title, ['kd_perception', 'poc', *_words()], steps.state, models),
+            footprint, plan, args.title, ['kd_perception', 'poc', *_words()], steps.state, models),
             args.out / PAGE_NAME, args.out / DOCUMENT_NAME)
     return EXIT_OK
 
@@ -125,7 +125,7 @@ def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, l
 
 
 def _measure(args: argparse.Namespace, steps: Any, spec: Any, models: dict[str, Path]) -> tuple[Any, Any]:
-    """Run the steps; return reports' folders and memory by role. Adds the adapted model to `models`."""
+    """Run the steps; return reports' folders and footprint by role. Adds the adapted model to `models`."""
     from kd_perception.cli import poc_steps
     from kd_perception.resources import share_folder
     held_out = args.out / 'data' / poc_steps.HELD_OUT
@@ -150,10 +150,10 @@ def _measure(args: argparse.Namespace, steps: Any, spec: Any, models: dict[str, 
               args.out / 'hybrid')
     steps.run('benchmark', 'speed', 'benchmark', 'models', '--model', models['teacher'], '--model', last,
               '--input', images, '--rounds', ROUNDS, '--threads', 1, '--out', args.out / 'benchmark')
-    memory = {name: json.loads(steps.run(f'memory_{name}', f'memory of the {name}', poc_steps.MEMORY,
-                                         '--model', path, '--images', images))
-              for name, path in (('student', last), ('teacher', models['teacher']))}
-    return folders, memory
+    footprint = {name: json.loads(steps.run(
+        f'footprint_{name}', f'processor and memory of the {name}', poc_steps.FOOTPRINT, '--model', path,
+        '--images', images)) for name, path in (('student', last), ('teacher', models['teacher']))}
+    return folders, footprint
 
 
 def _check(args: argparse.Namespace) -> None:

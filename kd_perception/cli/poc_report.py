@@ -40,7 +40,7 @@ class Findings:
 
     :param folders: {'before' | 'teacher' | 'after' | 'old_before' | 'old_after': folder of its report}.
     :param signals: `SceneSignals` of the usable frames. :param train_objects: {class: objects trained on}.
-    :param memory: {'student' | 'teacher': {'process_mib', 'model_mib'}}.
+    :param footprint: {'student' | 'teacher': what `poc_footprint` prints}.
     :param state: of `poc_steps.Steps`. :param models: files of 'before', 'after' (if adapted) and 'teacher'.
     """
 
@@ -50,7 +50,7 @@ class Findings:
     check: FolderCheck
     signals: Sequence[Any]
     train_objects: Mapping[str, int]
-    memory: Mapping[str, Mapping[str, float]]
+    footprint: Mapping[str, Mapping[str, float]]
     plan: CameraPlan
     title: str
     command: Sequence[str]
@@ -84,24 +84,27 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
     """Return the document (docs/poc.md): plain values only."""
     last = 'after' if 'after' in reports else 'before'
     classes = list(reports['before']['results'])
-    accuracy = {key: {name: _compared(group, name, f'results.{name}.{LEVEL}.ap_r40') for name in classes}
-                for key, group in (('kitti', reports), ('iou50', low))}
-    conditions = {tag: {'frames': entry['frames'], 'classes': {
-        name: _compared(reports, name, f'conditions.{tag}.results.{name}.{LEVEL}.ap_r40')
-        for name in classes}}
-        for tag, entry in reports['before']['conditions'].items()}
+    ground = {name: report for name, report in reports.items() if not name.startswith('old_')}
+    old = {name[len('old_'):]: report['results'] for name, report in reports.items() if name not in ground}
+    accuracy = {key: {name: _compared({run: group[run]['results'] for run in ground}, name)
+                      for name in classes} for key, group in (('kitti', reports), ('iou50', low))}
+    conditions = {tag: {'frames': entry['frames'], 'classes': {name: _compared(
+        {run: report['conditions'].get(tag, {}).get('results') for run, report in ground.items()}, name)
+        for name in classes}} for tag, entry in reports['before']['conditions'].items()}
     speed = {role: entry for role, entry in zip(('teacher', 'student'), benchmark['threads']['1'])}
     metric = next(iter(hybrid['metrics'].values()))
     gate = LEARNED if LEARNED in metric['gates'] else DEFAULT
     shares = metric['shares']
-    cost = cost_table(found.plan, speed['student']['total_ms'][1], speed['teacher']['total_ms'][1], shares)
+    cost = cost_table(found.plan, found.footprint['student']['cpu_ms'], found.footprint['teacher']['cpu_ms'],
+                      shares)
     for row, index in zip(cost, range(len(shares))):
         row['ap'] = metric['gates'][gate]['ap'][index]
     gaps = [*site_gaps.label_gaps(found.check),
             *site_gaps.data_gaps(found.split, found.train_objects, reports['before'], found.signals),
             *(site_gaps.gain_gaps(reports['before'], reports['after'], len(found.split.held_out), LEVEL)
               if 'after' in reports else ()),
-            *site_gaps.teacher_gaps(hybrid, 'old_before' in reports),
+            *site_gaps.teacher_gaps(hybrid, bool(old)),
+            *(site_gaps.loss_gaps(old, LEVEL) if len(old) > 1 else ()),
             *site_gaps.machine_gaps(benchmark['machine'])]
     content = {
         'schema': SCHEMA, 'schema_version': SCHEMA_VERSION, 'title': found.title, 'level': LEVEL,
@@ -113,43 +116,45 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
         'objects': {'train': dict(found.train_objects), 'all': dict(found.check.objects)},
         'conditions_covered': site_gaps.condition_counts(found.signals),
         'accuracy': accuracy, 'conditions': conditions,
-        'old_ground': {name: _compared(reports, name, f'results.{name}.{LEVEL}.ap_r40', 'old_')
-                       for name in classes} if 'old_before' in reports else None,
+        'old_ground': {name: _compared(old, name) for name in classes} if old else None,
         'found': {run: {name: low[run]['operating_points'][name] for name in classes}
                   for run in ('before', 'after', 'teacher') if run in low},
         'hybrid': {'metric': metric['text'], 'mean_over': metric['mean_over'], 'gate': gate,
                    'student_ap': metric['student_ap'], 'teacher_ap': metric['teacher_ap'],
                    'least_share_for_half': least_share(metric, gate)},
         'speed_ms': speed, 'machine': benchmark['machine'], 'image_hw': benchmark['image_hw'],
-        'memory_mib': {role: dict(entry) for role, entry in found.memory.items()},
+        'footprint': {role: dict(entry) for role, entry in found.footprint.items()},
         'cost': {'cameras': found.plan.cameras, 'rate_hz': found.plan.rate_hz, 'rows': cost},
         'gaps': [dataclasses.asdict(gap) for gap in gaps],
         'training': _training(found), 'adapted': last == 'after',
         'command': list(found.command),
         'commands': {name: {'command': step['command'], 'took_s': step['took_s']}
                      for name, step in found.state['steps'].items()},
-        'models': {name: report['model'] for name, report in reports.items() if not name.startswith('old')},
+        'models': {name: report['model'] for name, report in ground.items()},
         'versions': reports['before']['versions']}
     content['summary'] = _summary(content)
     return content
 
 
-def _compared(reports: Mapping[str, Any], name: str, metric: str, prefix: str = '') -> dict[str, Any]:
-    """Return one figure before, after and of the teacher, with counts, intervals and the change."""
+def _compared(results: Mapping[str, Mapping[str, Any] | None], name: str) -> dict[str, Any]:
+    """
+    Return a class's AP before, after and of the teacher, with counts, intervals and the change.
+
+    :param results: {'before' | 'after' | 'teacher': {class: {level: figures}}}, as in a report.
+    """
     def entry(run: str) -> dict[str, Any] | None:
-        item: Any = reports.get(run)
-        for part in metric.split('.')[:-1]:
-            item = (item or {}).get(part)
+        item = (results.get(run) or {}).get(name, {}).get(LEVEL)
         return None if item is None else {key: item[key] for key in (
             'ap_r40', 'ci95', 'valid_ground_truths', 'few_ground_truths')}
 
-    result = {run: entry(prefix + run) for run in ('before', 'after', 'teacher')}
-    result['change'] = None
-    if result['before'] and result['after']:
-        (delta,) = compare(reports[f'{prefix}before'], reports[f'{prefix}after'], [metric])
-        result['change'] = {'difference': delta.difference, 'interval': list(delta.interval or ()) or None,
-                            'beyond_chance': delta.beyond_chance}
-    return result
+    found: dict[str, Any] = {run: entry(run) for run in ('before', 'after', 'teacher')}
+    found['change'] = None
+    if found['before'] and found['after']:
+        (delta,) = compare({'results': results['before']}, {'results': results['after']},
+                           [f'results.{name}.{LEVEL}.ap_r40'])
+        found['change'] = {'difference': delta.difference, 'interval': list(delta.interval or ()) or None,
+                           'beyond_chance': delta.beyond_chance}
+    return found
 
 
 def _training(found: Findings) -> dict[str, Any] | None:

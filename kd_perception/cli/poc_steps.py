@@ -34,7 +34,7 @@ from kd_perception.files import take_lock, write_whole
 STATE_NAME, LOG_NAME = 'poc_state.json', 'commands.log'
 CONFIG_NAME, ADAPTED_NAME = 'adapt.yaml', 'adapted.onnx'
 TRAIN, HELD_OUT = 'train', 'held_out'
-MEMORY = 'poc_memory'
+FOOTPRINT = 'poc_footprint'
 _MOST_PRINTED = 10_000
 # Timing steps for --minutes: the first few are slow, as caches fill; so the estimate is on the safe side.
 _PROBE_STEPS = 10
@@ -120,8 +120,8 @@ class Steps:
         if done is not None:
             return done['printed']
         arguments = [str(word) for word in words]
-        memory = arguments[0] == MEMORY
-        command = ['-m', 'kd_perception.cli.poc_memory' if memory else 'kd_perception', *arguments[memory:]]
+        own = arguments[0] == FOOTPRINT
+        command = ['-m', f'kd_perception.cli.{FOOTPRINT}' if own else 'kd_perception', *arguments[own:]]
         print(f'poc: {text} ...', file=sys.stderr, flush=True)
         started = time.monotonic()
         with open(self.out / LOG_NAME, 'a', encoding='utf-8') as log:

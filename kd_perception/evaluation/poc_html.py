@@ -68,7 +68,8 @@ def _tiles(content: Dict[str, Any]) -> str:
                       f'{before["valid_ground_truths"]} objects'))
     for role in ('student', 'teacher'):
         tiles.append((f'{content["speed_ms"][role]["total_ms"][1]:.1f} ms', f'{role}, one frame on one core',
-                      f'{content["memory_mib"][role]["model_mib"]:.0f} MiB'))
+                      f'{content["footprint"][role]["cpu_ms"]:.1f} ms of processor time, '
+                      f'{content["footprint"][role]["model_mib"]:.0f} MiB'))
     cost = content['cost']
     tiles.append((f'{cost["rows"][0]["cores"]:.1f} cores', f'{cost["cameras"]} cameras at '
                                                            f'{cost["rate_hz"]:g} Hz',
@@ -163,10 +164,10 @@ def _hybrid(content: Dict[str, Any], hybrid: Dict[str, Any]) -> str:
             hybrid_plots.svg(hybrid_plots.ap_share, metric, hybrid['share']), _cost_plot(content)]),
         _table(('sent', f'AP [%], mean of {", ".join(metric["mean_over"])}', 'of the teacher\'s gain [%]',
                 'cores busy', f'cores, each busy {100 * LOAD:.0f} %'), rows),
-        f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz on this computer, one thread a '
-        'model, '
-        f'without decoding the camera\'s images and without ROS (docs/detector_node.md has these). Gate: '
-        f'{_text(gate)}, as trained on other frames.</p>')
+        f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz, by the processor time of a frame on '
+        'this computer, without decoding the camera\'s images and without ROS (docs/detector_node.md has these). '
+        f'Gate: {_text(gate)}{", as trained on other frames" if gate == "learned" else ", without training"}; the '
+        'vertical line is at 20 % of the frames.</p>')
 
 
 def _cost_plot(content: Dict[str, Any]) -> str:
@@ -186,17 +187,18 @@ def _cost_plot(content: Dict[str, Any]) -> str:
 def _speed(content: Dict[str, Any]) -> str:
     rows = []
     for role in ('student', 'teacher'):
-        item, memory = content['speed_ms'][role], content['memory_mib'][role]
+        item, memory = content['speed_ms'][role], content['footprint'][role]
         low, middle, high = item['total_ms']
         rows.append([_text(role), f'{item["bytes"] / 2 ** 20:.2f}',
                      f'{item["input_hw"][1]}x{item["input_hw"][0]}', f'{item["inference_ms"][1]:.1f}',
-                     f'{middle:.1f} <span class="ci">{low:.1f} to {high:.1f}</span>', f'{1000 / middle:.0f}',
+                     f'{middle:.1f} <span class="ci">{low:.1f} to {high:.1f}</span>',
+                     f'{memory["cpu_ms"]:.1f}',
                      f'{memory["model_mib"]:.0f}', f'{memory["process_mib"]:.0f}'])
     machine, (height, width) = content['machine'], content['image_hw']
     return _section(
         'Speed and memory on this computer',
         _table(('', 'file [MiB]', 'input', 'inference [ms]', 'whole frame [ms], quartiles',
-                'frames a second', 'model [MiB]', 'process [MiB]'), rows),
+                'processor [ms]', 'model [MiB]', 'process [MiB]'), rows),
         f'<p class="sub">{_text(machine["cpu"])}, {_text(machine["cores"])} cores, load '
         f'{_text(machine["load_average_at_start"])} when it was measured; one thread, images of '
         f'{width}x{height} px. '

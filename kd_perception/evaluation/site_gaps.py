@@ -18,6 +18,8 @@ FEW_TRAINING_OBJECTS = 100
 FEW_CONDITION_FRAMES = 20
 FEW_BLOCKS = 8
 _SHOWN_ERRORS = 10
+# From here on a loss is pointed out, whether or not it is beyond chance: a judgement, not a measurement.
+_LOSS_POINTS = 2.0
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,29 @@ def teacher_gaps(hybrid: Optional[Dict[str, Any]], old_ground: bool) -> List[Gap
                             f'than the student ({metric["student_ap"]:.1f}) here: sending frames buys '
                             'nothing',
                             'adapt the teacher first (docs/adapt.md)'))
+    if hybrid is not None and not hybrid['estimator']:
+        gaps.append(Gap(MINOR, 'the student has no learned gate: plain signals choose the frames to send',
+                        'fit-gate makes one'))
     if not old_ground:
         gaps.append(Gap(MINOR, 'what was lost on the frames that the model was proved on is not measured',
                         'give such a labelled set with --old'))
+    return gaps
+
+
+def loss_gaps(old: Mapping[str, Any], level: str) -> List[Gap]:
+    """
+    Say what adapting has cost on the frames that the model was proved on.
+
+    :param old: {'before' | 'after': `results` of a report}.
+    """
+    gaps = []
+    for name in old['before']:
+        (delta,) = compare({'results': old['before']}, {'results': old['after']},
+                           [f'results.{name}.{level}.ap_r40'])
+        if delta.difference is not None and delta.difference <= -_LOSS_POINTS:
+            gaps.append(Gap(
+                SERIOUS, f'{name}: AP {delta.before:.1f} to {delta.after:.1f} on the frames that the model was '
+                'proved on', 'train on some of these beside the new ones, or keep one model for each site'))
     return gaps
 
 
@@ -125,8 +147,8 @@ def machine_gaps(machine: Mapping[str, str]) -> List[Gap]:
     load, cores = float(machine['load_average_at_start'].split()[0]), int(machine['cores'])
     if load <= cores:
         return []
-    return [Gap(MINOR, f'the computer was busy (load {load:.1f} on {cores} cores): times and cores needed '
-                'are too high', 'measure again on an idle one: `benchmark models`')]
+    return [Gap(MINOR, f'the computer was busy (load {load:.1f} on {cores} cores): times on the clock are '
+                'too high, and cores needed somewhat', 'measure again on an idle one')]
 
 
 def condition_counts(signals: Sequence[Any]) -> Dict[str, int]:

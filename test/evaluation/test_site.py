@@ -120,9 +120,15 @@ def test_gaps_of_labels_teacher_and_machine():
         assert words in first.finding
     assert second.weight == site_gaps.MINOR and site_gaps.label_gaps(FolderCheck()) == []
     metric = {'text': 'KITTI', 'teacher_ap': 40.0, 'student_ap': 41.0}
-    gaps = site_gaps.teacher_gaps({'metrics': {'kitti': metric}}, old_ground=False)
-    assert [gap.weight for gap in gaps] == ['serious', 'minor']
-    assert site_gaps.teacher_gaps({'metrics': {'kitti': {**metric, 'teacher_ap': 60.0}}}, True) == []
+    gaps = site_gaps.teacher_gaps({'metrics': {'kitti': metric}, 'estimator': None}, old_ground=False)
+    assert [gap.weight for gap in gaps] == ['serious', 'minor', 'minor']
+    better = {'metrics': {'kitti': {**metric, 'teacher_ap': 60.0}}, 'estimator': {'kind': 'linear'}}
+    assert site_gaps.teacher_gaps(better, True) == []
+    old = {run: report({'Car': 99, 'Cyclist': 99}, ap)['results']
+           for run, ap in (('before', 50.0), ('after', 40.0))}
+    old['after']['Cyclist']['moderate']['ap_r40'] = 49.0
+    (gap,) = site_gaps.loss_gaps(old, 'moderate')
+    assert gap.weight == 'serious' and gap.finding.startswith('Car: AP 50.0 to 40.0 on the frames')
     assert site_gaps.machine_gaps({'load_average_at_start': '3.1 2 1', 'cores': '2'})
     assert not site_gaps.machine_gaps({'load_average_at_start': '0.3 2 1', 'cores': '2'})
 
