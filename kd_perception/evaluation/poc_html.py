@@ -164,10 +164,11 @@ def _hybrid(content: Dict[str, Any], hybrid: Dict[str, Any]) -> str:
             hybrid_plots.svg(hybrid_plots.ap_share, metric, hybrid['share']), _cost_plot(content)]),
         _table(('sent', f'AP [%], mean of {", ".join(metric["mean_over"])}', 'of the teacher\'s gain [%]',
                 'cores busy', f'cores, each busy {100 * LOAD:.0f} %'), rows),
-        f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz, by the processor time of a frame on '
-        'this computer, without decoding the camera\'s images and without ROS (docs/detector_node.md has these). '
-        f'Gate: {_text(gate)}{", as trained on other frames" if gate == "learned" else ", without training"}; the '
-        'vertical line is at 20 % of the frames.</p>')
+        f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz, by the processor time of a '
+        'frame on this computer, without decoding the camera\'s images and without ROS '
+        f'(docs/detector_node.md). Gate: {_text(gate)}, '
+        f'{"as trained on other frames" if gate == "learned" else "no training"}; '
+        'the vertical line is at 20 % of the frames.</p>')
 
 
 def _cost_plot(content: Dict[str, Any]) -> str:
@@ -179,7 +180,7 @@ def _cost_plot(content: Dict[str, Any]) -> str:
         if row['share'] in (0.0, 0.2, 0.5, 1.0):
             axes.annotate(f'{100 * row["share"]:g} %', (row['cores'], row['ap']), xytext=(5, -11),
                           textcoords='offset points', fontsize=8.5, color=plots.TEXT)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.1 * max(row['cores'] for row in rows))
     plots._finish(axes, 'What accuracy costs', 'cores; numbers: share sent', 'AP R40 [%]', legend=False)
     return plots._svg(figure)
 

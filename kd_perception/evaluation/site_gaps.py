@@ -80,7 +80,8 @@ def data_gaps(split: SiteSplit, train_objects: Mapping[str, int], report: Dict[s
             gaps.append(Gap(MINOR, f'{name}, far ({level} px high): {item["valid_ground_truths"]} in the '
                             'held-out part', 'label distant ones too, if they matter'))
     if split.sequences == 1:
-        gaps.append(Gap(MINOR, 'all frames are of one sequence', 'measure on another day or place as well'))
+        gaps.append(Gap(SERIOUS, 'all frames are of one sequence: what is measured may be objects that were '
+                        'trained on, some frames later', 'measure on another day or place'))
     if split.held_out_blocks < FEW_BLOCKS:
         gaps.append(Gap(MINOR, f'{split.held_out_blocks} blocks are held out: intervals over so few are '
                                'rough',
@@ -137,8 +138,8 @@ def loss_gaps(old: Mapping[str, Any], level: str) -> List[Gap]:
                            [f'results.{name}.{level}.ap_r40'])
         if delta.difference is not None and delta.difference <= -_LOSS_POINTS:
             gaps.append(Gap(
-                SERIOUS, f'{name}: AP {delta.before:.1f} to {delta.after:.1f} on the frames that the model was '
-                'proved on', 'train on some of these beside the new ones, or keep one model for each site'))
+                SERIOUS, f'{name}: AP {delta.before:.1f} to {delta.after:.1f} on the frames that the model '
+                'was proved on', 'train on some of these too, or keep one model for each site'))
     return gaps
 
 

@@ -94,7 +94,7 @@ def test_gaps_name_classes_conditions_and_sizes():
             'minor: Pedestrian: 12 to train on', 'minor: Cyclist: 0 to train on',
             'minor: dark: 19 of 80', 'minor: bright: 0 of 80', 'minor: blurred or foggy: 19 of 80',
             'minor: Car, far (25-50 px high): 30', 'minor: Pedestrian, far (25-50 px high): 4',
-            'minor: all frames are of one sequence', 'minor: 1 blocks are held out'):
+            'serious: all frames are of one sequence', 'minor: 1 blocks are held out'):
         assert line in text, line
     assert len(found) == 11 and 'Car: 5' not in text and 'sharp:' not in text
     assert site_gaps.condition_counts(scenes((100, 900, 3))) == {
