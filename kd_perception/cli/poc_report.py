@@ -205,8 +205,9 @@ def _summary(content: Mapping[str, Any]) -> list[str]:
                      f'(AP {hybrid["student_ap"]:.1f} to {row["ap"]:.1f}; all of them '
                      f'{hybrid["teacher_ap"]:.1f}), '
                      f'for {row["cores"]:.1f} cores.')
-    serious = sum(gap['weight'] == site_gaps.SERIOUS for gap in content['gaps'])
-    lines.append(f'{len(content["gaps"])} gaps, {serious} of them serious: see the end of the page.')
+    serious = [gap['finding'] for gap in content['gaps'] if gap['weight'] == site_gaps.SERIOUS]
+    lines += [f'Missing: {finding}.' for finding in serious]
+    lines.append(f'{len(content["gaps"]) - len(serious)} smaller gaps: see the end of the page.')
     return lines
 
 
