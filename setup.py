@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'kd_perception'
 NODES = ('detector_node', 'fallback_node', 'metrics_node', 'replay_node')
-COMMANDS = ('ablate', 'benchmark', 'convert', 'demo', 'detect', 'evaluate', 'export', 'fit-gate', 'model',
-            'pseudo-label', 'review', 'security-policy', 'status', 'train')
+COMMANDS = ('ablate', 'benchmark', 'check-labels', 'convert', 'demo', 'detect', 'evaluate', 'export',
+            'fit-gate', 'model', 'poc', 'pseudo-label', 'review', 'security-policy', 'status', 'train')
 
 
 def tree(folder):

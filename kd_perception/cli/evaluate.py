@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 import resource
 import sys
-import tempfile
 import time
 from typing import Any, Dict, List, Tuple
 
@@ -24,6 +23,7 @@ from kd_perception.evaluation.conditions import (  # noqa: E402
 from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
 from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
 from kd_perception.evaluation.report import evaluate_frames, Evaluation, EvaluationOptions  # noqa: E402
+from kd_perception.files import write_whole  # noqa: E402
 import numpy as np  # noqa: E402
 
 HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or '
@@ -228,19 +228,6 @@ def _write(args: argparse.Namespace, frames: FrameSet, options: EvaluationOption
         write_whole(out / REPORT_JSON, json.dumps(evaluation.report, indent=1, allow_nan=False) + '\n')
     except OSError as error:
         raise EvaluationError(f'{out}: cannot be written: {error.strerror}') from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside ``path`` and move into place, so that nobody reads half a report."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _shown(value: Any, scale: float = 1.0, digits: int = 2) -> str:

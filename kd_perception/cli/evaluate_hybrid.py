@@ -8,6 +8,7 @@ import sys
 from typing import Any, Dict, List, Sequence, Tuple
 
 from kd_perception.errors import ConfigError, EvaluationError
+from kd_perception.files import write_whole
 
 EXIT_OK = 0
 HELP = ('Average precision against the share of frames sent to the teacher, for the learned gate, each '
@@ -129,7 +130,6 @@ def progress(quiet: bool, sources: Sequence[Any]):
 
 
 def _write(report: Dict[str, Any], out: Path, title: str) -> None:
-    from kd_perception.cli.evaluate import write_whole
     from kd_perception.evaluation import hybrid_plots as plots
     from kd_perception.evaluation.hybrid_html import render
     metric = next(iter(report['metrics'].values()))

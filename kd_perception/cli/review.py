@@ -21,7 +21,10 @@ EXAMPLES = """\
   kd_perception review --input hard_frames/ --out review      all recordings of a folder -> review/review.html
   kd_perception review --input hard_frames/hard_20260314T101500Z_000007 --out review --sort ambiguity
   kd_perception review --input hard_frames/ --out review --max-frames 500 --export-kitti data/site_a
-                             also data/site_a/images and label_2, labelled by the teacher, to train on"""
+                             also data/site_a/images and label_2, labelled by the teacher, to train on
+  kd_perception review --input hard_frames/ --edit --out data/site_a
+                             correct the boxes in a browser; accepted frames become data/site_a/images and
+                             label_2. Stop and go on at any time: each change is saved at once"""
 
 PAGE_NAME, DOCUMENT_NAME = 'review.html', 'review.json'
 DOCUMENT_VERSION = 1
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--input', required=True, type=Path,
                         help='recording of hard frames (rosbag2 folder, .mcap, .db3), or a folder of several')
     parser.add_argument('--out', required=True, type=Path,
-                        help=f'folder for {PAGE_NAME} and {DOCUMENT_NAME}')
+                        help=f'folder for {PAGE_NAME} and {DOCUMENT_NAME}; with --edit, the folder of labels')
     parser.add_argument('--sort', choices=('disagreement', 'ambiguity', 'time'), default='disagreement',
                         help='what comes first: the most objects that only one model sees, the highest '
                              'ambiguity, or the oldest frame (default: disagreement)')
@@ -53,17 +56,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='also write DIR/images and DIR/label_2, as training reads them; nothing that is '
                              'there is overwritten')
     parser.add_argument('--labels-from', choices=('teacher', 'student', 'verified'),
-                        help='whose boxes become the labels of --export-kitti (default: teacher)')
+                        help='whose boxes become the labels of --export-kitti (default: teacher), or the '
+                             'first proposal of --edit (default: teacher, verified where it is silent)')
+    parser.add_argument('--edit', action='store_true',
+                        help='serve an editor on this computer, print its address, write what is accepted')
+    parser.add_argument('--port', type=int, default=0, metavar='P',
+                        help='of the editor (default: a free one); a fixed one can be forwarded by ssh')
+    parser.add_argument('--class', action='append', dest='classes', metavar='NAME', default=[],
+                        help='class that the editor offers beside Car, Pedestrian, Cyclist and those '
+                             'recorded; may be repeated')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier review in OUT')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the review; 0 unless the input holds no hard frames."""
-    if args.labels_from and not args.export_kitti:
-        raise ConfigError('--labels-from applies to --export-kitti')
     if args.max_frames < 0:
         raise ConfigError(f'--max-frames is {args.max_frames}, expected at least 0')
+    if args.edit:
+        from kd_perception.cli.review_edit import edit
+        return edit(args)
+    if args.labels_from and not args.export_kitti:
+        raise ConfigError('--labels-from applies to --export-kitti and --edit')
+    if args.port or args.classes:
+        raise ConfigError('--port and --class apply to --edit')
     for name in (PAGE_NAME, DOCUMENT_NAME):
         if (args.out / name).exists() and not args.overwrite:
             raise ConfigError(f'{args.out / name}: exists already; give --overwrite or another --out')
@@ -73,15 +89,12 @@ def run(args: argparse.Namespace) -> int:
         from kd_perception.cli.review_export import KittiExport
         export = KittiExport(args.export_kitti, args.labels_from or 'teacher')
     scores = WorkingScores(args.student_score, args.teacher_score)
-    found = HardFrameSet(args.input)
-    differences = {frame.key: compare(frame, scores) for frame in found.frames}
-    frames = sorted(found.frames, key=_order(args.sort, differences))
-    frames = frames[:args.max_frames or None]
+    found, frames, differences = chosen_frames(args, scores)
     if export:
         export.begin(frames)
     pictures: dict = {}
     problems: dict = {}
-    for frame, image in _progress(found.images(frames), len(frames), args.quiet):
+    for frame, image in progress(found.images(frames), len(frames), args.quiet):
         if image is None:
             problems[frame.key] = 'its image is missing'
             continue
@@ -102,12 +115,25 @@ def run(args: argparse.Namespace) -> int:
             'without_teacher': sum(item is None for item in differences.values()),
             'without_picture': len(problems)},
         'export': export.summary() if export else None, 'problems': found.problems,
-        'frames': [_record(frame, differences[frame.key], problems.get(frame.key, '')) for frame in frames]}
+        'frames': [record(frame, differences[frame.key], problems.get(frame.key, '')) for frame in frames]}
     page = render(document, [pictures.get(frame.key) for frame in frames])
     _write(args.out / DOCUMENT_NAME, json.dumps(document, indent=1, allow_nan=False) + '\n')
     _write(args.out / PAGE_NAME, page)
     _report(document, args.out)
     return EXIT_OK
+
+
+def chosen_frames(args: argparse.Namespace, scores: WorkingScores
+                  ) -> tuple[HardFrameSet, list[RecordedFrame], dict[Any, Disagreement | None]]:
+    """
+    Read the input; return it, the frames to show in their order, and all differences by frame key.
+
+    :raises BagError: the input holds no hard frames.
+    """
+    found = HardFrameSet(args.input)
+    differences = {frame.key: compare(frame, scores) for frame in found.frames}
+    frames = sorted(found.frames, key=_order(args.sort, differences))
+    return found, frames[:args.max_frames or None], differences
 
 
 def _order(sort: str, differences: dict[Any, Disagreement | None]) -> Callable[[RecordedFrame], tuple]:
@@ -125,10 +151,10 @@ def _order(sort: str, differences: dict[Any, Disagreement | None]) -> Callable[[
     return key
 
 
-def _record(frame: RecordedFrame, difference: Disagreement | None, image_problem: str) -> dict[str, Any]:
+def record(frame: RecordedFrame, difference: Disagreement | None, image_problem: str = '') -> dict[str, Any]:
     """Return one frame's record in review.json."""
     facts = frame.facts
-    record = {
+    entry = {
         'name': frame.name, 'bag': frame.key.bag, 'camera': frame.key.camera, 'stamp_ns': frame.key.stamp_ns,
         'frame_id': frame.frame_id, 'source': facts.get('source', ''), 'reason': facts.get('reason', ''),
         'ambiguity': frame.number('ambiguity'), 'unverified': facts.get('unverified', ''),
@@ -136,13 +162,13 @@ def _record(frame: RecordedFrame, difference: Disagreement | None, image_problem
         'disagreement': None, 'agreed': None, 'only_student': [], 'only_teacher': [], 'renamed': [],
         'image_problem': image_problem}
     if difference is not None:
-        record.update(
+        entry.update(
             disagreement=difference.count, agreed=len(difference.agreed),
             only_student=[_box(difference.student, i) for i in difference.only_student],
             only_teacher=[_box(difference.teacher, i) for i in difference.only_teacher],
             renamed=[{'student': _box(difference.student, i), 'teacher': _box(difference.teacher, j)}
                      for i, j in difference.renamed])
-    return record
+    return entry
 
 
 def _box(boxes: Boxes, i: int) -> dict[str, Any]:
@@ -153,11 +179,7 @@ def _box(boxes: Boxes, i: int) -> dict[str, Any]:
 def _report(document: dict[str, Any], out: Path) -> None:
     """Say what was done and what was not."""
     counts, export = document['counts'], document['export']
-    for problem in document['problems'][:_SHOWN_PROBLEMS]:
-        print(f'{_COMMAND}: note: {problem}', file=sys.stderr)
-    if len(document['problems']) > _SHOWN_PROBLEMS:
-        print(f'{_COMMAND}: note: {len(document["problems"])} notes in all, see {DOCUMENT_NAME}',
-              file=sys.stderr)
+    print_notes(document['problems'], f', see {DOCUMENT_NAME}')
     if counts['without_picture']:
         print(f'{_COMMAND}: warning: {counts["without_picture"]} frames have no image that can be decoded',
               file=sys.stderr)
@@ -169,12 +191,20 @@ def _report(document: dict[str, Any], out: Path) -> None:
               f'{export["dont_care"]} DontCare; {export["left_out"]} frames left out')
 
 
-def _progress(frames: Any, total: int, quiet: bool) -> Any:
+def print_notes(problems: Sequence[str], where: str = '') -> None:
+    """Print the first of what could not be read."""
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        print(f'{_COMMAND}: note: {problem}', file=sys.stderr)
+    if len(problems) > _SHOWN_PROBLEMS:
+        print(f'{_COMMAND}: note: {len(problems)} notes in all{where}', file=sys.stderr)
+
+
+def progress(frames: Any, total: int, quiet: bool) -> Any:
+    """Return the frames with a progress bar; silent unless stderr is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:
         return frames
-    # disable=None: silent unless stderr is a terminal.
     return tqdm(frames, total=total, unit='frame', disable=True if quiet else None)
 
 

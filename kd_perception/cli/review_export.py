@@ -10,12 +10,27 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kd_perception.cli.label_merge import merge_labels, Thresholds
+from kd_perception.cli.label_merge import merge_labels, Merged, Thresholds
 from kd_perception.cli.pseudo_label import DEFAULT_SCORE, DEFAULT_SCORES, DEFAULT_UNCERTAIN
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import ConfigError
 from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects
 from kd_perception.recording.recorded import Boxes, RecordedFrame, RecordedImage
+
+
+def propose_labels(boxes: Boxes, image_hw: tuple[int, int]) -> Merged:
+    """Return a frame's labels as `pseudo-label` would write them with its default scores."""
+    labels = tuple(dict.fromkeys(boxes.names))
+    thresholds = Thresholds({label: DEFAULT_SCORES.get(label, DEFAULT_SCORE) for label in labels},
+                            DEFAULT_UNCERTAIN)
+    ids = np.array([labels.index(name) for name in boxes.names], np.int64)
+    found = Detections(boxes.boxes_xyxy, boxes.scores, ids)
+    return merge_labels(KittiObjects.empty(), frozenset(), found, labels, thresholds, image_hw)
+
+
+def image_file(image: RecordedImage, pixels: np.ndarray) -> tuple[bytes, str]:
+    """Return (data, suffix) of an image as a file: a compressed one byte for byte, a raw one as PNG."""
+    return image.encoded() or (cv2.imencode('.png', pixels)[1].tobytes(), 'png')
 
 
 class KittiExport:
@@ -65,16 +80,9 @@ class KittiExport:
         if self._missing(frame):
             self._left_out += 1
             return
-        boxes = self._boxes(frame)
-        labels = tuple(dict.fromkeys(boxes.names))
-        thresholds = Thresholds({label: DEFAULT_SCORES.get(label, DEFAULT_SCORE) for label in labels},
-                                DEFAULT_UNCERTAIN)
-        ids = np.array([labels.index(name) for name in boxes.names], np.int64)
-        found = Detections(boxes.boxes_xyxy, boxes.scores, ids)
-        merged = merge_labels(
-            KittiObjects.empty(), frozenset(), found, labels, thresholds, pixels.shape[:2])
+        merged = propose_labels(self._boxes(frame), pixels.shape[:2])
         stem = self._stems[frame.key]
-        data, suffix = image.encoded() or (cv2.imencode('.png', pixels)[1].tobytes(), 'png')
+        data, suffix = image_file(image, pixels)
         try:
             (self._folder / 'images' / f'{stem}.{suffix}').write_bytes(data)
             (self._folder / 'label_2' / f'{stem}.txt').write_text(

@@ -15,7 +15,7 @@ interval counts in seconds from the recording's first image.
 """
 from dataclasses import dataclass
 import fnmatch
-from typing import Dict, List, Optional, Sequence, Tuple, TYPE_CHECKING
+from typing import Dict, Optional, Sequence, Tuple, TYPE_CHECKING
 
 from kd_perception.config import from_mapping, load_yaml
 from kd_perception.errors import EvaluationError
@@ -142,20 +142,25 @@ def scene_groups(info: FrameInfo, frames: Sequence[str]) -> Optional[np.ndarray]
     return np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
-def automatic_tags(signals: Sequence[Optional['SceneSignals']]) -> Dict[str, np.ndarray]:
+def scene_masks(signals: Sequence[Optional['SceneSignals']]) -> Dict[str, np.ndarray]:
     """
-    Return {tag: (F,) bool} by luminance and sharpness; a tag that fits all frames or none is left out.
+    Return {condition: (F,) bool} by luminance and sharpness, of every condition that is told apart.
 
-    :param signals: of each frame, None where it has no image: such a frame gets no tag.
+    :param signals: of each frame, None where it has no image: such a frame is in no condition.
     """
 
     def mask(test) -> np.ndarray:
         return np.array([item is not None and test(item) for item in signals], dtype=bool)
 
-    tags: List[Tuple[str, np.ndarray]] = [
-        ('dark', mask(lambda item: item.luminance < DARK_LUMINANCE)),
-        ('bright', mask(lambda item: item.luminance > BRIGHT_LUMINANCE)),
-        ('medium light', mask(lambda item: DARK_LUMINANCE <= item.luminance <= BRIGHT_LUMINANCE)),
-        ('blurred or foggy', mask(lambda item: item.sharpness < LOW_SHARPNESS)),
-        ('sharp', mask(lambda item: item.sharpness >= LOW_SHARPNESS))]
-    return {AUTO_PREFIX + name: found for name, found in tags if found.any() and not found.all()}
+    return {
+        'dark': mask(lambda item: item.luminance < DARK_LUMINANCE),
+        'bright': mask(lambda item: item.luminance > BRIGHT_LUMINANCE),
+        'medium light': mask(lambda item: DARK_LUMINANCE <= item.luminance <= BRIGHT_LUMINANCE),
+        'blurred or foggy': mask(lambda item: item.sharpness < LOW_SHARPNESS),
+        'sharp': mask(lambda item: item.sharpness >= LOW_SHARPNESS)}
+
+
+def automatic_tags(signals: Sequence[Optional['SceneSignals']]) -> Dict[str, np.ndarray]:
+    """Return {tag: (F,) bool} of `scene_masks`; a tag that fits all frames or none is left out."""
+    return {AUTO_PREFIX + name: found for name, found in scene_masks(signals).items()
+            if found.any() and not found.all()}

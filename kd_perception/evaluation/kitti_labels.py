@@ -160,6 +160,33 @@ def parse_label_text(text: str, source: str, scores: Optional[bool] = None) -> K
     return KittiObjects._from_columns(tuple(types), columns, scored)
 
 
+def parse_label_lines(text: str, source: str) -> Tuple[KittiObjects, List[int], List[str]]:
+    """
+    Parse labels past their wrong lines, for a list of all that is wrong.
+
+    :return: the objects of the right lines, their line numbers, and ``source:line: what`` of the others.
+    """
+    types: List[str] = []
+    rows: List[List[float]] = []
+    numbers: List[int] = []
+    wrong: List[str] = []
+    for number, line in enumerate(text.split('\n'), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            if len(fields) != LABEL_COLUMNS:
+                _refuse(source, number, f'{len(fields)} columns, {LABEL_COLUMNS} expected')
+            rows.append(_parse_line(fields, source, number))
+        except LabelError as error:
+            wrong.append(str(error))
+            continue
+        types.append(fields[0])
+        numbers.append(number)
+    columns = np.array(rows, dtype=np.float64).reshape(len(rows), LABEL_COLUMNS - 1)
+    return KittiObjects._from_columns(tuple(types), columns, False), numbers, wrong
+
+
 def read_label_bytes(path: Union[str, os.PathLike]) -> bytes:
     """
     Read a label file, at most `MAX_LABEL_BYTES` of it.

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-import fcntl
 import os
 from pathlib import Path
 import re
@@ -22,6 +21,7 @@ from typing import Any
 
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError
+from kd_perception.files import take_lock
 
 _DONE = re.compile(r'hard_\d{8}T\d{6}Z_(\d{6,})')
 _UNFINISHED = re.compile(r'\.(hard_\d{8}T\d{6}Z_(\d{6,}))\.[a-z0-9_]{8}')
@@ -72,17 +72,11 @@ class RecordingFolder:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock_file = open(self._folder / _LOCK, 'w')
+            self._lock_file = take_lock(self._folder / _LOCK)
         except OSError as error:
             raise BagError(f'{self._folder}: cannot be written: {error.strerror or error}') from None
-        try:
-            # The lock ends with the process, however that ends.
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock_file.close()
-            raise BagError(
-                f'{self._folder}: another recorder writes here; give each its own folder') from None
-        self._lock_file = lock_file
+        if self._lock_file is None:
+            raise BagError(f'{self._folder}: another recorder writes here; give each its own folder')
         try:
             self._take_stock()
         except OSError as error:
