@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_perception.cli import attach_reference
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import load_config, to_mapping
 from kd_perception.detection.decode import output_shapes
@@ -19,6 +20,7 @@ from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError
+from kd_perception.health.drift_reference import DriftReference
 from kd_perception.resources import models_folder
 
 HELP = 'Show what a model file says about itself, verify that it is sound, or describe your own.'
@@ -29,7 +31,8 @@ EXAMPLES = """\
                                                    exit code 0 sound, 1 not
   kd_perception model attach yolo.onnx --spec yolo.yaml --out described.onnx
                                                    write labels, input and decoder into a model of
-                                                   your own (docs/models.md)"""
+                                                   your own (docs/models.md)
+  kd_perception model attach-reference --help      write the drift monitors' reference into a copy"""
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
 # Operators that turn stored bits and integers into the weights of the former.
@@ -38,7 +41,7 @@ _UNPACKING_OPS = ('Cast', 'Gather', 'Reshape', 'Slice', 'Mul')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify|attach')
+    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify|attach|attach-reference')
     info = actions.add_parser('info', help='facts, thresholds, metrics and a table of layers')
     info.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     info.add_argument('--json', action='store_true', help='print one JSON document instead of tables')
@@ -50,10 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     attach.add_argument('model', help='path of an ONNX file')
     attach.add_argument('--spec', type=Path, required=True, help='YAML with the fields of ModelSpec')
     attach.add_argument('--out', type=Path, required=True, help='ONNX file to write; must not exist')
+    attach_reference.add_arguments(actions.add_parser(
+        'attach-reference', help="write the drift monitors' reference statistics into a copy of a model"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `model info`, `model verify` or `model attach`."""
+    """Run `model info`, `model verify`, `model attach` or `model attach-reference`."""
+    if args.action == 'attach-reference':
+        return attach_reference.run(args)
     path = resolve_model(args.model, models_folder())
     if args.action == 'attach':
         return _attach(path, args.spec, args.out)
@@ -182,6 +189,8 @@ def _verify(path: Path, expected_sha256: str | None) -> int:
         detector = OnnxDetector.load(path, expected_sha256=expected)
         checks.append('sha256 matches' if expected else 'sha256 not pinned anywhere: not checked')
         checks.append('loads in onnxruntime; metadata and graph agree')
+        if DriftReference.of_model(detector.spec, str(path)) is not None:
+            checks.append('drift reference is well formed')
         detector.warm_up(1)
         checks.append(f'runs at {detector.spec.input.width}x{detector.spec.input.height}; '
                       f'outputs as declared: {", ".join(output_shapes(detector.spec))}')
