@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = HELP, EXAMPLES
     parser.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     add_image_arguments(parser)
+    add_trained_argument(parser)
     parser.add_argument('--teacher', help='ask this model, too, for the reference of the disagreement')
     parser.add_argument('--out', type=Path, required=True, metavar='OUT.onnx',
                         help="model with the reference; may be the model's own file")
@@ -46,6 +47,13 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--drive', nargs='+', default=[], metavar='SET',
                         help='folders whose images are consecutive frames of one camera. A set is called as its '
                              'folder, DIR of DIR/images')
+
+
+def add_trained_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare which images the model knows."""
+    parser.add_argument('--trained-on', nargs='+', default=[], metavar='SET',
+                        help='sets that the model was trained on: its answers are better there than anywhere, '
+                             'and only the images themselves are taken into the reference')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,19 +77,20 @@ def load_detectors(names: Sequence[Any], threads: int) -> List[Any]:
     return [None if name is None else OnnxDetector.named(name, options) for name in names]
 
 
-def sources_of(paths: List[str], drives: Sequence[str], option: str = '--drive') -> List[Any]:
+def sources_of(paths: List[str], drives: Sequence[str], trained: Sequence[str] = ()) -> List[Any]:
     """
     Return the sets of images.
 
-    :raises ConfigError: `drives` names a set that there is not.
+    :raises ConfigError: `drives` or `trained` names a set that there is not.
     """
     from kd_perception.cli.fit_gate import set_names
     from kd_perception.evaluation.drift_frames import Images
     names = set_names(paths)
-    unknown = sorted(set(drives) - set(names))
-    if unknown:
-        raise ConfigError(f'{option} {unknown[0]}: no such set; expected some of {", ".join(names)}')
-    return [Images(path, name in drives, name) for path, name in zip(paths, names)]
+    for option, chosen in (('--drive', drives), ('--trained-on', trained)):
+        unknown = sorted(set(chosen) - set(names))
+        if unknown:
+            raise ConfigError(f'{option} {unknown[0]}: no such set; expected some of {", ".join(names)}')
+    return [Images(path, name in drives, name in trained, name) for path, name in zip(paths, names)]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.cli.model_document import write_document
     from kd_perception.evaluation.drift_frames import measure_images
     from kd_perception.health.drift_reference import build_reference, DOCUMENT, DriftReference
-    sources = sources_of(args.images, args.drive)
+    sources = sources_of(args.images, args.drive, args.trained_on)
     if not args.out.parent.is_dir():
         raise ConfigError(f'{args.out.parent}: no such folder')
     if not 1 <= args.scene_frames <= 10_000 or not 0 < args.rate_hz <= 1000:
@@ -100,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         measured = measure_images(sources, detector, teacher, tick=bar.update)
     made = {'sets': measured.sets, **({'teacher_sha256': teacher.sha256[:12]} if teacher else {})}
     reference = build_reference(measured.values, measured.drives, args.scene_frames, args.rate_hz,
-                                measured.audits, made)
+                                measured.disagreements if teacher else (), made)
     document = reference.to_document()
     size = document_bytes(document)
     if size > MAX_DOCUMENT_BYTES:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 import itertools
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from kd_perception.bags.reader import is_bag
 from kd_perception.bags.sources import open_source
@@ -18,6 +18,8 @@ from kd_perception.health.drift_quantities import AMBIGUITY, detection_values, s
 from kd_perception.health.fallback_drift import Audit, audit
 import numpy as np
 
+NOT_COMPARED = Audit(0, 0, 0, 0)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -26,11 +28,14 @@ class Images:
 
     :ivar path: folder, video or recording. :ivar drive: a folder's images are consecutive frames of one
         camera; those of videos and recordings always are.
+    :ivar trained: the model was trained on them, so that its answers are better than elsewhere: only the image
+        itself is measured.
     :ivar name: how reports call it.
     """
 
     path: str
     drive: bool = False
+    trained: bool = False
     name: str = ''
 
     @property
@@ -46,7 +51,7 @@ class MeasuredFrames:
 
     :ivar values: quantities of each (`health.drift_quantities`), ambiguities among them; length F.
     :ivar drives: number of each frame's drive; a lone picture has its own; length F.
-    :ivar audits: comparison with the teacher; length F, or empty where there is none.
+    :ivar audits: comparison with the teacher, `NOT_COMPARED` where it was not asked; length F.
     :ivar sets: frames by set. :ivar problems: one line for each thing that a reader should know.
     """
 
@@ -55,6 +60,11 @@ class MeasuredFrames:
     audits: List[Audit] = field(default_factory=list)
     sets: Dict[str, int] = field(default_factory=dict)
     problems: List[str] = field(default_factory=list)
+
+    @property
+    def disagreements(self) -> List[Tuple[int, int]]:
+        """Return (objects disagreed on, objects seen) of each frame."""
+        return [(found.disagreed, found.objects) for found in self.audits]
 
 
 def scorers_of(spec: ModelSpec) -> List[str]:
@@ -81,11 +91,10 @@ class FrameMeasurer:
         for extractor in self._extractors:
             extractor.reset()
 
-    def measure(self, image: np.ndarray, stamp_ns: int) -> Values:
-        """Return the quantities of an image (H, W, 3) uint8 and, as `audit`, the comparison with the teacher."""
+    def measure(self, image: np.ndarray, stamp_ns: int) -> Tuple[Values, Audit]:
+        """Return the quantities of an image (H, W, 3) uint8, and the comparison with the teacher."""
         spec = self._detector.spec
         found = self._detector.detect(image, score_threshold=spec.thresholds.score_low).detections
-        self.last_audit: Optional[Audit] = None
         values: Dict[str, Any] = {
             **scene_values(image),
             **detection_values(found, spec.labels, image.shape[:2], spec.thresholds.score)}
@@ -94,11 +103,11 @@ class FrameMeasurer:
             features = extractor.extract(
                 found, stamp_ns, image.shape[:2], scene if judge.wants_scene else None)
             values[AMBIGUITY + name] = float(judge.scorer.explain(features).score)
-        if self._teacher is not None:
-            answer = self._teacher.detect(image).detections
-            self.last_audit = audit(found, spec.labels, spec.thresholds.score, answer,
-                                    self._teacher.spec.labels)
-        return values
+        if self._teacher is None:
+            return values, NOT_COMPARED
+        answer = self._teacher.detect(image).detections
+        return values, audit(
+            found, spec.labels, spec.thresholds.score, answer, self._teacher.spec.labels)
 
 
 def measure_images(sources: Sequence[Images], detector: Detector, teacher: Optional[Detector] = None,
@@ -120,10 +129,12 @@ def measure_images(sources: Sequence[Images], detector: Detector, teacher: Optio
             if not source.follows:
                 measurer.reset()
                 drive = next(numbers)
-            result.values.append(measurer.measure(image if change is None else change(image), stamp_ns))
+            image = image if change is None else change(image)
+            values, compared = (scene_values(image), NOT_COMPARED) if source.trained else (
+                measurer.measure(image, stamp_ns))
+            result.values.append(values)
             result.drives.append(drive)
-            if measurer.last_audit is not None:
-                result.audits.append(measurer.last_audit)
+            result.audits.append(compared)
             tick()
         if len(result.values) == before:
             raise EvaluationError(f'{source.path}: holds no image that can be decoded')

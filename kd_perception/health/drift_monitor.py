@@ -173,7 +173,7 @@ class DriftTests:
             counts = self._sums[part]
             total = counts.sum()
             # A quiet camera has fewer boxes than the reference, and knows less of them.
-            n = scenes / self.reference.scenes * q.independent * min(1.0, total / (frames * q.per_frame))
+            n = scenes / q.scenes * q.independent * min(1.0, total / (frames * q.per_frame))
             ks, psi = self.alarms[f'{q.name}.{KS}'], self.alarms[f'{q.name}.{PSI}']
             if n < MIN_INDEPENDENT:
                 ks.update(0.0, float('inf'))

@@ -43,13 +43,15 @@ class QuantityReference:
     :param edges: rising; bin i holds the values above edge i - 1 up to and with edge i.
     :param shares: of the samples, one more than edges; they add up to 1.
     :param per_frame: samples a frame, on average.
-    :param independent: how many independent samples all scenes of the reference together are worth.
+    :param scenes: in which it was measured, whether or not they held a sample.
+    :param independent: how many independent samples they are worth, all together.
     """
 
     name: str
     edges: tuple[float, ...]
     shares: tuple[float, ...]
     per_frame: float
+    scenes: int
     independent: float
 
     def __post_init__(self):
@@ -62,8 +64,9 @@ class QuantityReference:
             raise ValueError(f'{self.name:.60}: expected one more share than edges, none below 0')
         if abs(sum(self.shares) - 1) > 1e-2:
             raise ValueError(f'{self.name:.60}: shares add up to {sum(self.shares):g}, expected 1')
-        if not (self.per_frame > 0 and self.independent > 0):
-            raise ValueError(f'{self.name:.60}: per_frame and independent must be positive')
+        if not (self.per_frame > 0 and self.independent > 0 and self.scenes >= MIN_SCENES):
+            raise ValueError(f'{self.name:.60}: per_frame and independent must be positive, scenes at least '
+                             f'{MIN_SCENES}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +180,10 @@ def build_reference(frames: Sequence[Values], drives: Sequence[int], scene_frame
 
     A quantity that is worth fewer than `MIN_SCENES` independent samples, or has one value only, is left out.
 
-    :param frames: quantities by name of each frame. :param drives: see `scenes_of`.
-    :param disagreements: (objects disagreed on, objects seen) of each frame; empty: no teacher was asked.
+    :param frames: quantities by name of each frame; a scene that lacks one says nothing about it.
+    :param drives: see `scenes_of`.
+    :param disagreements: (objects disagreed on, objects seen) of each frame, (0, 0) where that is not known;
+        empty: no teacher was asked.
     :raises ConfigError: too few scenes, or no quantity is left.
     """
     scenes = scenes_of(drives, scene_frames)
@@ -186,8 +191,8 @@ def build_reference(frames: Sequence[Values], drives: Sequence[int], scene_frame
         raise ConfigError(f'{len(frames)} frames in {len(scenes)} scenes, expected at least {MIN_SCENES} scenes '
                           f'(of {scene_frames} consecutive frames, or single pictures)')
     names = dict.fromkeys(name for frame in frames for name in frame)
-    quantities = [_quantity(name, [[finite(frames[i].get(name, np.zeros(0))) for i in scene]
-                                   for scene in scenes]) for name in names]
+    quantities = [_quantity(name, [[finite(frames[i][name]) for i in scene] for scene in scenes
+                                   if all(name in frames[i] for i in scene)]) for name in names]
     kept = tuple(quantity for quantity in quantities if quantity is not None)
     if not kept:
         raise ConfigError('no quantity differs from frame to frame and from scene to scene: nothing to compare')
@@ -201,7 +206,7 @@ def build_reference(frames: Sequence[Values], drives: Sequence[int], scene_frame
 def _quantity(name: str, scenes: Sequence[Sequence[np.ndarray]]) -> QuantityReference | None:
     samples = [np.concatenate(frames) for frames in scenes]
     lengths = np.array([len(frames) for frames in scenes])
-    if not any(len(part) for part in samples):
+    if len(scenes) < MIN_SCENES or not any(len(part) for part in samples):
         return None
     values = np.concatenate(samples)
     weights = np.repeat(1 / lengths, [len(part) for part in samples])
@@ -225,7 +230,7 @@ def _quantity(name: str, scenes: Sequence[Sequence[np.ndarray]]) -> QuantityRefe
         return None
     return QuantityReference(
         name, tuple(edges.tolist()), tuple(round(float(share), 3) for share in shares),
-        float(f'{totals.mean():.3g}'), float(f'{independent:.3g}'))
+        float(f'{totals.mean():.3g}'), len(scenes), float(f'{independent:.3g}'))
 
 
 def _disagreement(counts: Sequence[tuple[int, int]], scenes: Sequence[np.ndarray],

@@ -159,7 +159,8 @@ class DetectorNode(RobustLifecycleNode):
             channel.publish_label_info(spec.labels, spec.thresholds.score if score is None else score)
 
     def _publish_diagnostics(self) -> None:
-        reports = [self._model_monitor.report(), *(c.monitor.report() for c in self._channels.values())]
+        reports = [self._model_monitor.report(), *(c.monitor.report() for c in self._channels.values()),
+                   *(c.drift.report() for c in self._channels.values())]
         reports = [report.with_values(('lifecycle', self.state)) for report in reports]
         self.publish_safely(self._diagnostics, diagnostics_message(
             reports, self.get_fully_qualified_name(), self.get_clock().now().to_msg()))
