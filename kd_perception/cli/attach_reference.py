@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`model attach-reference`: what a model's frames look like where nothing has changed, for the drift monitors."""
+"""`model attach-reference`: what frames look like where nothing has changed, for the drift monitors."""
 import argparse
 from pathlib import Path
 from typing import Any, List, Sequence
@@ -45,15 +45,15 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--images', required=True, nargs='+', metavar='PATH',
                         help='folders of images, recordings or videos, one a set')
     parser.add_argument('--drive', nargs='+', default=[], metavar='SET',
-                        help='folders whose images are consecutive frames of one camera. A set is called as its '
-                             'folder, DIR of DIR/images')
+                        help='folders whose images are consecutive frames of one camera. A set is called as '
+                             'its folder, DIR of DIR/images')
 
 
 def add_trained_argument(parser: argparse.ArgumentParser) -> None:
     """Declare which images the model knows."""
     parser.add_argument('--trained-on', nargs='+', default=[], metavar='SET',
-                        help='sets that the model was trained on: its answers are better there than anywhere, '
-                             'and only the images themselves are taken into the reference')
+                        help='sets that the model was trained on: its answers are better there than '
+                             'anywhere, and only the images themselves are taken into the reference')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,8 +115,8 @@ def run(args: argparse.Namespace) -> int:
     if size > MAX_DOCUMENT_BYTES:
         raise ModelError(f'{args.out}: the reference would take {size} bytes, expected at most '
                          f'{MAX_DOCUMENT_BYTES}: too many classes')
-    digest = write_document(detector.path, DOCUMENT, document, DriftReference.of_model, args.out, args.manifest,
-                            detector.sha256)
+    digest = write_document(detector.path, DOCUMENT, document, DriftReference.of_model, args.out,
+                            args.manifest, detector.sha256)
     for line in measured.problems:
         print(f'warning: {line}')
     _print(reference)

@@ -113,7 +113,7 @@ class Silent:
     def __exit__(self, *_):
         pass
 
-    def update(self):
+    def update(self, count=1):
         pass
 
 

@@ -41,7 +41,8 @@ _UNPACKING_OPS = ('Cast', 'Gather', 'Reshape', 'Slice', 'Mul')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', required=True, metavar='info|verify|attach|attach-reference')
+    actions = parser.add_subparsers(dest='action', required=True,
+                                    metavar='info|verify|attach|attach-reference')
     info = actions.add_parser('info', help='facts, thresholds, metrics and a table of layers')
     info.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     info.add_argument('--json', action='store_true', help='print one JSON document instead of tables')

@@ -208,7 +208,8 @@ class ModelSpec:
         fields = to_mapping(self)
         documents = fields.pop('documents')
         texts = {SPEC_KEY: fields, **{DOCUMENT_KEYS[name]: document for name, document in documents.items()}}
-        return {key: _text(value) if key == SPEC_KEY else document_text(value) for key, value in texts.items()}
+        return {key: _text(value) if key == SPEC_KEY else document_text(value)
+                for key, value in texts.items()}
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-Artificial changes of images that a drift monitor should notice: night, blur, dirt on the lens, a shifted camera.
+Artificial changes of images that a drift monitor should notice: night, blur, lens dirt, a shifted camera.
 
 After the idea of ImageNet-C (Hendrycks and Dietterich, ICLR 2019), for a fixed camera: dirt stays where it
 is from frame to frame. They stand in for the real thing, and are milder in some ways and cruder in others.

@@ -28,8 +28,8 @@ class Images:
 
     :ivar path: folder, video or recording. :ivar drive: a folder's images are consecutive frames of one
         camera; those of videos and recordings always are.
-    :ivar trained: the model was trained on them, so that its answers are better than elsewhere: only the image
-        itself is measured.
+    :ivar trained: the model was trained on them, so that its answers are better than elsewhere: only the
+        image itself is measured.
     :ivar name: how reports call it.
     """
 

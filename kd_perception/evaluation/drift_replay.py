@@ -3,8 +3,8 @@
 Hours of driving out of few frames: drift monitors on measured frames, resampled scene by scene.
 
 A stream is made of scenes drawn with replacement (the block bootstrap): each is a stretch of consecutive
-frames of a drive, or one still picture that stands as long. What is correlated stays together, so that a false
-alarm is as likely as the scenes allow; what a slow change of light over an hour does is not in it.
+frames of a drive, or one still picture that stands as long. What is correlated stays together, so that a
+false alarm is as likely as the scenes allow; what a slow change of light over an hour does is not in it.
 """
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -13,7 +13,7 @@ from kd_perception.evaluation.drift_frames import MeasuredFrames
 from kd_perception.health.drift_monitor import Alarm, DriftSettings, DriftTests
 from kd_perception.health.drift_quantities import AMBIGUITY
 from kd_perception.health.drift_reference import DriftReference, scenes_of
-from kd_perception.health.drift_tests import wilson_interval
+from kd_perception.health.drift_tests import chi_squared_quantile, wilson_interval
 from kd_perception.health.fallback_drift import FallbackTests
 import numpy as np
 
@@ -35,7 +35,8 @@ class SceneStream:
         self._scene_frames, self._rng = scene_frames, rng
         numbers = np.asarray(drives)
         # A drive is drawn as often as it has scenes.
-        self._runs = [np.flatnonzero(numbers == numbers[scene[0]]) for scene in scenes_of(drives, scene_frames)]
+        self._runs = [np.flatnonzero(numbers == numbers[scene[0]])
+                      for scene in scenes_of(drives, scene_frames)]
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -68,8 +69,8 @@ class ReplaySettings:
 class _Monitors:
     """Detector's and fallback's tests over one stream, from frames that are binned once."""
 
-    def __init__(self, reference: DriftReference, settings: DriftSettings, replay: ReplaySettings, scorer: str,
-                 rng: np.random.Generator):
+    def __init__(self, reference: DriftReference, settings: DriftSettings, replay: ReplaySettings,
+                 scorer: str, rng: np.random.Generator):
         self._rng, self._audit_share = rng, replay.audit_share
         self._detector = DriftTests(reference, reference.select(), settings)
         self._scorer = AMBIGUITY + scorer
@@ -104,7 +105,7 @@ def false_alarms(frames: MeasuredFrames, reference: DriftReference, settings: Dr
     Count alarms on unchanged frames.
 
     :return: frames, hours at the reference's rate, alarms by test, of both components together, and the 95 %
-        interval of their rate an hour (Garwood 1936, by its gamma form approximated with Wilson and Hilferty).
+        interval of their rate an hour.
     """
     rng = np.random.default_rng(replay.seed)
     monitors = _Monitors(reference, settings, replay, scorer, rng)
@@ -127,7 +128,6 @@ def false_alarms(frames: MeasuredFrames, reference: DriftReference, settings: Dr
 
 def poisson_interval(count: int) -> Tuple[float, float]:
     """Return the exact 95 % interval of a Poisson mean (Garwood 1936), to about 1 %."""
-    from kd_perception.health.drift_tests import chi_squared_quantile
     low = chi_squared_quantile(0.025, 2 * count) / 2 if count else 0.0
     return low, chi_squared_quantile(0.975, 2 * count + 2) / 2
 
@@ -175,7 +175,7 @@ def delays(before: MeasuredFrames, after: MeasuredFrames, reference: DriftRefere
 
 
 def monitor_of(test: str) -> str:
-    """Return the monitor that a test belongs to: `luminance.ks` to `ks`; the fallback's tests are by themselves."""
+    """Return the monitor that a test belongs to: `luminance.ks` to `ks`; the fallback's are by themselves."""
     quantity, _, kind = test.rpartition('.')
     if quantity.startswith(AMBIGUITY.rstrip('.')):
         return 'ambiguity'

@@ -112,13 +112,14 @@ def drift_report(name: str, hardware_id: str, tests: DriftTests | None, alarms: 
         return Report(name, level, message, hardware_id, values)
     alarms = list(alarms)
     window = tests.settings.window
-    state = AS_REFERENCE if tests.frames >= window else f'{AS_REFERENCE}, {tests.frames} of {window} frames seen'
+    state = AS_REFERENCE + (f', {tests.frames} of {window} frames seen' if tests.frames < window else '')
     found = [Finding(Level.WARN, text) for text in _clauses(alarms)]
     finding = held.update(now_ns, Finding(*summarise(found, all_well=state)))
     shown = [('frames', str(min(tests.frames, window))), ('window', str(window)),
              ('alarms', str(sum(alarm.raised for alarm in alarms)))]
     for alarm in alarms:
-        shown += [(alarm.name, f'{alarm.statistic:.4g}'), (f'{alarm.name}.threshold', f'{alarm.threshold:.4g}')]
+        shown += [(alarm.name, f'{alarm.statistic:.4g}'),
+                  (f'{alarm.name}.threshold', f'{alarm.threshold:.4g}')]
     return Report(name, finding.level, finding.message, hardware_id, (*shown, *values))
 
 
@@ -130,4 +131,3 @@ def _clauses(alarms: Iterable[Alarm]) -> list[str]:
             quantity, _, test = alarm.name.rpartition('.')
             by_quantity.setdefault(quantity, []).append(test)
     return [f'drift of {quantity} ({", ".join(found)})' for quantity, found in by_quantity.items()]
-

@@ -104,13 +104,13 @@ class DriftTests:
         self.frames_per_alarm = per_hour / self.budget
         self.alarms = {f'{q.name}.{test}': Alarm(f'{q.name}.{test}')
                        for q in quantities for test in (KS, PSI)}
-        self._tails: list[tuple[int, Cusum]] = []
+        self._tails: list[tuple[int, Cusum, Alarm]] = []
         for i, q in enumerate(quantities):
             p0 = wilson_interval(self._shares[i][0] + self._shares[i][-1], q.independent, BOUND)[1]
             # With few distinct values the outer bins are no tails.
             if p0 < 0.5 * TAILS_SOUGHT:
-                self._tails.append((i, self.cusum(p0, TAILS_SOUGHT)))
-                self.alarms[f'{q.name}.{TAILS}'] = Alarm(f'{q.name}.{TAILS}')
+                alarm = self.alarms[f'{q.name}.{TAILS}'] = Alarm(f'{q.name}.{TAILS}')
+                self._tails.append((i, self.cusum(p0, TAILS_SOUGHT), alarm))
 
     def cusum(self, p0: float, p1: float) -> Cusum:
         """Return a CUSUM over frames with a test's part of the budget."""
@@ -124,7 +124,7 @@ class DriftTests:
         self.frames = 0
         for alarm in self.alarms.values():
             alarm.active, alarm.statistic = False, 0.0
-        for _, cusum in self._tails:
+        for _, cusum, _ in self._tails:
             cusum.value = 0.0
 
     def bin(self, values: Values) -> np.ndarray:
@@ -155,18 +155,16 @@ class DriftTests:
         self._sums -= self._ring[place]
         self._ring[place] = row
         self.frames += 1
-        for i, cusum in self._tails:
+        for i, cusum, alarm in self._tails:
             part = row[self._slices[i]]
             count = int(part.sum())
             if count:
                 cusum.add((int(part[0]) + int(part[-1])) / count)
+                alarm.update(cusum.value, cusum.threshold)
         if self.frames % self._step == 0:
             self._test()
 
     def _test(self) -> None:
-        for i, cusum in self._tails:
-            name = f'{self._quantities[i].name}.{TAILS}'
-            self.alarms[name].update(cusum.value, cusum.threshold)
         frames = min(self.frames, len(self._ring))
         scenes = frames / self.reference.scene_frames
         for q, shares, part in zip(self._quantities, self._shares, self._slices):

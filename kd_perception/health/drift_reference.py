@@ -188,14 +188,14 @@ def build_reference(frames: Sequence[Values], drives: Sequence[int], scene_frame
     """
     scenes = scenes_of(drives, scene_frames)
     if len(scenes) < MIN_SCENES:
-        raise ConfigError(f'{len(frames)} frames in {len(scenes)} scenes, expected at least {MIN_SCENES} scenes '
-                          f'(of {scene_frames} consecutive frames, or single pictures)')
+        raise ConfigError(f'{len(frames)} frames in {len(scenes)} scenes, expected at least {MIN_SCENES} '
+                          f'scenes (of {scene_frames} consecutive frames, or single pictures)')
     names = dict.fromkeys(name for frame in frames for name in frame)
     quantities = [_quantity(name, [[finite(frames[i][name]) for i in scene] for scene in scenes
                                    if all(name in frames[i] for i in scene)]) for name in names]
     kept = tuple(quantity for quantity in quantities if quantity is not None)
     if not kept:
-        raise ConfigError('no quantity differs from frame to frame and from scene to scene: nothing to compare')
+        raise ConfigError('no quantity differs both between frames and between scenes: nothing to compare')
     try:
         return DriftReference(rate_hz, scene_frames, len(frames), len(scenes), kept,
                               _disagreement(disagreements, scenes), made or {})
@@ -225,7 +225,9 @@ def _quantity(name: str, scenes: Sequence[Sequence[np.ndarray]]) -> QuantityRefe
     cumulative = np.cumsum(shares)[:-1]
     residuals = (below - cumulative * totals[:, None]) / totals.mean()
     between = (residuals ** 2).sum() / (len(scenes) - 1)
-    independent = len(scenes) * (cumulative * (1 - cumulative)).sum() / max(between, 1e-9)
+    # Where the estimate says more than there are, it is chance.
+    independent = min(len(values),
+                      len(scenes) * (cumulative * (1 - cumulative)).sum() / max(between, 1e-9))
     if independent < MIN_SCENES:
         return None
     return QuantityReference(

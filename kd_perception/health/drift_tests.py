@@ -55,7 +55,7 @@ def psi_threshold(alpha: float, n: float, m: float, bins: int) -> float:
 
 
 def chi_squared_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile, by Wilson and Hilferty (PNAS 17, 1931): within 1 % above the median."""
+    """Return the quantile, by Wilson and Hilferty (PNAS 17, 1931): within 3 %, and 1 % from 4 degrees on."""
     z = NormalDist().inv_cdf(probability)
     a = 2 / (9 * degrees)
     return degrees * max(0.0, 1 - a + z * math.sqrt(a)) ** 3

@@ -104,7 +104,7 @@ class AuditedRates:
 
 
 def demand_edge(quantity: QuantityReference, share: float) -> tuple[float, float]:
-    """Return the decile of the reference's ambiguity that about `share` of its frames lie above, and how many."""
+    """Return the decile that about `share` of the reference's frames lie above, and how many really do."""
     above = 1 - np.cumsum(quantity.shares)[:-1]
     i = int(np.abs(above - share).argmin())
     return quantity.edges[i], float(min(1.0, max(0.0, above[i])))
@@ -195,7 +195,7 @@ class FallbackDrift:
             return
         if self._tests is not None:
             self._tests.add(decision.score)
-        # Probes are sent when the teacher was out, ambiguous frames because they are: neither is a fair sample.
+        # Probes are sent when the teacher was out, others because they are ambiguous: no fair samples.
         if decision.audit and decision.send and not decision.probe:
             self._awaited[sequence] = detections
             if len(self._awaited) > MAX_AWAITED:
