@@ -5,7 +5,7 @@ import numpy as np
 
 
 def correlated(frames, time, rng):
-    """Return a Gaussian process (frames,) of variance 1 whose correlation falls by e in `time` frames; 0: none."""
+    """Return a Gaussian process (frames,) of variance 1; correlation falls by e in `time` frames, 0: none."""
     rho = np.exp(-1 / time) if time else 0.0
     noise = rng.normal(size=frames) * np.sqrt(1 - rho ** 2)
     values = np.empty(frames)
@@ -25,4 +25,5 @@ def frames_of(values, boxes=None):
 
 def reference_of(frames, scene_frames=20, drives=None, **more):
     """Return the reference of one drive."""
-    return build_reference(frames, [0] * len(frames) if drives is None else drives, scene_frames, 10.0, **more)
+    drives = [0] * len(frames) if drives is None else drives
+    return build_reference(frames, drives, scene_frames, 10.0, **more)

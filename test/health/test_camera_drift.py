@@ -72,7 +72,8 @@ def test_a_bad_reference_warns_and_stops_nothing():
     drift = CameraDrift('front', '/front', SETTINGS, lambda: 0)
     drift.update(dataclasses.replace(SPEC, documents={DOCUMENT: {'version': 1}}), np.zeros((4, 4, 3)), None)
     report = drift.report()
-    assert report.level == Level.WARN and 'unusable: m: kd_perception.drift.rate_hz: is missing' in report.message
+    assert report.level == Level.WARN
+    assert 'unusable: m: kd_perception.drift.rate_hz: is missing' in report.message
 
 
 def test_switched_off_it_looks_at_nothing(spec):
@@ -214,8 +215,9 @@ def test_fewer_questions_are_drift_too_and_frames_without_a_judgement_none(spec)
 
 
 def test_a_scorer_or_a_model_without_reference_has_rates_all_the_same(spec):
-    for drift, message in ((fallback_drift(SPEC), 'no reference statistics'),
-                           (fallback_drift(spec, scorer='band'), 'no reference statistics of ambiguity.band')):
+    for drift, message in (
+            (fallback_drift(SPEC), 'no reference statistics'),
+            (fallback_drift(spec, scorer='band'), 'no reference statistics of ambiguity.band')):
         drift.student(1, decision(0.5, audited=True), boxes((0, 0, 0.9)))
         drift.teacher(1, boxes())
         report = drift.report()

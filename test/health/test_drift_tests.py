@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""The statistics of the drift monitors against published tables, and against simulation where nothing changes."""
+"""The statistics of the drift monitors, against published tables and against simulation without change."""
 import math
 
 from kd_perception.health.drift_tests import (
