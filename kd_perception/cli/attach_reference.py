@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='also write the entry NAME of the manifest beside OUT')
     parser.add_argument('--rate-hz', type=float, default=10.0, metavar='HZ',
                         help='frame rate of the cameras to be watched (default: 10)')
-    parser.add_argument('--scene-frames', type=int, default=50, metavar='N',
+    parser.add_argument('--scene-frames', type=int, default=70, metavar='N',
                         help='frames after which a camera sees something new; a longer drive is cut into '
-                             'stretches of N (default: 50)')
+                             'stretches of N (default: 70)')
     add_run_arguments(parser)
 
 
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
                             args.manifest, detector.sha256)
     for line in measured.problems:
         print(f'warning: {line}')
-    _print(reference)
+    _print(reference, measured)
     print(f'wrote {args.out}, sha256 {digest}; the reference takes {size} bytes')
     return EXIT_OK
 
@@ -143,14 +143,27 @@ def progress(quiet: bool, sources: Sequence[Any], times: int = 1) -> Any:
                 disable=True if quiet else None)
 
 
-def _print(reference: Any) -> None:
+def _print(reference: Any, measured: Any) -> None:
+    from kd_perception.health.drift_reference import correlation_frames
     print(f'{reference.frames} frames in {reference.scenes} scenes of up to {reference.scene_frames} frames')
     print(f'{"quantity":<22}{"10 %":>10}{"median":>10}{"90 %":>10}{"a frame":>10}'
-          f'{"independent":>13}')
+          f'{"independent":>13}{"correlated":>12}')
+    lags = {}
     for q in reference.quantities:
+        single = [isinstance(values.get(q.name), float) for values in measured.values]
+        lags[q.name] = correlation_frames(
+            [values[q.name] for values, one in zip(measured.values, single) if one],
+            [drive for drive, one in zip(measured.drives, single) if one])
         middle = q.edges[len(q.edges) // 2]
         print(f'{q.name:<22}{q.edges[0]:>10.4g}{middle:>10.4g}{q.edges[-1]:>10.4g}{q.per_frame:>10.3g}'
-              f'{q.independent:>13.1f}')
+              f'{q.independent:>13.1f}{_frames(lags[q.name]):>12}')
+    if max((lag for lag in lags.values() if lag), default=0) * 2 > reference.scene_frames:
+        print(f'warning: the drives resemble themselves for longer than scenes of {reference.scene_frames} '
+              'frames allow for; take --scene-frames twice the largest of "correlated"')
     if reference.disagreement:
         print(f'student and teacher disagree on {reference.disagreement.share:.1%} of the objects '
               f'({reference.disagreement.scenes} scenes)')
+
+
+def _frames(lag: Any) -> str:
+    return '-' if lag is None else f'{lag} frames'

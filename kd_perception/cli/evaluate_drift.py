@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument('--runs', type=int, default=20, metavar='N', help='changes of each kind (default: 20)')
     how.add_argument('--limit', type=int, default=9000, metavar='N',
                      help='frames after a change that are waited for (default: 9000)')
-    how.add_argument('--scene-frames', type=int, default=50, metavar='N',
-                     help='of a reference that is computed (default: 50)')
+    how.add_argument('--scene-frames', type=int, default=70, metavar='N',
+                     help='of a reference that is computed (default: 70)')
     how.add_argument('--rate-hz', type=float, default=10.0, metavar='HZ',
                      help='of a reference that is computed (default: 10)')
     how.add_argument('--stream-scene-frames', type=int, nargs='+', default=[], metavar='N',

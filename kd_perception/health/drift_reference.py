@@ -172,6 +172,28 @@ def scenes_of(drives: Sequence[int], scene_frames: int) -> list[np.ndarray]:
     return scenes
 
 
+def correlation_frames(values: Sequence[float], drives: Sequence[int]) -> int | None:
+    """
+    Return after how many frames a quantity's autocorrelation falls below 1 / e, as far as drives show it.
+
+    Twice that is the integrated correlation time of a process that forgets exponentially: what a scene should
+    at least be. A drive shows no correlation that is longer than itself.
+
+    :param values: one a frame. :param drives: see `scenes_of`; those of fewer than 20 frames say nothing.
+    :return: frames, at most half of the longest drive; None: no drive is long enough.
+    """
+    numbers, series = np.asarray(drives), np.asarray(values, dtype=np.float64)
+    parts = [series[numbers == number] for number in np.unique(numbers)]
+    parts = [part - part.mean() for part in parts if len(part) >= 20 and part.std() > 0]
+    longest = max((len(part) for part in parts), default=0)
+    for lag in range(1, longest // 2 + 1):
+        able = [part for part in parts if lag <= len(part) // 2]
+        products = sum((part[:-lag] * part[lag:]).mean() for part in able)
+        if products < sum((part ** 2).mean() for part in able) / np.e:
+            return lag
+    return longest // 2 or None
+
+
 def build_reference(frames: Sequence[Values], drives: Sequence[int], scene_frames: int, rate_hz: float,
                     disagreements: Sequence[tuple[int, int]] = (),
                     made: dict[str, Any] | None = None) -> DriftReference:

@@ -7,7 +7,8 @@ import sys
 
 from kd_perception.detection.model_spec import DecoderSpec, document_text, InputSpec, ModelSpec
 from kd_perception.errors import ConfigError, ModelError
-from kd_perception.health.drift_reference import build_reference, DOCUMENT, DriftReference, scenes_of
+from kd_perception.health.drift_reference import (
+    build_reference, correlation_frames, DOCUMENT, DriftReference, scenes_of)
 import numpy as np
 import pytest
 
@@ -126,3 +127,13 @@ def test_bad_documents_are_refused_in_one_line(reference, path, value, message):
 def test_documents_of_another_shape_are_refused(document):
     with pytest.raises(ModelError, match='m.onnx'):
         DriftReference.from_document(document, ('Car',), 'm.onnx')
+
+
+@pytest.mark.parametrize('time', [0, 10, 25])
+def test_correlation_is_read_off_drives(time):
+    rng = np.random.default_rng(4)
+    values = np.concatenate([correlated(600, time, rng) + mean for mean in (0, 50)])
+    found = correlation_frames(values, [0] * 600 + [1] * 600)
+    assert found == 1 if not time else 0.6 * time < found < 1.5 * time
+    assert correlation_frames(np.arange(40.0), range(40)) is None
+    assert correlation_frames(np.repeat([0.0, 1.0], 50), [0] * 100) <= 50

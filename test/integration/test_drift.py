@@ -8,6 +8,7 @@ pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not install
 import cv2  # noqa: E402
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
 from detector_scenarios import IMAGE  # noqa: E402
+from hybrid_client import CLEAR, HybridClient, start_fallback  # noqa: E402
 from kd_perception.cli.main import run_command  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -64,3 +65,18 @@ def test_a_model_without_reference_says_so(probe, start_detector):
     camera.ask(image_message(IMAGE))
     status = detector.wait_status(DRIFT, lambda s, v: s.message != 'no frame yet', 'the component')
     assert status.level == OK and status.message == 'no reference statistics'
+
+
+def test_a_fallback_tells_what_audited_frames_say_of_the_student(probe, start, model):
+    start_fallback(start, model, deadline_ms=10_000.0, audit_share=1.0, camera_silence_s=60.0)
+    client, fallback = HybridClient(probe), DetectorClient(probe, '/fallback')
+    client.wait_ready()
+    for _ in range(5):
+        answer = client.ask(CLEAR)
+        assert answer.facts['audit'] == 'true' and answer.facts['source'] == 'teacher'
+    status = fallback.wait_status(DRIFT, lambda s, v: int(v['audited_frames']) >= 5, 'the audited frames')
+    assert status.level == OK and status.message == 'no reference statistics'
+    values = fallback.values(DRIFT)
+    # The teacher calls the student's box by another name, and has one more.
+    assert values['miss_rate'] == values['false_alarm_rate'] == '1.000'
+    assert float(values['miss_rate.low']) < 0.8 and values['miss_rate.high'] == '1.000'
