@@ -33,15 +33,8 @@ def markdown(report: Dict[str, Any]) -> str:
         lines.append(f'| {item["scene_frames"]} frames | {item["frames"]} | {item["hours"]:.1f} | '
                      f'{item["alarms"]} | {item["per_hour"]:.2f} ({low:.2f} to {high:.2f}) | '
                      f'{item["allowed_per_hour"]:g} |')
-    names = monitors_of(report)
-    lines += ['', '## Delay', '',
-              f'Median delay in frames (10 % to 90 %) of {settings["runs"]} changes; in brackets how many '
-              f'raised an alarm within {settings["limit"]} frames, where not all did; -: none.', '',
-              '| change | first seen by | ' + ' | '.join(MONITORS[name] for name in names) + ' |',
-              '|---|---|' + '---|' * len(names)]
-    for condition, item in report['conditions'].items():
-        cells = [_cell(item['delays'].get(name), item['runs']) for name in names]
-        lines.append(f'| {condition} | {first_test(item)} | ' + ' | '.join(cells) + ' |')
+    if report['conditions']:
+        lines += _delay_table(report)
     if report['rates']:
         lines += ['', '## What audits would say', '',
                   "Student against teacher, every frame taken as audited; 95 % intervals of Wilson's for as "
@@ -52,6 +45,20 @@ def markdown(report: Dict[str, Any]) -> str:
             lines.append(f'| {name} | {rates["audited_frames"]} | {_rate(rates, "miss_rate")} | '
                          f'{_rate(rates, "false_alarm_rate")} |')
     return '\n'.join(lines) + '\n'
+
+
+def _delay_table(report: Dict[str, Any]) -> List[str]:
+    settings, names = report['settings'], monitors_of(report)
+    lines = [
+        '', '## Delay', '',
+        f'Median delay in frames (10 % to 90 %) of {settings["runs"]} changes; in brackets how many '
+        f'raised an alarm within {settings["limit"]} frames, where not all did; late: fewer than half; -: none.', '',
+        '| change | first seen by | ' + ' | '.join(MONITORS[name] for name in names) + ' |',
+        '|---|---|' + '---|' * len(names)]
+    for condition, item in report['conditions'].items():
+        cells = [_cell(item['delays'].get(name), item['runs']) for name in names]
+        lines.append(f'| {condition} | {first_test(item)} | ' + ' | '.join(cells) + ' |')
+    return lines
 
 
 def first_test(item: Dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ def test_bad_wishes_to_attach_are_refused_in_one_line(scene, tmp_path, capsys, m
 def evaluate(root, out, *more):
     return run_command('evaluate', [str(word) for word in (
         'drift', '--model', root / 'student.onnx', '--unchanged', root / 'today' / 'images', '--out', out,
-        '--hours', 0.02, '--runs', 1, '--limit', 300, '--window', 200, '--scene-frames', 5, '--threads', 1,
+        '--hours', 0.01, '--runs', 1, '--limit', 200, '--window', 150, '--scene-frames', 5, '--threads', 1,
         '--quiet', *more)])
 
 
@@ -110,7 +110,7 @@ def test_report_of_changes_that_are_seen(scene, tmp_path, capsys):
                     'blur', '--stream-scene-frames', 10) == 0
     report = json.loads((out / 'report.json').read_text())
     assert [item['scene_frames'] for item in report['false_alarms']] == [5, 10]
-    assert report['false_alarms'][0]['frames'] == 720 and report['false_alarms'][0]['alarms'] == 0
+    assert report['false_alarms'][0]['frames'] == 360 and report['false_alarms'][0]['alarms'] == 0
     dark, blurred = report['conditions']['dark'], report['conditions']['blur']
     assert dark['delays']['luminance.ks']['alarmed'] == 1
     assert blurred['delays']['sharpness.tails']['alarmed'] == 1

@@ -13,7 +13,7 @@ from drift_world import correlated, frames_of, reference_of  # noqa: E402
 
 # So many alarms are allowed that a few minutes show them.
 SETTINGS = DriftSettings(window=300, false_alarms_per_hour=120)
-FRAMES, ALLOWED = 6000, 20
+FRAMES, ALLOWED = 4500, 15
 
 
 def monitor_of(reference, settings=SETTINGS):

@@ -26,7 +26,7 @@ def test_statistics_by_hand():
 
 @pytest.mark.parametrize('n, m', [(10, 20), (36, 50), (200, 200), (36, 1000)])
 def test_few_samples_raise_no_more_alarms_than_the_level_says(n, m):
-    rng, shares, alpha, trials = np.random.default_rng(1), np.full(10, 0.1), 0.01, 2000
+    rng, shares, alpha, trials = np.random.default_rng(1), np.full(10, 0.1), 0.01, 1000
     found, reference = (rng.multinomial(k, shares, trials) / k for k in (n, m))
     ks = sum(ks_statistic(a, b) >= ks_threshold(alpha, n, m) for a, b in zip(found, reference))
     psi = sum(psi_statistic(a, b, n, m) >= psi_threshold(alpha, n, m, 10) for a, b in zip(found, reference))
@@ -36,7 +36,7 @@ def test_few_samples_raise_no_more_alarms_than_the_level_says(n, m):
 
 def test_the_index_is_not_just_quiet():
     """With many samples its level is reached, not only kept."""
-    rng, shares, trials = np.random.default_rng(2), np.full(10, 0.1), 3000
+    rng, shares, trials = np.random.default_rng(2), np.full(10, 0.1), 2000
     found, reference = (rng.multinomial(400, shares, trials) / 400 for _ in range(2))
     alarms = sum(psi_statistic(a, b, 400, 400) >= psi_threshold(0.05, 400, 400, 10)
                  for a, b in zip(found, reference))
@@ -62,7 +62,7 @@ def test_boxes_that_are_missed_together_count_once():
     assert cluster_trials(np.array([1]), np.array([4])) == 1 and cluster_trials(np.zeros(0), np.zeros(0)) == 0
 
 
-def run_lengths(run, threshold, seed, count=60):
+def run_lengths(run, threshold, seed, count=40):
     """Return frames until a false alarm, of bits that stay the same for `run` frames."""
     rng, lengths = np.random.default_rng(seed), []
     for _ in range(count):
