@@ -52,7 +52,8 @@ def _delay_table(report: Dict[str, Any]) -> List[str]:
     lines = [
         '', '## Delay', '',
         f'Median delay in frames (10 % to 90 %) of {settings["runs"]} changes; in brackets how many '
-        f'raised an alarm within {settings["limit"]} frames, where not all did; late: fewer than half; -: none.', '',
+        f'raised an alarm within {settings["limit"]} frames, where not all did; late: fewer than half; '
+        '-: none.', '',
         '| change | first seen by | ' + ' | '.join(MONITORS[name] for name in names) + ' |',
         '|---|---|' + '---|' * len(names)]
     for condition, item in report['conditions'].items():
