@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Tuple
 # starts for them spend more time waiting for one another than computing.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
-from kd_perception.cli import evaluate_compare, evaluate_hybrid  # noqa: E402
+from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid  # noqa: E402
 from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
 from kd_perception.evaluation.conditions import (  # noqa: E402
     automatic_tags, condition_masks, load_frame_info, scene_groups)
@@ -41,7 +41,8 @@ EXAMPLES = """\
   kd_perception evaluate compare site_old/report.json site_new/report.json \\
       --also val_old/report.json val_new/report.json --verdict compare.json
                                                    may the new model take the old one's place?
-  kd_perception evaluate hybrid --help             student and teacher together"""
+  kd_perception evaluate hybrid --help             student and teacher together
+  kd_perception evaluate drift --help              false alarms and delay of the drift monitors"""
 
 EXIT_OK = 0
 REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
@@ -49,7 +50,7 @@ REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    actions = parser.add_subparsers(dest='action', metavar='[compare|hybrid]')
+    actions = parser.add_subparsers(dest='action', metavar='[compare|hybrid|drift]')
     source = parser.add_argument_group('what to evaluate')
     source.add_argument('--labels', metavar='DIR|TOPIC',
                         help='folder of KITTI label files <frame>.txt; with --bag also the topic of labels')
@@ -91,14 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'compare', help='differences of two reports; exit code 1 for a worse metric or a verdict of no'))
     evaluate_hybrid.add_arguments(actions.add_parser(
         'hybrid', help='AP against the share of frames sent to a teacher, gate by gate'))
+    evaluate_drift.add_arguments(actions.add_parser(
+        'drift', help='false alarms and delay of the drift monitors'))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `evaluate`, `evaluate compare` or `evaluate hybrid`."""
+    """Run `evaluate`, `evaluate compare`, `evaluate hybrid` or `evaluate drift`."""
     if args.action == 'compare':
         return evaluate_compare.run(args)
     if args.action == 'hybrid':
         return evaluate_hybrid.run(args)
+    if args.action == 'drift':
+        return evaluate_drift.run(args)
     started = time.monotonic()
     options = _options(args)
     frames = _frame_set(args)

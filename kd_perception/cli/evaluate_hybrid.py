@@ -105,14 +105,16 @@ def load_models(student: str, teacher: str, threads: int) -> Tuple[Any, Any, Dic
     return loaded[0], loaded[1], {'models': facts}
 
 
-class _Silent:
+class Silent:
+    """A progress bar where there is none."""
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         pass
 
-    def update(self):
+    def update(self, count=1):
         pass
 
 
@@ -125,7 +127,7 @@ def progress(quiet: bool, sources: Sequence[Any]):
     try:
         from tqdm import tqdm
     except ImportError:
-        return _Silent()
+        return Silent()
     return tqdm(total=total, unit='frame', desc='both models', disable=True if quiet else None)
 
 

@@ -1,16 +1,13 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`fit-gate`: teach a student's gate which frames its teacher improves."""
 import argparse
-import dataclasses
-import os
 from pathlib import Path
 import sys
-import tempfile
 from typing import Any, Dict, List
 
 from kd_perception.cli.evaluate_hybrid import load_models, progress
 from kd_perception.cli.main import EXIT_OK, run_command
-from kd_perception.errors import ConfigError, ModelError
+from kd_perception.errors import ConfigError
 
 HELP = ('Fit the learned gate of the fallback on labelled frames, and write it into a copy of the student; '
         'the weights stay as they are.')
@@ -118,39 +115,9 @@ def write_gate(student: Path, document: Dict[str, Any], out: Path, manifest: str
     :return: sha256 of the new file.
     :raises ModelError: the student cannot be read, or `out` cannot be written.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise ModelError('writing metadata needs the Python package onnx (not installed)') from error
-    from kd_perception.detection.manifest import write_entry
-    from kd_perception.detection.model_spec import ModelSpec
-    from kd_perception.detection.onnx_detector import OnnxDetector, read_model
+    from kd_perception.cli.model_document import write_document
     from kd_perception.fallback.estimator import DOCUMENT, Estimator
-    content, _ = read_model(student, expected_sha256 or None)
-    model = onnx.load_model_from_string(content)
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    spec = ModelSpec.from_metadata(kept, str(student))
-    spec = dataclasses.replace(spec, documents={**spec.documents, DOCUMENT: document})
-    onnx.helper.set_model_props(model, {**kept, **spec.to_metadata()})
-    content = model.SerializeToString()
-    detector = OnnxDetector.from_bytes(content, out)
-    detector.warm_up(1)
-    Estimator.of_model(detector.spec, str(out))
-    try:
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, out)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        if manifest:
-            write_entry(out.parent, manifest, out.name, detector.spec)
-    except OSError as error:
-        raise ModelError(f'{out}: cannot be written ({error.strerror or error})') from error
-    return detector.sha256
+    return write_document(student, DOCUMENT, document, Estimator.of_model, out, manifest, expected_sha256)
 
 
 def _print(result: Any, sets: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.cli import model_store
+from kd_perception.cli import attach_reference, model_store
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import load_config, to_mapping
 from kd_perception.detection.decode import output_shapes
@@ -20,6 +20,7 @@ from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError
+from kd_perception.health.drift_reference import DriftReference
 from kd_perception.resources import models_folder
 
 HELP = ('Show what a model file says about itself, verify that it is sound, or describe your own; promote '
@@ -32,6 +33,7 @@ EXAMPLES = """\
   kd_perception model attach yolo.onnx --spec yolo.yaml --out described.onnx
                                                    write labels, input and decoder into a model of
                                                    your own (docs/models.md)
+  kd_perception model attach-reference --help      write the drift monitors' reference into a copy
 """ + model_store.EXAMPLES
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
@@ -56,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     attach.add_argument('model', help='path of an ONNX file')
     attach.add_argument('--spec', type=Path, required=True, help='YAML with the fields of ModelSpec')
     attach.add_argument('--out', type=Path, required=True, help='ONNX file to write; must not exist')
+    attach_reference.add_arguments(actions.add_parser(
+        'attach-reference', help="write the drift monitors' reference statistics into a copy of a model"))
     model_store.add_arguments(actions)
 
 
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run one of the actions."""
     if args.action in model_store.ACTIONS:
         return model_store.run(args)
+    if args.action == 'attach-reference':
+        return attach_reference.run(args)
     path = resolve_model(args.model, models_folder())
     if args.action == 'attach':
         return _attach(path, args.spec, args.out)
@@ -200,6 +206,8 @@ def _verify(path: Path, expected_sha256: str | None) -> int:
         detector = OnnxDetector.load(path, expected_sha256=expected)
         checks.append('sha256 matches' if expected else 'sha256 not pinned anywhere: not checked')
         checks.append('loads in onnxruntime; metadata and graph agree')
+        if DriftReference.of_model(detector.spec, str(path)) is not None:
+            checks.append('drift reference is well formed')
         detector.warm_up(1)
         checks.append(f'runs at {detector.spec.input.width}x{detector.spec.input.height}; '
                       f'outputs as declared: {", ".join(output_shapes(detector.spec))}')

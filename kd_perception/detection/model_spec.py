@@ -3,7 +3,7 @@
 The facts of a model, read from the ONNX file's own metadata.
 
 One file is the whole contract: whoever loads it learns labels, input, decoder and thresholds from
-it, so nothing beside the file can contradict the weights. The metadata holds five JSON documents:
+it, so nothing beside the file can contradict the weights. The metadata holds six JSON documents:
 
 =========================== ==================================================================
 `kd_perception.spec`        what is needed to run the model: the fields of `ModelSpec`
@@ -12,6 +12,8 @@ it, so nothing beside the file can contradict the weights. The metadata holds fi
 `kd_perception.provenance`  how it was made: data, licences, commands, seed
 `kd_perception.metrics`     what was measured, with counts
 `kd_perception.gate`        a student's: when to ask its teacher; see `fallback.estimator`
+`kd_perception.drift`       what frames look like where nothing has changed; see
+                            `health.drift_reference`
 =========================== ==================================================================
 
 A document but the first may be stored compressed, since it would be a good part of a small model's file:
@@ -34,7 +36,8 @@ from kd_perception.errors import ConfigError, ModelError
 
 SPEC_VERSION = 1
 SPEC_KEY = 'kd_perception.spec'
-DOCUMENT_KEYS = {name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics', 'gate')}
+DOCUMENT_KEYS = {
+    name: f'kd_perception.{name}' for name in ('precision', 'provenance', 'metrics', 'gate', 'drift')}
 MAX_DOCUMENT_CHARS = 1 << 22
 COMPRESSED = 'zlib+base85:'
 MAX_CLASSES = 1000
@@ -152,7 +155,7 @@ class ModelSpec:
     :param name: short name, for example `teacher_picodet_s`.
     :param labels: class names; the index is the class id.
     :param licence: SPDX expression or a sentence.
-    :param documents: the JSON documents `precision`, `provenance`, `metrics` and `gate`, as far as given.
+    :param documents: the JSON documents of `DOCUMENT_KEYS`, as far as given.
     """
 
     name: str
@@ -205,10 +208,18 @@ class ModelSpec:
         fields = to_mapping(self)
         documents = fields.pop('documents')
         texts = {SPEC_KEY: fields, **{DOCUMENT_KEYS[name]: document for name, document in documents.items()}}
-        # Without blanks: a small model's file is a few percent metadata.
-        written = {key: json.dumps(value, sort_keys=True, separators=(',', ':'))
-                   for key, value in texts.items()}
-        return {key: text if key == SPEC_KEY else _compressed(text) for key, text in written.items()}
+        return {key: _text(value) if key == SPEC_KEY else document_text(value)
+                for key, value in texts.items()}
+
+
+def _text(value: Any) -> str:
+    # Without blanks: a small model's file is a few percent metadata.
+    return json.dumps(value, sort_keys=True, separators=(',', ':'))
+
+
+def document_text(document: Any) -> str:
+    """Return what a document is stored as: its JSON text, or the compressed form where that is shorter."""
+    return _compressed(_text(document))
 
 
 def _compressed(text: str) -> str:

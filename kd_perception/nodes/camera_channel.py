@@ -10,6 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from kd_perception.health.camera_drift import CameraDrift
 from kd_perception.health.camera_monitor import CameraMonitor
 from kd_perception.health.throttle import Throttle
 from kd_perception.nodes import qos
@@ -47,6 +48,7 @@ class CameraChannel:
         self.debug_image = node.create_lifecycle_publisher(Image, f'{name}/debug_image', qos.DEBUG_IMAGE)
         self._subscription = None
         self.monitor = CameraMonitor(name, node.resolve_topic_name(name), settings.limits, clock)
+        self.drift = CameraDrift(name, node.resolve_topic_name(name), settings.drift, clock)
 
     def subscribe(self, deliver: Callable[[str, Frame], None]) -> None:
         """
@@ -67,6 +69,7 @@ class CameraChannel:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
         self.monitor.set_active(False)
+        self.drift.reset()
 
     def destroy(self) -> None:
         """Give the topics back."""

@@ -11,6 +11,8 @@ from typing import Any
 from kd_perception.detection.onnx_detector import ExecutionOptions, PROVIDERS
 from kd_perception.errors import RosInterfaceError
 from kd_perception.health.camera_monitor import CameraLimits
+from kd_perception.health.drift_monitor import DriftSettings
+from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
 from kd_perception.nodes.parameters import check_values, ParameterSpec
 
 MAX_CAMERAS = 32
@@ -90,6 +92,7 @@ DETECTOR_PARAMETERS = (
         'sustain_s', 'double', 5.0,
         'Diagnostics: how long a WARN condition must last to become an ERROR.',
         changes='live', minimum=0.0, maximum=3600.0),
+    *DRIFT_PARAMETERS,
 )
 
 
@@ -116,6 +119,7 @@ class DetectorSettings:
     execution: ExecutionOptions
     thresholds: Thresholds
     limits: CameraLimits
+    drift: DriftSettings
     autostart: bool
 
     @classmethod
@@ -148,6 +152,7 @@ class DetectorSettings:
                 max_age_ns=round(values['max_image_age_ms'] * 1e6),
                 expected_rate_hz=float(values['expected_rate_hz']),
                 sustain_ns=round(values['sustain_s'] * 1e9)),
+            drift=drift_settings(values),
             autostart=values['autostart'])
 
 

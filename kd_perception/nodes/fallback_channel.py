@@ -26,6 +26,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSetti
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
 from kd_perception.fallback.scene import measure_scene, SceneSignals
+from kd_perception.health.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.health.levels import Report
 from kd_perception.health.throttle import Throttle
@@ -88,19 +89,20 @@ class FallbackChannel:
     :param tick_due: called before each message: the executor serves what was ready with it before it looks at
         the alarm again, and a few images take longer than a deadline should be late.
     :param recorder: takes the frames that the teacher answered; None: nobody does.
+    :param drift: hears of every result and answer.
     :param clock: steady clock, nanoseconds.
     """
 
     def __init__(self, node: Any, settings: FallbackNodeSettings, logic: CameraFallback, wants_scene: bool,
                  throttle: Throttle, wake: Callable[[], None], tick_due: Callable[[], None],
-                 recorder: HardFrameRecorder | None,
+                 recorder: HardFrameRecorder | None, drift: FallbackDrift,
                  clock: Callable[[], int]):
         """Create the publishers; they are silent until the node is active."""
         self.name, self.logic = logic.camera, logic
         self._node, self._settings = node, settings
         self._wants_scene = wants_scene
         self._throttle, self._wake, self._tick_due, self._clock = throttle, wake, tick_due, clock
-        self._recorder = recorder
+        self._recorder, self.drift = recorder, drift
         self._answers: dict[int, bytes] = {}    # of frames that wait for those before them, by sequence
         self._labels: Sequence[str] = logic.extractor.labels
         self._teacher_labels: Sequence[str] = settings.teacher_labels or self._labels
@@ -141,11 +143,14 @@ class FallbackChannel:
     def restart(self, logic: CameraFallback) -> None:
         """Go on with a fallback that knows of no earlier frames; its labels are those of the last."""
         self.logic = logic
+        self.drift.reset()
         self._sent.clear()
         self._answers.clear()
 
-    def follow(self, extractor: FeatureExtractor, judge: Judge, settings: FallbackSettings) -> None:
+    def follow(self, extractor: FeatureExtractor, judge: Judge, settings: FallbackSettings,
+               drift: FallbackDrift) -> None:
         """Judge another student's results from the next one on; see `CameraFallback.follow`."""
+        self.drift = drift
         self._wants_scene = judge.wants_scene
         self.logic.follow(extractor, judge.scorer, settings)
 
@@ -221,6 +226,7 @@ class FallbackChannel:
             context=_Context(frame_id, image, raw) if self._recorder else _Context(frame_id),
             image_age_ns=age_ns, suspect=suspect,
             image_awaited=image is None and self._images.may_come(stamp_ns))
+        self.drift.student(step.sequence, step.decision, detections)
         self._publish(step.outputs)
         if step.send and image is not None:
             self._ask_teacher(image)
@@ -262,6 +268,8 @@ class FallbackChannel:
         step = self.logic.on_teacher(result.stamp_ns, None if fault else result.detections, now_ns)
         if self._recorder and step.verdict is Verdict.ACCEPTED:
             self._answers[step.sequence] = raw
+        if step.verdict is Verdict.ACCEPTED:
+            self.drift.teacher(step.sequence, result.detections)
         self._publish(step.outputs)
         self._wake()
 

@@ -22,6 +22,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.rate_budget import RateBucket
+from kd_perception.health.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import recorder_report, teacher_report
 from kd_perception.health.throttle import Throttle
 from kd_perception.nodes import parameters, qos
@@ -131,9 +132,9 @@ class FallbackNode(RobustLifecycleNode):
         """Follow another student, between two of its results."""
         self._take(loaded)
         fallback = self._complete()
-        for channel in self._channels.values():
-            channel.follow(
-                FeatureExtractor(self._judge.settings, self._student.spec.labels), self._judge, fallback)
+        for camera, channel in self._channels.items():
+            channel.follow(FeatureExtractor(self._judge.settings, self._student.spec.labels), self._judge,
+                           fallback, self._drift(camera))
         self._set_alarm()
 
     def _frame_counts(self) -> dict[str, int]:
@@ -175,7 +176,15 @@ class FallbackNode(RobustLifecycleNode):
         for camera, logic in self._logics().items():
             self._channels[camera] = FallbackChannel(
                 self, self.settings, logic, self._judge.wants_scene, self._throttle, self._set_alarm,
-                self._tick_due, self._recorder, self._steady_ns)
+                self._tick_due, self._recorder, self._drift(camera), self._steady_ns)
+
+    def _drift(self, camera: str) -> FallbackDrift:
+        settings, spec = self.settings, self._student.spec
+        gate, score = settings.fallback.gate, spec.thresholds.score
+        return FallbackDrift(
+            camera, self.resolve_topic_name(camera), spec, self._judge.name,
+            score if settings.score is None else settings.score, settings.teacher_labels or spec.labels,
+            gate.share, gate.audit_share, settings.drift, self._steady_ns)
 
     def _logics(self) -> dict[str, CameraFallback]:
         """Make a fallback for each camera, with the teacher's breaker and rate that they share."""
@@ -251,7 +260,7 @@ class FallbackNode(RobustLifecycleNode):
         reports = [self._swap.annotate(teacher), *recorder_report(self._recorder)]
         for name, channel in self._channels.items():
             report = channel.report(active)
-            reports.append(report)
+            reports += [report, channel.drift.report()]
             self._log_state(name, dict(report.values).get('state', ''), report.message)
         self.publish_safely(self._diagnostics, diagnostics_message(
             [report.with_values(('lifecycle', self.state)) for report in reports],

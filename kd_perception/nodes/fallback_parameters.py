@@ -15,7 +15,9 @@ from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.scores import SIGNALS
 from kd_perception.fallback.state import StateSettings
+from kd_perception.health.drift_monitor import DriftSettings
 from kd_perception.nodes.detector_parameters import check_cameras
+from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
 from kd_perception.nodes.parameters import check_values, ParameterSpec
 from kd_perception.recording.frames import RecorderSettings
 
@@ -158,6 +160,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'record_jpeg_quality', 'int', 90,
         'Raw images are stored as JPEG of this quality; 0: as they came.', minimum=0, maximum=100),
+    *DRIFT_PARAMETERS,
 )
 
 
@@ -187,6 +190,7 @@ class FallbackNodeSettings:
     score: float | None
     fallback: FallbackSettings
     recorder: RecorderSettings | None
+    drift: DriftSettings
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> FallbackNodeSettings:
@@ -252,7 +256,7 @@ def _settings(cls: type, values: Mapping[str, Any]) -> FallbackNodeSettings:
                                 student_silence_ns=_ns(values, 'student_silence_s'),
                                 hold_ns=_ns(values, 'hold_s')),
             teacher=values['teacher'], max_in_flight=values['max_in_flight']),
-        recorder=_recorder(values))
+        recorder=_recorder(values), drift=drift_settings(values))
 
 
 def _recorder(values: Mapping[str, Any]) -> RecorderSettings | None:

@@ -13,6 +13,7 @@ from vision_msgs.msg import Detection2DArray
 from kd_perception.bags.cdr import NS_PER_S, write_result
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.drawing import draw_detections
+from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ImageError
 from kd_perception.health.camera_monitor import DISABLED
@@ -103,10 +104,22 @@ class FramePipeline:
             stages['staleness'] = age_ns - timings.inference_ns
         channel.monitor.processed(stages, len(found))
         self._publish_debug_image(channel, image, found, labels, message)
+        self._watch_drift(channel, detector.spec, image, result.detections, thresholds)
 
     def fail(self, camera: str, error: Exception) -> None:
         """Count what `process` did not foresee: a fault of this package, and still only one frame's."""
         self._channels[camera].drop(INTERNAL_ERROR, f'{INTERNAL_ERROR}: {type(error).__name__}: {error}')
+
+    def _watch_drift(self, channel: CameraChannel, spec: ModelSpec, image: np.ndarray,
+                     detections: Detections, thresholds: Thresholds) -> None:
+        """Show the drift monitor the frame, with the answers as far as they are those of its thresholds."""
+        score = spec.thresholds.score
+        comparable = ((thresholds.score is None or thresholds.score <= score)
+                      and thresholds.nms_iou is None and thresholds.max_detections is None)
+        try:
+            channel.drift.update(spec, image, detections if comparable else None)
+        except Exception as error:  # the frame's result is out
+            channel.warn('drift', f'drift monitor failed ({type(error).__name__}: {error})')
 
     def _publish_debug_image(self, channel: CameraChannel, image: np.ndarray, detections: Detections,
                              labels: Sequence[str], message) -> None:

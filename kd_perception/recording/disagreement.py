@@ -77,7 +77,11 @@ def compare(frame: RecordedFrame, scores: WorkingScores) -> Disagreement | None:
     """Compare student and teacher at their working scores; None where the teacher has not answered."""
     if frame.teacher is None:
         return None
-    student, teacher = frame.student.above(scores.student), frame.teacher.above(scores.teacher)
+    return compare_boxes(frame.student.above(scores.student), frame.teacher.above(scores.teacher))
+
+
+def compare_boxes(student: Boxes, teacher: Boxes) -> Disagreement:
+    """Compare two models' boxes on one frame, as many as there are."""
     pairs = match_boxes(student, teacher)
     same = [student.names[i] == teacher.names[j] for i, j in pairs]
     return Disagreement(

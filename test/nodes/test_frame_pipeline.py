@@ -66,6 +66,20 @@ class Session:
                 np.array([[[0.9, 0], [0, 0.3]]], np.float32)]
 
 
+class Drift:
+    """Keeps what a drift monitor is shown, or fails."""
+
+    error = None
+
+    def __init__(self):
+        self.shown = []
+
+    def update(self, spec, image, detections):
+        if self.error:
+            raise self.error
+        self.shown.append((spec, image.shape, None if detections is None else len(detections)))
+
+
 class Channel(CameraChannel):
     """A camera's channel without topics."""
 
@@ -73,6 +87,7 @@ class Channel(CameraChannel):
         self.name, self.lines = 'front', []
         self.monitor = CameraMonitor('front', '/front', CameraLimits(max_age_ns=0), clock)
         self.monitor.set_active(True)
+        self.drift = Drift()
         self.detections, self.candidates, self.debug_image = Results(), Publisher(), Publisher()
         self._throttle = Throttle(10**9, clock)
         self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=self.lines.append))
@@ -149,6 +164,23 @@ def test_a_bad_image_is_counted_and_named(bench):
     assert bench.values['dropped.unsupported_encoding'] == '2' and bench.values['processed'] == '0'
     line, = bench.channel.lines
     assert line.startswith('camera front: frame dropped (unsupported_encoding:') and "'odd'" in line
+
+
+@pytest.mark.parametrize('thresholds, compared', [
+    (Thresholds(), 1), (Thresholds(score=0.5), 1), (Thresholds(score=0.2), 2), (Thresholds(score=0.95), None),
+    (Thresholds(nms_iou=0.5), None), (Thresholds(max_detections=9), None)])
+def test_drift_is_watched_where_answers_compare_with_the_reference(bench, thresholds, compared):
+    bench.pipeline.thresholds = thresholds
+    bench.process()
+    assert bench.channel.drift.shown == [(SPEC, (32, 64, 3), compared)]
+
+
+def test_a_drift_monitor_that_fails_costs_a_line(bench):
+    bench.channel.drift.error = ValueError('shape')
+    bench.process()
+    assert bench.values['processed'] == '1' and bench.values['dropped'] == '0'
+    line, = bench.channel.lines
+    assert 'drift monitor failed (ValueError: shape)' in line
 
 
 def test_an_inference_error_costs_one_frame(bench):
