@@ -84,6 +84,6 @@ def nanodet(param: Path, input_hw: tuple[int, int], threads: int = 1) -> OnnxDet
         if not file.is_file():
             raise ModelError(f'{file}: no such file; NanoDet-Plus is a .param and a .bin file')
     digest = hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()
-    spec = ModelSpec(param.stem, tuple(LABEL_ROWS), InputSpec(*input_hw), DecoderSpec('boxes_scores', (), 0),
+    spec = ModelSpec(param.stem, tuple(LABEL_ROWS), InputSpec(*input_hw), DecoderSpec('boxes_scores'),
                      ThresholdSpec(0.4, 0.05, 0.6, 100))
     return OnnxDetector(NanoDetSession(param, input_hw, threads), spec, 'data', digest, param, 'ncnn')

@@ -135,7 +135,6 @@ def _provenance(settings: TrainingSettings, config_name: str, state: dict[str, A
         'software': {'torch': torch.__version__, 'onnx': onnx.__version__},
         'datasets': [{'folder': d.folder, 'split': d.split, 'licence': d.licence,
                       'training_images': counts.get(d.folder)} for d in settings.datasets],
-        'average_with_initial': settings.export.average_with_initial,
         'commands': [f'python -m kd_perception train --config config/training/{config_name} --data DATA '
                      '--init INIT' + ' --teacher TEACHER' * (settings.distillation is not None)
                      + ' --start START' * (settings.init.kind == 'model'),

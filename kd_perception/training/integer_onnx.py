@@ -294,9 +294,11 @@ def functions(opset: int) -> list[Any]:
     Return the model-local functions that a file calls once a layer instead of spelling them out.
 
     - `Signs(bits, table, kernel)`: the int8 codes of packed bits (see `packed_onnx`);
-    - `IntConv(x, x_scale, codes, scale, bias, y_scale)`: convolution and ReLU; `IntConvSigned` (whose last
-      input is the zero point) has no ReLU;
+    - `IntConv(x, scale of x, codes, their scales, biases, scale of y)`: convolution and ReLU; `IntConvSigned`
+      (whose last input is the zero point) has no ReLU;
     - `Round(x, scale)`, `ReluRound(x, scale)`: of activations that no convolution made.
+
+    Their inner names are letters: each of these bytes is in every file.
     """
     from onnx import AttributeProto, helper, TensorProto
     imports = [helper.make_opsetid('', opset)]
@@ -314,22 +316,21 @@ def functions(opset: int) -> list[Any]:
         return [node('QuantizeLinear', [value, *constants], ['q']),
                 node('DequantizeLinear', ['q', *constants], [result])]
 
-    zero = [node('Constant', [], ['z'], value=helper.make_tensor('z', TensorProto.UINT8, [], [0]))]
     integers = [
-        node('DequantizeLinear', ['codes', 'scale'], ['w'], axis=0),
-        node('Mul', ['scale', 'x_scale'], ['u']), node('Div', ['bias', 'u'], ['n']),
-        node('Round', ['n'], ['r']), node('Cast', ['r'], ['i'], to=TensorProto.INT32),
-        node('DequantizeLinear', ['i', 'u'], ['b'], axis=0), conv('x', 'w', 'b')]
-    layer = ['x', 'x_scale', 'codes', 'scale', 'bias', 'y_scale']
+        node('DequantizeLinear', ['c', 's'], ['w'], axis=0), node('Mul', ['s', 'a'], ['u']),
+        node('Div', ['b', 'u'], ['n']), node('Round', ['n'], ['r']),
+        node('Cast', ['r'], ['i'], to=TensorProto.INT32),
+        node('DequantizeLinear', ['i', 'u'], ['e'], axis=0), conv('x', 'w', 'e')]
     relu = [node('Relu', ['f'], ['p'])]
+    # Spelt out: without it onnxruntime leaves some operators between roundings in float.
+    zero = [node('Constant', [], ['z'], value=helper.make_tensor('z', TensorProto.UINT8, [], [0]))]
     bodies = {
-        'Signs': (['bits', 'table', 'kernel'], ['y'], [
-            node('Cast', ['bits'], ['i'], to=TensorProto.INT32), node('Gather', ['table', 'i'], ['g']),
-            node('Reshape', ['g', 'kernel'], ['y'])]),
-        'IntConv': (layer, ['y'], [*integers, *relu, *zero, *rounding('p', 'y', 'y_scale', 'z')]),
-        'IntConvSigned': ([*layer, 'z'], ['y'], [*integers, *rounding('f', 'y', 'y_scale', 'z')]),
-        'Round': (['f', 's'], ['y'], [*zero, *rounding('f', 'y', 's', 'z')]),
-        'ReluRound': (['f', 's'], ['y'], [*relu, *zero, *rounding('p', 'y', 's', 'z')])}
-    return [helper.make_function(DOMAIN, name, inputs, outputs, nodes, imports,
+        'Signs': ('btk', [node('Cast', ['b'], ['i'], to=TensorProto.INT32), node('Gather', ['t', 'i'], ['g']),
+                          node('Reshape', ['g', 'k'], ['y'])]),
+        'IntConv': ('xacsbo', [*integers, *relu, *zero, *rounding('p', 'y', 'o', 'z')]),
+        'IntConvSigned': ('xacsboz', [*integers, *rounding('f', 'y', 'o', 'z')]),
+        'Round': ('fs', [*zero, *rounding('f', 'y', 's', 'z')]),
+        'ReluRound': ('fs', [*relu, *zero, *rounding('p', 'y', 's', 'z')])}
+    return [helper.make_function(DOMAIN, name, list(inputs), ['y'], nodes, imports,
                                  ['strides'] if name.startswith('IntConv') else [])
-            for name, (inputs, outputs, nodes) in bodies.items()]
+            for name, (inputs, nodes) in bodies.items()]
