@@ -84,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--nanodet', type=Path, metavar='PARAM',
                         help="also NanoDet-Plus, run by ncnn (pip install ncnn) at the last model's input "
                              'size; its .bin file lies beside')
+    parser.add_argument('--nanodet-size', action='append', metavar='WxH', default=[],
+                        help="input size of NanoDet-Plus, instead of the last model's; repeat")
     parser.add_argument('--input', type=Path,
                         help='folder of images, video or recording; default: noise of '
                              f'{IMAGE_HW[1]}x{IMAGE_HW[0]} px')
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
                               'image_hw': list(images[0].shape[:2]), 'threads': {}}
     with tempfile.TemporaryDirectory(prefix='kd_benchmark_') as folder:
         field = contenders(args.model or ['teacher', 'student'], args.variants, sizes, args.runtime,
-                           args.nanodet, Path(folder))
+                           args.nanodet, [parse_size(text) for text in args.nanodet_size], Path(folder))
         for threads in args.threads:
             report['threads'][str(threads)] = measure(field, images, threads, args.rounds)
             if args.batch:
@@ -146,7 +148,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def contenders(models: Sequence[str], variants: bool, sizes: Sequence[tuple[int, int]],
-               runtimes: Sequence[str], nanodet: Path | None, folder: Path) -> list[Contender]:
+               runtimes: Sequence[str], nanodet: Path | None, nanodet_sizes: Sequence[tuple[int, int]],
+               folder: Path) -> list[Contender]:
     """
     List what is compared, the reference first.
 
@@ -160,8 +163,8 @@ def contenders(models: Sequence[str], variants: bool, sizes: Sequence[tuple[int,
     field = [Contender(f'{path.stem}{"" if runtime == RUNTIMES[0] else ", OpenVINO"}', path, runtime)
              for runtime in sorted(runtimes, key=RUNTIMES.index) for path in every]
     if nanodet is not None:
-        size = OnnxDetector.load(paths[-1]).spec.input.hw
-        field.append(Contender(f'{nanodet.stem}, ncnn', nanodet, 'ncnn', size))
+        field += [Contender(f'{nanodet.stem}, ncnn', nanodet, 'ncnn', size)
+                  for size in nanodet_sizes or [OnnxDetector.load(paths[-1]).spec.input.hw]]
     return field
 
 
