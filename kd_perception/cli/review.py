@@ -30,7 +30,7 @@ PAGE_NAME, DOCUMENT_NAME = 'review.html', 'review.json'
 DOCUMENT_VERSION = 1
 DEFAULT_FRAMES = 200
 # The working thresholds of the shipped models.
-DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE = 0.45, 0.5
+DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE = 0.49, 0.5
 _COMMAND = 'kd_perception review'
 _SHOWN_PROBLEMS = 10
 

@@ -105,7 +105,7 @@ def _details(report: Dict[str, Any], name: str) -> Dict[str, Any]:
 def same_draws(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
     """Return whether the resamples of both reports, by number, are draws of the same frames."""
     keys = ('resampling_sha256', 'bootstrap', 'seed')
-    first, second = ([report['protocol'].get(key) for key in keys] for report in (before, after))
+    first, second = ([report.get('protocol', {}).get(key) for key in keys] for report in (before, after))
     return None not in first and first == second
 
 

@@ -294,7 +294,7 @@ def functions(opset: int) -> list[Any]:
     Return the model-local functions that a file calls once a layer instead of spelling them out.
 
     - `Signs(bits, table, kernel)`: the int8 codes of packed bits (see `packed_onnx`);
-    - `IntConv(x, scale of x, codes, their scales, biases, scale of y)`: convolution and ReLU; `IntConvSigned`
+    - `Conv8(x, scale of x, codes, their scales, biases, scale of y)`: convolution and ReLU; `Conv8Signed`
       (whose last input is the zero point) has no ReLU;
     - `Round(x, scale)`, `ReluRound(x, scale)`: of activations that no convolution made.
 
@@ -327,10 +327,10 @@ def functions(opset: int) -> list[Any]:
     bodies = {
         'Signs': ('btk', [node('Cast', ['b'], ['i'], to=TensorProto.INT32), node('Gather', ['t', 'i'], ['g']),
                           node('Reshape', ['g', 'k'], ['y'])]),
-        'IntConv': ('xacsbo', [*integers, *relu, *zero, *rounding('p', 'y', 'o', 'z')]),
-        'IntConvSigned': ('xacsboz', [*integers, *rounding('f', 'y', 'o', 'z')]),
+        'Conv8': ('xacsbo', [*integers, *relu, *zero, *rounding('p', 'y', 'o', 'z')]),
+        'Conv8Signed': ('xacsboz', [*integers, *rounding('f', 'y', 'o', 'z')]),
         'Round': ('fs', [*zero, *rounding('f', 'y', 's', 'z')]),
         'ReluRound': ('fs', [*relu, *zero, *rounding('p', 'y', 's', 'z')])}
     return [helper.make_function(DOMAIN, name, list(inputs), ['y'], nodes, imports,
-                                 ['strides'] if name.startswith('IntConv') else [])
+                                 ['strides'] if name.startswith('Conv8') else [])
             for name, (inputs, nodes) in bodies.items()]

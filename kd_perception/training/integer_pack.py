@@ -148,7 +148,7 @@ def _calls(model: Any, prefix: str, input_scales: Mapping[str, str]) -> list:
             continue
         unrolled = '.u' if layer == first else ''
         call = helper.make_node(
-            'IntConv' if relu else 'IntConvSigned',
+            'Conv8' if relu else 'Conv8Signed',
             [node.input[0], input_scales[layer],
              *(f'{layer}.{part}{unrolled}' for part in ('codes', 'scale', 'bias')), scale,
              *(() if relu else (zero,))], output, domain=DOMAIN)

@@ -276,7 +276,7 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
     Describe each convolution of an exported, not yet packed model: bits and shape of its weights.
 
     :param coded: the layers that will be packed; the others count as float32.
-    :return: layer -> bits, weights, shape, and `as`: the name that `compact_names` stores it under.
+    :return: layer -> bits, shape, and `as`: the name that `compact_names` stores it under.
     """
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     layers = {}
@@ -284,8 +284,8 @@ def precision_document(model: Any, coded: Mapping[str, CodedWeight], prefix: str
         if node.op_type == 'Conv' and node.input[1] in shapes:
             layer = node.input[1].removeprefix(prefix).removesuffix('.weight')
             shape = shapes[node.input[1]]
-            layers[layer] = {'bits': coded[layer].bits if layer in coded else _FLOAT_BITS,
-                             'weights': int(np.prod(shape)), 'shape': shape, 'as': f'{len(layers):x}'}
+            layers[layer] = {'bits': coded[layer].bits if layer in coded else _FLOAT_BITS, 'shape': shape,
+                             'as': f'{len(layers):x}'}
     return layers
 
 

@@ -38,7 +38,7 @@ def test_teacher_states_origin_licences_and_figures_with_counts(teacher):
         for figures in measured['model'].values():
             low, high = figures['interval95']
             assert 0 <= low <= figures['ap50'] <= high <= 1 and figures['objects'] > 0
-    weights = sum(layer['weights'] for layer in teacher.spec.documents['precision'].values())
+    weights = sum(np.prod(layer['shape']) for layer in teacher.spec.documents['precision'].values())
     assert 900_000 < weights < 1_000_000
 
 
