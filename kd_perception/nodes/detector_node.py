@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
-from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.detection.onnx_detector import OnnxDetector, PROVIDERS
 from kd_perception.errors import KdPerceptionError
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
 from kd_perception.health.throttle import Throttle
@@ -101,6 +101,10 @@ class DetectorNode(RobustLifecycleNode):
         settings, start_ns = self.settings, self._steady_ns()
         path = resolve_model(name, models_folder())
         detector = self._load(path, settings.execution, settings.expected_sha256 or pinned_sha256(path))
+        wanted = settings.execution.provider
+        if detector.provider != PROVIDERS[wanted]:    # as provider_fallback allows
+            self.get_logger().warning(
+                f'provider {wanted} is missing in this onnxruntime: {detector.provider} runs the model')
         detector.warm_up()
         load_ms = f'{(self._steady_ns() - start_ns) / 1e6:.0f}'
         return Loaded(detector, (*model_facts(detector, settings.execution), ('load_ms', load_ms)))

@@ -55,6 +55,9 @@ DETECTOR_PARAMETERS = (
         'Where onnxruntime runs the model; a provider that is missing fails configure.',
         choices=tuple(PROVIDERS)),
     ParameterSpec(
+        'provider_fallback', 'bool', False,
+        'True runs the model on the CPU, with a warning, where the provider is missing.'),
+    ParameterSpec(
         'enabled', 'bool', True,
         'False drops every image (counted as disabled) without leaving the active state.', changes='live'),
     ParameterSpec(
@@ -142,7 +145,8 @@ class DetectorSettings:
             compressed=values['image_transport'] == 'compressed',
             reliable=values['image_reliability'] == 'reliable', image_depth=values['image_depth'],
             execution=ExecutionOptions(threads=values['threads'], allow_spinning=values['allow_spinning'],
-                                       provider=values['provider']),
+                                       provider=values['provider'],
+                                       allow_cpu_fallback=values['provider_fallback']),
             thresholds=Thresholds(enabled=values['enabled'], score=tuned('score_threshold'),
                                   nms_iou=tuned('nms_iou'), max_detections=tuned('max_detections')),
             limits=CameraLimits(

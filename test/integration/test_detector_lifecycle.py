@@ -203,6 +203,16 @@ def test_bad_parameters_at_start_end_the_process_with_one_line(domain, start, ar
     assert len(lines) == 1 and re.search(message, lines[0]), lines
 
 
+def test_a_missing_provider_may_give_way_to_the_cpu(probe, start_detector):
+    process = start_detector(provider='tensorrt', provider_fallback=True)
+    camera = CameraClient(probe)
+    camera.wait_ready()
+    result_is_exact(camera)
+    assert 'provider tensorrt is missing in this onnxruntime: CPUExecutionProvider runs' in process.log
+    DetectorClient(probe).wait_status(
+        'model', lambda s, v: s.level == OK and v.get('provider') == 'CPUExecutionProvider', 'the provider')
+
+
 def test_unknown_parameters_are_pointed_out(probe, start_detector):
     process = start_detector(scor_threshold=0.5)
     CameraClient(probe).wait_ready()
