@@ -30,6 +30,7 @@ from kd_perception.training.run_inputs import data_folder
 from kd_perception.training.settings import TrainingSettings
 from kd_perception.training.torch_detector import detection_spec
 from kd_perception.training.trainer import validate
+from kd_perception.training.unfold import rendered_images
 from kd_perception.training.validation import best_threshold, report
 from kd_perception.training.weights import (
     average_weights, initial_network, load_checkpoint, trained_network)
@@ -56,6 +57,8 @@ def assemble(settings: TrainingSettings, checkpoint: Path | None, init_path: Pat
     if state is None:
         network = initial_network(settings, init_path)
         activate_all(network)  # the schedule of a run that never was has not come to its end
+        if settings.activations is not None:
+            calibrate_activations(network, [rendered_images(4)])
     elif calibration_images:
         network = calibrated_network(settings, state, checkpoint, calibration_images,
                                      data_folder(settings, data_root, run_folder))

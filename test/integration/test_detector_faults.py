@@ -202,7 +202,7 @@ def test_diagnostics_in_every_state(probe, start_detector):
             'model', lambda s, v: v['lifecycle'] == state, f'a report while {state}')
         assert status.level == OK
     names = {status.name for message in detector.diagnostics for status in message.status}
-    assert names == {'detector: model', 'detector: camera camera'}
+    assert names == {'detector: model', 'detector: camera camera', 'detector: camera camera drift'}
 
 
 def test_sim_time_that_jumps_and_loops_does_no_harm(probe, start_detector):
