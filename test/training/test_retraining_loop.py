@@ -128,3 +128,15 @@ def test_hard_frames_become_a_measured_model(tmp_path, capsys):
         step('evaluate', 'compare', before, after, '--metric', 'results.Car.moderate.ap_r40=100')
         assert 'results.Car.moderate.ap_r40' in capsys.readouterr().out
         assert load_report(after)['model']['sha256'] == OnnxDetector.load(new).sha256
+    # 8. into service, by a verdict with limits that models of four steps can pass; and back
+    store, verdict = tmp_path / 'store', tmp_path / 'compare.json'
+    pairs = [[reports[where, model] / 'report.json' for model in (old, new)]
+             for where in ('site_val', 'original_val')]
+    step('evaluate', 'compare', *pairs[0], '--also', *pairs[1], '--verdict', verdict, '--judge-class', 'Car',
+         '--min-ground-truths', '1', '--max-ap-loss', '100', '--max-ap-loss-bound', '100',
+         '--max-miss-rate-rise', '1', '--max-miss-rate-rise-bound', '1')
+    step('model', 'promote', '--store', store, '--model', old, '--report', pairs[1][0])
+    step('model', 'promote', '--store', store, '--model', new, '--report', verdict)
+    assert OnnxDetector.named(f'store:{store}#student').sha256 == OnnxDetector.load(new).sha256
+    step('model', 'rollback', '--store', store)
+    assert OnnxDetector.named(f'store:{store}#student').sha256 == OnnxDetector.load(old).sha256
