@@ -2,6 +2,7 @@
 """`benchmark`: arguments and reports; the node's measurement itself is tested with real processes."""
 
 import json
+import sys
 
 import cv2
 
@@ -159,3 +160,28 @@ def test_energy_is_of_one_run_or_not_told(tmp_path, monkeypatch):
         counter.write_text(str(1_000_000 + 5000 * len(runs)))
     assert benchmark_models.energy_mj(work) == 5.0 and len(runs) == benchmark_models.ENERGY_RUNS
     assert benchmark_models.energy_mj(lambda: counter.write_text('3')) is None, 'the counter started anew'
+
+
+def test_openvino_computes_what_onnxruntime_does(shipped):
+    pytest.importorskip('openvino', reason='OpenVINO is not installed (it is optional)')
+    from kd_perception.cli.benchmark_openvino import openvino_detector
+    other, own = openvino_detector(shipped), OnnxDetector.load(shipped)
+    image = np.random.default_rng(0).integers(0, 256, own.spec.input.shape, dtype=np.uint8)
+    names = ['level_8', 'level_16', 'level_32']
+    for a, b in zip(own.session.run(names, {'images': image}), other.session.run(names, {'images': image})):
+        assert (a - b).std() < 0.03 * a.std(), 'integers round to neighbouring steps now and then'
+
+
+def test_what_is_not_installed_is_named(shipped, tmp_path, monkeypatch):
+    for name in ('openvino', 'ncnn'):
+        monkeypatch.setitem(sys.modules, name, None)
+    from kd_perception.cli.benchmark_openvino import openvino_detector
+    from kd_perception.cli.benchmark_peers import nanodet
+    with pytest.raises(ModelError, match='OpenVINO is not installed: pip install openvino'):
+        openvino_detector(shipped)
+    with pytest.raises(ModelError, match='n.param: no such file'):
+        nanodet(tmp_path / 'n.param', (64, 64))
+    for suffix in ('.param', '.bin'):
+        (tmp_path / f'n{suffix}').write_bytes(b'')
+    with pytest.raises(ModelError, match='ncnn, which is not installed: pip install ncnn'):
+        nanodet(tmp_path / 'n.param', (64, 64))

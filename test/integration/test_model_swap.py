@@ -25,6 +25,7 @@ from kd_perception.evaluation.verdict import Comparison, SetVerdict, VerdictLimi
 from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from ros_harness import ChildProcess  # noqa: E402
 
 OK, WARN = b'\0', b'\1'
 LONG_MS = 10_000.0
@@ -70,20 +71,21 @@ def models(tmp_path):
     return Models(tmp_path)
 
 
-def run_beside(probe, words, show=lambda: None, timeout_s=40.0):
-    """Run a command on a thread; spin and call `show` every period until it ends; return its exit code."""
-    codes = []
-    thread = threading.Thread(target=lambda: codes.append(main([*map(str, words)])), daemon=True)
-    thread.start()
-    end, next_s = time.monotonic() + timeout_s, 0.0
-    while thread.is_alive():
-        now = time.monotonic()
-        assert now < end, f'{words} has not ended'
-        if now >= next_s:
-            show()
-            next_s = now + PERIOD_S
-        probe.executor.spin_once(timeout_sec=0.01)
-    return codes[0]
+def run_beside(probe, folder, words, show=lambda: None, timeout_s=60.0):
+    """Run a command; spin and call `show` every period until it ends; return its exit code and output."""
+    process = ChildProcess('kd_perception', *words, folder=folder)
+    try:
+        end, next_s = time.monotonic() + timeout_s, 0.0
+        while process.alive:
+            now = time.monotonic()
+            assert now < end, f'{words} has not ended'
+            if now >= next_s:
+                show()
+                next_s = now + PERIOD_S
+            probe.executor.spin_once(timeout_sec=0.01)
+        return process.wait(), process.log
+    finally:
+        process.kill()
 
 
 def scores(results):
@@ -91,7 +93,7 @@ def scores(results):
     return [round(result.detections[0].results[0].hypothesis.score, 2) for result in results]
 
 
-def test_promotion_and_rollback_under_a_stream(probe, start_detector, models, capsys):
+def test_promotion_and_rollback_under_a_stream(probe, start_detector, models, tmp_path):
     """Each image has its answer or its counted drop; one switch each way, at no other place."""
     start_detector(model=models.reference, image_depth=50, score_threshold=0.5)
     detector, camera = DetectorClient(probe), CameraClient(probe)
@@ -119,8 +121,8 @@ def test_promotion_and_rollback_under_a_stream(probe, start_detector, models, ca
                                        (models.rollback_words(), NEW, OLD, 'old')):
         first = len(camera.results)
         assert scores([camera.ask(sent.append(image_message(IMAGE)) or sent[-1])]) == [before]
-        assert run_beside(probe, [*words, '--node', '/detector'], show) == 0
-        assert f'/detector: runs sha256 {digest(getattr(models, name))[:12]}' in capsys.readouterr().out
+        code, log = run_beside(probe, tmp_path, [*words, '--node', '/detector'], show)
+        assert code == 0 and f'/detector: runs sha256 {digest(getattr(models, name))[:12]}' in log, log
         assert scores([camera.ask(sent.append(image_message(IMAGE)) or sent[-1])]) == [after]
         settle()
         found = scores(camera.results[first:])
@@ -158,7 +160,7 @@ def ask_for(node, model):
     assert node.set_parameters([Parameter('model', value=str(model))])[0].successful, 'a request, no more'
 
 
-def test_a_model_that_cannot_take_over_leaves_the_old_one(probe, node, models, tmp_path, capsys):
+def test_a_model_that_cannot_take_over_leaves_the_old_one(probe, node, models, tmp_path):
     node.start()
     detector, camera = DetectorClient(probe), CameraClient(probe)
     camera.wait_ready()
@@ -186,8 +188,8 @@ def test_a_model_that_cannot_take_over_leaves_the_old_one(probe, node, models, t
             ([models.old, '--node', '/nobody', '--timeout', 0.3], 1, '/nobody: service .* is not there'),
             ([models.old, '--node', '/probe', '--timeout', 5], 1, '/probe: has none of the parameters model'),
             ([models.old, '--node', '/detector', '--timeout', 0], 2, 'more than 0 s expected')):
-        assert run_beside(probe, ['model', 'swap', *words]) == code
-        assert re.search(reason, capsys.readouterr().err), reason
+        found, log = run_beside(probe, tmp_path, ['model', 'swap', *words])
+        assert found == code and re.search(reason, log), log
     # Digests hold for a swap, too; then a good one clears the warning.
     node.set_parameters([Parameter('expected_sha256', value='f' * 64)])
     ask_for(node, models.new)
@@ -258,7 +260,7 @@ def test_a_signal_while_a_model_loads_beside_the_present_one(probe, start_detect
     assert 'Traceback' not in process.log and 'ERROR' not in process.log
 
 
-def test_the_hybrid_follows_its_student_and_answers_every_frame_once(probe, start, models, capsys):
+def test_the_hybrid_follows_its_student_and_answers_every_frame_once(probe, start, models, tmp_path):
     """Promotion and rollback while frames wait for the teacher: one verified message a result, in order."""
     start('kd_perception.nodes.detector_node', *ros_arguments(
         model=models.reference, image_reliability='reliable', image_depth=50), '-r', '__node:=student')
@@ -279,8 +281,8 @@ def test_the_hybrid_follows_its_student_and_answers_every_frame_once(probe, star
     assert (source(CLEAR_IMAGE), source(AMBIGUOUS_IMAGE)) == ('student', 'teacher')
     for words, path, expected in ((models.promote_words(), models.new, ('teacher', 'student')),
                                   (models.rollback_words(), models.old, ('student', 'teacher'))):
-        assert run_beside(probe, [*words, '--node', '/student', '--node', 'fallback'], show) == 0
-        assert capsys.readouterr().out.count(f'runs sha256 {digest(path)[:12]}') == 2
+        code, log = run_beside(probe, tmp_path, [*words, '--node', '/student', '--node', 'fallback'], show)
+        assert code == 0 and log.count(f'runs sha256 {digest(path)[:12]}') == 2, log
         assert (source(CLEAR_IMAGE), source(AMBIGUOUS_IMAGE)) == expected, "the new one's facts judge"
         fallback.wait_status('teacher', lambda s, v: v['student_sha256'] == digest(path), 'the digest')
         assert fallback.values('teacher')['student'] == path.stem
@@ -290,8 +292,9 @@ def test_the_hybrid_follows_its_student_and_answers_every_frame_once(probe, star
     # Other classes are refused, and a teacher's model.
     assert main(['model', 'promote', '--store', str(models.store), '--model', str(models.old), '--report',
                  str(models.first), '--role', 'teacher']) == 0
-    assert run_beside(probe, ['model', 'swap', f'store:{models.store}#teacher', '--node', '/fallback']) == 1
-    assert 'which reads the student' in capsys.readouterr().err
+    teacher = f'store:{models.store}#teacher'
+    code, log = run_beside(probe, tmp_path, ['model', 'swap', teacher, '--node', '/fallback'])
+    assert code == 1 and 'which reads the student' in log, log
     labels = write_rectangle_model(models.folder / 'labels.onnx', labels=('Car', 'Van', 'Cyclist'))
     assert fallback.set_parameters(student_model=str(labels)) == {'student_model': (True, '')}
     fallback.wait_status(

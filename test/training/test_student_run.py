@@ -18,6 +18,7 @@ from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
+from kd_perception.training import activation_bits  # noqa: E402
 from kd_perception.training.activation_settings import ActivationSettings  # noqa: E402
 from kd_perception.training.binary_layers import BinaryConv2d  # noqa: E402
 from kd_perception.training.datasets import MixedStream  # noqa: E402
@@ -145,6 +146,15 @@ def test_commands_train_and_export_a_packed_student(settings, teacher, tmp_path,
                  '--out', str(other), '--no-measure',
                  *(['--float-activations'] if integers else ['--calibrate', '3'])]) == EXIT_OK
     assert ('activation_bits' in str(OnnxDetector.load(other).spec.documents['precision'])) is not integers
+    if not integers:
+        capsys.readouterr()
+        assert activation_bits.main(['--config', str(turned), '--checkpoint', str(run / 'last.pt'), '--data',
+                                     str(run / 'rendered'), '--bits', '8', '5', '--images', '2']) == EXIT_OK
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(':')[0] for line in lines] == ['float', '8 bits', '5 bits']
+        assert activation_bits.main(['--config', str(config), '--checkpoint', str(run / 'last.pt'), '--data',
+                                     str(run / 'rendered')]) == EXIT_BAD_INPUT
+        assert 'has no activations' in capsys.readouterr().err
     scene, _ = render_scene(np.random.default_rng(0))
     assert len(detector.detect(scene, 1e-4).detections) > 0
     assert main(['model', 'verify', str(out)]) == EXIT_OK
