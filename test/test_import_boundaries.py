@@ -7,6 +7,7 @@ that promises it in a process in which torch, ROS and the message packages canno
 """
 
 import ast
+import functools
 from pathlib import Path
 import subprocess
 import sys
@@ -54,6 +55,7 @@ ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/c
               'prometheus_client': 'nodes/metrics_endpoint.py', 'pycocotools': 'evaluation/coco_ap.py'}
 
 
+@functools.cache     # each module is looked at by several tests
 def imported_names(source, package):
     """
     Return [(dotted name, line number, at the module's top level)] of every import in a source text.
@@ -113,17 +115,21 @@ def modules():
     return [(path, path.parts[0] if len(path.parts) > 1 else path.stem) for path in paths]
 
 
+def package_of(path):
+    """Return the dotted name of the package that a module lies in."""
+    return '.'.join(['kd_perception', *path.parts[:-1]])
+
+
 @pytest.mark.parametrize('path, part', modules(), ids=lambda value: str(value))
 def test_source_keeps_to_the_table(path, part):
-    package = '.'.join(['kd_perception', *path.parts[:-1]])
     assert part in PARTS, f'{path}: a new part of the package: add it to the table'
-    assert not violations((PACKAGE / path).read_text(), part, package)
+    assert not violations((PACKAGE / path).read_text(), part, package_of(path))
 
 
 @pytest.mark.parametrize('third_party, module', ONE_MODULE.items())
 def test_one_module_wraps(third_party, module):
     importers = {str(path) for path, _ in modules()
-                 for name, _, _ in imported_names((PACKAGE / path).read_text(), 'kd_perception')
+                 for name, _, _ in imported_names((PACKAGE / path).read_text(), package_of(path))
                  if name.split('.')[0] == third_party}
     assert importers == {module}
 
