@@ -6,6 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+# One more than there are colours, so that the pair tells 42 models apart.
+MARKERS = 'osD^vP*'
+
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as tables for each number of threads: medians, with quartiles for the ratios."""
@@ -78,13 +81,14 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Draw the median time, with labels accuracy against it, for the first number of threads; write PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     from kd_perception.evaluation.plots import COLORS, GRID, TEXT
     threads, entries = next(iter(report['threads'].items()))
     labels = [f'{entry["name"]} {entry["input_hw"][1]}x{entry["input_hw"][0]}' for entry in entries]
     classes = [name for name, found in entries[0].get('accuracy', {}).items() if found['objects'] >= 10]
     panels = max(1, len(classes))
-    figure = Figure(figsize=(1.5 + 5.2 * panels, 1.4 + 0.42 * len(entries)), layout='constrained')
+    figure = Figure(figsize=(2.6 + 4.2 * panels, 1.4 + 0.4 * len(entries)), layout='constrained')
     FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(1, panels, squeeze=False)[0], classes or [None]):
         for number, (entry, label) in enumerate(zip(entries, labels)):
@@ -94,7 +98,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
                 axes.barh(number, median, color=colour, xerr=[[median - low], [high - median]])
                 continue
             found = entry['accuracy'][name]
-            axes.plot(median, 100 * (found['ap50'] or 0), 'o', color=colour, label=label)
+            accuracy = 100 * (found['ap50'] or 0)
+            axes.plot(median, accuracy, MARKERS[number % len(MARKERS)], color=colour, label=label)
             if found.get('interval95'):
                 axes.vlines(median, *(100 * bound for bound in found['interval95']), color=colour, alpha=0.4)
         if name is None:
@@ -102,11 +107,18 @@ def plot(report: dict[str, Any], path: Path) -> None:
             axes.invert_yaxis()
         else:
             axes.set_xscale('log')
+            low, high = axes.get_xlim()
+            axes.set_xticks([ms for ms in (1, 2, 5, 10, 20, 50, 100, 200, 500) if low < ms < high])
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_ylim(0, 100)
             axes.set_ylabel(f'AP {name} at IoU 0.5, percent', color=TEXT)
-            axes.legend(frameon=False, fontsize=8)
         axes.set_xlabel(f'ms an image, {threads} thread{"s" * (threads != "1")}', color=TEXT)
         axes.grid(True, color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
+    if classes:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc='outside right upper', frameon=False,
+                      fontsize=8.5)
     figure.savefig(path, dpi=110)
