@@ -33,11 +33,20 @@ def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None
             os.unlink(name)
         raise
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """
+    Have a file's content, or the names in a folder, reach the disk.
+
+    :raises OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def take_lock(path: Path) -> IO[str] | None:

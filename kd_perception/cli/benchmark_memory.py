@@ -38,7 +38,12 @@ def cost_alone(path: Path, threads: int, runtime: str) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def _resident_kib(field: str) -> int:
+def resident_kib(field: str) -> int:
+    """
+    Return this process's resident memory: `VmRSS` now, `VmHWM` at its peak.
+
+    Of this program alone: what getrusage tells begins with the process that started it.
+    """
     for line in Path('/proc/self/status').read_text(encoding='ascii').splitlines():
         if line.startswith(field):
             return int(line.split()[1])
@@ -51,14 +56,14 @@ def main() -> int:
     path, threads, runtime = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
         from kd_perception.cli.benchmark_openvino import openvino_detector
-        before = _resident_kib('VmRSS')
+        before = resident_kib('VmRSS')
         start = time.perf_counter()
         detector = (openvino_detector(path, threads) if runtime == 'openvino' else
                     OnnxDetector.load(path, ExecutionOptions(threads=threads)))
         create_ms = 1e3 * (time.perf_counter() - start)
         detector.warm_up()
         print(json.dumps({'create_ms': round(create_ms, 1), 'rss_before_mb': round(before * 1024 / 1e6, 1),
-                          'rss_peak_mb': round(_resident_kib('VmHWM') * 1024 / 1e6, 1)}))
+                          'rss_peak_mb': round(resident_kib('VmHWM') * 1024 / 1e6, 1)}))
     except KdPerceptionError as error:
         print(error, file=sys.stderr)
         return 1

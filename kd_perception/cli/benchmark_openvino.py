@@ -54,12 +54,10 @@ def openvino_detector(path: Path, threads: int = 1, expected_sha256: str | None 
     content, digest = read_model(path, expected_sha256)
     try:
         import onnx
-        import onnx.inliner
     except ImportError as error:
         raise ModelError(f'{path}: running it with OpenVINO needs the Python package onnx') from error
     model = onnx.load_from_string(content)
     spec = ModelSpec.from_metadata({entry.key: entry.value for entry in model.metadata_props}, str(path))
-    if model.functions:
-        content = onnx.inliner.inline_local_functions(model).SerializeToString()
-    session = OpenVinoSession(content, threads, path)
+    from kd_perception.training.model_functions import spelt_out
+    session = OpenVinoSession(spelt_out(model, path).SerializeToString(), threads, path)
     return OnnxDetector(session, spec, model.graph.input[0].name, digest, path, 'OpenVINO')

@@ -134,12 +134,12 @@ def _layers(path: Path, precision: Any) -> list[dict] | None:
     """
     try:
         import onnx
-        import onnx.inliner
     except ImportError:
         return None
-    model = onnx.load(str(path), load_external_data=False)
-    graph = onnx.inliner.inline_local_functions(model).graph if model.functions else model.graph
+    from kd_perception.training.model_functions import spelt_out
+    graph = spelt_out(onnx.load(str(path), load_external_data=False), path).graph
     facts = _layer_facts(precision)
+    integers = any(fact['activation_bits'] != _FLOAT_BITS for fact in facts.values())
     operators = _operators(graph)
     rows: dict[str, dict] = {}
     order: dict[str, int] = {}
@@ -147,7 +147,7 @@ def _layers(path: Path, precision: Any) -> list[dict] | None:
         array = onnx.numpy_helper.to_array(tensor)
         layer = tensor.name.rpartition('.')[0]
         name = layer if layer in facts else tensor.name
-        if not array.ndim and array.dtype == np.float32:
+        if integers and not array.ndim and array.dtype == np.float32:
             name = _ACTIVATION_SCALES
         operator, position = operators.get(tensor.name, ('unused', len(graph.node)))
         row = rows.setdefault(name, {

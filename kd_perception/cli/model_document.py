@@ -1,12 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Write one metadata document into a copy of a model file; graph and weights stay as they are."""
 import dataclasses
-import os
 from pathlib import Path
-import tempfile
 from typing import Any, Callable, Dict
 
 from kd_perception.errors import ModelError
+from kd_perception.files import write_whole
 
 
 def write_document(model: Path, name: str, document: Dict[str, Any], check: Callable[[Any, str], Any],
@@ -40,15 +39,7 @@ def write_document(model: Path, name: str, document: Dict[str, Any], check: Call
     detector.warm_up(1)
     check(detector.spec, str(out))
     try:
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, out)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(out, content)
         if manifest:
             write_entry(out.parent, manifest, out.name, detector.spec)
     except OSError as error:

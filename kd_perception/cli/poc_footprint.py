@@ -11,21 +11,13 @@ import sys
 import time
 
 from kd_perception.bags.folders import images_in, read_image_file
+from kd_perception.cli.benchmark_memory import resident_kib
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import KdPerceptionError
 
 IMAGES = 40
 _WARM_UP = 3
 _KIB = 1024
-
-
-def _peak_mib() -> float:
-    """Return the peak of this program; getrusage's would begin with that of the process that started it."""
-    for line in Path('/proc/self/status').read_text(encoding='utf-8').splitlines():
-        name, _, value = line.partition(':')
-        if name == 'VmHWM':
-            return int(value.split()[0]) / _KIB
-    raise OSError('/proc/self/status has no VmHWM')
 
 
 def main() -> int:
@@ -43,7 +35,7 @@ def main() -> int:
     try:
         files = images_in(args.images)[:IMAGES]
         read_image_file(files[0])
-        before = _peak_mib()
+        before = resident_kib('VmHWM') / _KIB
         detector = OnnxDetector.named(args.model, ExecutionOptions(threads=1))
         detector.warm_up(_WARM_UP)
         times = []
@@ -55,7 +47,7 @@ def main() -> int:
     except (KdPerceptionError, OSError, IndexError) as error:
         print(f'poc_footprint: error: {error}', file=sys.stderr)
         return 2
-    peak = _peak_mib()
+    peak = resident_kib('VmHWM') / _KIB
     print(json.dumps({'process_mib': round(peak, 1), 'model_mib': round(peak - before, 1),
                       'cpu_ms': round(statistics.median(times), 2)}))
     return 0

@@ -23,11 +23,11 @@ A document but the first may be stored compressed, since it would be a good part
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 import zlib
 
 from kd_perception.config import from_mapping, to_mapping
@@ -42,6 +42,7 @@ MAX_DOCUMENT_CHARS = 1 << 22
 COMPRESSED = 'zlib+base85:'
 MAX_CLASSES = 1000
 MAX_ANCHORS = 100
+T = TypeVar('T')
 
 
 def _require(condition: bool, message: str) -> None:
@@ -202,6 +203,18 @@ class ModelSpec:
         documents = {
             name: _load_json(metadata, key, source) for name, key in DOCUMENT_KEYS.items() if key in metadata}
         return dataclasses.replace(spec, documents=documents)
+
+    def read_document(self, name: str, source: str,
+                      read: Callable[[Any, tuple[str, ...], str], T]) -> T | None:
+        """
+        Return what a document says; None where the file has none of that name.
+
+        :param source: how messages name the file. :param read: takes the document, the labels, and how
+            messages name the document; raises ModelError where it is malformed.
+        """
+        if name not in self.documents:
+            return None
+        return read(self.documents[name], self.labels, f'{source}: {DOCUMENT_KEYS[name]}')
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries to store in an ONNX file; the inverse of `from_metadata`."""

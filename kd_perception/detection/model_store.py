@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -32,6 +31,7 @@ import tempfile
 from kd_perception.config import from_mapping, to_mapping
 from kd_perception.detection.store_history import Event, RoleHistory
 from kd_perception.errors import ConfigError, ModelError
+from kd_perception.files import sync_path, take_lock
 
 ROLES = ('student', 'teacher')
 MODEL_FILE = 'model.onnx'
@@ -99,11 +99,7 @@ class Disk:
 
     def sync_folder(self, folder: Path) -> None:
         """Have the names in a folder reach the disk."""
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_path(folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder, as far as that goes."""
@@ -191,13 +187,10 @@ class ModelStore:
                 self.folder.mkdir(parents=True, exist_ok=True)
             elif not self.folder.is_dir():
                 raise ModelError(f'{self.folder}: no such model store')
-            lock = open(self.folder / LOCK_FILE, 'a')
+            lock = take_lock(self.folder / LOCK_FILE)
+        if lock is None:
+            raise ModelError(f'{self.folder}: another promotion or rollback is under way')
         with lock:
-            try:
-                # It ends with the process, however that ends.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ModelError(f'{self.folder}: another promotion or rollback is under way') from None
             self._clear()
             yield
 

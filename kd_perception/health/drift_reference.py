@@ -141,9 +141,7 @@ class DriftReference:
 
         :raises ModelError: it holds one that is malformed.
         """
-        if DOCUMENT not in spec.documents:
-            return None
-        return cls.from_document(spec.documents[DOCUMENT], spec.labels, f'{source}: kd_perception.{DOCUMENT}')
+        return spec.read_document(DOCUMENT, source, cls.from_document)
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values; the inverse of `from_document`."""

@@ -9,11 +9,10 @@ import re
 from typing import Any
 
 from kd_perception.detection.onnx_detector import ExecutionOptions, PROVIDERS
-from kd_perception.errors import RosInterfaceError
 from kd_perception.health.camera_monitor import CameraLimits
 from kd_perception.health.drift_monitor import DriftSettings
 from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
-from kd_perception.nodes.parameters import check_values, ParameterSpec
+from kd_perception.nodes.parameters import ParameterSpec, require_valid
 
 MAX_CAMERAS = 32
 _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
@@ -132,9 +131,7 @@ class DetectorSettings:
 
         :raises RosInterfaceError: one line that names the parameter and what was expected.
         """
-        reason = check_values(DETECTOR_PARAMETERS, values) or check_combination(values)
-        if reason:
-            raise RosInterfaceError(f'parameter {reason}')
+        require_valid(DETECTOR_PARAMETERS, values, check_combination)
 
         def tuned(name: str) -> Any:
             return None if values[name] == -1 else values[name]

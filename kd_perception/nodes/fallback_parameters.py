@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from kd_perception.errors import RosInterfaceError
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.breaker import BreakerSettings
 from kd_perception.fallback.camera_fallback import FallbackSettings
@@ -18,7 +17,7 @@ from kd_perception.fallback.state import StateSettings
 from kd_perception.health.drift_monitor import DriftSettings
 from kd_perception.nodes.detector_parameters import check_cameras
 from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
-from kd_perception.nodes.parameters import check_values, ParameterSpec
+from kd_perception.nodes.parameters import ParameterSpec, require_valid
 from kd_perception.recording.frames import RecorderSettings
 
 # Of the deadline: what a timer of an ordinary kernel, a message that is being read and publishing take.
@@ -199,9 +198,7 @@ class FallbackNodeSettings:
 
         :raises RosInterfaceError: one line that names the parameter and what was expected.
         """
-        reason = check_values(FALLBACK_PARAMETERS, values) or check_combination(values)
-        if reason:
-            raise RosInterfaceError(f'parameter {reason}')
+        require_valid(FALLBACK_PARAMETERS, values, check_combination)
         return _settings(cls, values)
 
     def complete(self, enter: float, score: float, running: bool = False) -> FallbackSettings:

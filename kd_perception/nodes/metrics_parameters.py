@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from kd_perception.errors import RosInterfaceError
-from kd_perception.nodes.parameters import check_values, ParameterSpec
+from kd_perception.nodes.parameters import ParameterSpec, require_valid
 
 METRICS_PARAMETERS = (
     ParameterSpec(
@@ -53,9 +52,7 @@ class MetricsSettings:
 
         :raises RosInterfaceError: one line that names the parameter and what was expected.
         """
-        reason = check_values(METRICS_PARAMETERS, values) or check_combination(values)
-        if reason:
-            raise RosInterfaceError(f'parameter {reason}')
+        require_valid(METRICS_PARAMETERS, values, check_combination)
         return cls(
             address=values['address'], port=values['port'],
             nodes=tuple(pattern for pattern in values['nodes'] if pattern),

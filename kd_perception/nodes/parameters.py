@@ -100,6 +100,19 @@ def check_values(table: Sequence[ParameterSpec], values: Mapping[str, Any]) -> s
     return ''
 
 
+def require_valid(table: Sequence[ParameterSpec], values: Mapping[str, Any],
+                  check_combination: Callable[[Mapping[str, Any]], str]) -> None:
+    """
+    Check values one by one, then together.
+
+    :param check_combination: returns why values are refused together, or nothing.
+    :raises RosInterfaceError: one line that names the parameter and what was expected.
+    """
+    reason = check_values(table, values) or check_combination(values)
+    if reason:
+        raise RosInterfaceError(f'parameter {reason}')
+
+
 def markdown_table(table: Sequence[ParameterSpec]) -> str:
     """Return the table of a docs page; a test compares the page with it."""
     lines = ['| parameter | type | default | bounds | changes | meaning |', '|---|---|---|---|---|---|']

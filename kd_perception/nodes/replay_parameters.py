@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from kd_perception.errors import RosInterfaceError
-from kd_perception.nodes.parameters import check_values, ParameterSpec
+from kd_perception.nodes.parameters import ParameterSpec, require_valid
 
 LOCKSTEP_TOPICS = ('detections', 'verified_detections')
 
@@ -120,9 +119,7 @@ class ReplaySettings:
 
         :raises RosInterfaceError: one line that names the parameter and what was expected.
         """
-        reason = check_values(REPLAY_PARAMETERS, values) or check_combination(values)
-        if reason:
-            raise RosInterfaceError(f'parameter {reason}')
+        require_valid(REPLAY_PARAMETERS, values, check_combination)
         return cls(
             input=values['input'], cameras=tuple(name for name in values['cameras'] if name),
             image_transport=values['image_transport'], frame_rate=values['frame_rate'] or None,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-import os
 from pathlib import Path
 import re
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError
-from kd_perception.files import take_lock
+from kd_perception.files import sync_path, take_lock
 
 _DONE = re.compile(r'hard_\d{8}T\d{6}Z_(\d{6,})')
 _UNFINISHED = re.compile(r'\.(hard_\d{8}T\d{6}Z_(\d{6,}))\.[a-z0-9_]{8}')
@@ -207,11 +206,7 @@ def _size(path: Path) -> int:
 def _sync(path: Path) -> None:
     """Have the content of a recording, and then its name, reach the disk."""
     for item in [*path.iterdir(), path, path.parent]:
-        descriptor = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_path(item)
 
 
 def _remove(path: Path) -> bool:

@@ -27,6 +27,7 @@ from torch import nn
 
 from kd_perception.errors import TrainingError
 from kd_perception.training.activation_settings import ActivationSettings
+from kd_perception.training.binarization import replace_module
 from kd_perception.training.binary_layers import RoundedConv2d
 from kd_perception.training.models.plain_blocks import ConvNormAct
 from kd_perception.training.models.plain_detector import PlainBlock, PlainDetector
@@ -129,14 +130,13 @@ class UniformInput(nn.Module):
 
 
 @torch.no_grad()
-def quantize_activations(network: nn.Module, settings: ActivationSettings) -> list[ActivationQuantizer]:
+def quantize_activations(network: nn.Module, settings: ActivationSettings) -> None:
     """
     Prepare a network, in place, for integer activations; it rounds nothing until `calibrate_activations`.
 
     Call it after `binarize` and before the network is trained or loaded with weights. From a network whose
     first layer saw colours normalised one by one, go on with `adopt_uniform_input`.
 
-    :return: the quantizers, in the order of the network's definition.
     :raises TrainingError: the network's kind is not prepared for it, or its first layer has float weights.
     """
     if not isinstance(network, PlainDetector):
@@ -166,7 +166,6 @@ def quantize_activations(network: nn.Module, settings: ActivationSettings) -> li
     for joined in (network.neck.joined_down, network.neck.joined_up):
         for number in range(len(joined)):
             joined[number] = quantizer()
-    return list(activation_quantizers(network))
 
 
 def is_quantized(network: nn.Module) -> bool:
@@ -189,8 +188,7 @@ def float_camera(network: nn.Module) -> FromCamera:
         return FromCamera(network)
     for name, module in list(network.named_modules()):
         if isinstance(module, (ActivationQuantizer, UniformInput)):
-            parent, _, attribute = name.rpartition('.')
-            setattr(network.get_submodule(parent), attribute, nn.Identity())
+            replace_module(network, name, nn.Identity())
     return FromCamera(network, (float(INPUT_ZERO),) * 3, (1 / INPUT_SCALE,) * 3)
 
 
@@ -278,7 +276,7 @@ class ActivationSchedule:
 
     def __init__(self, network: nn.Module, settings: ActivationSettings, steps: int):
         self.settings, self.start = settings, round(settings.start * steps)
-        self._network = network
+        self._network, self._quantizers = network, list(activation_quantizers(network))
 
     def before_step(self, step: int, batches: Iterable[torch.Tensor]) -> None:
         """
@@ -286,6 +284,6 @@ class ActivationSchedule:
 
         :param batches: images of the run, normalised; the first of them are used.
         """
-        if step >= self.start and not all(q.enabled for q in activation_quantizers(self._network)):
+        if step >= self.start and not all(quantizer.enabled for quantizer in self._quantizers):
             wanted = self.settings.calibration_batches
             calibrate_activations(self._network, (batch for _, batch in zip(range(wanted), batches)))

@@ -65,12 +65,12 @@ def binarize(network: nn.Module, settings: BinarizationSettings) -> Binarization
     groups = _depth_groups(network, [name for name in layers if name not in kept])
     for name, layer in layers.items():
         if name not in kept:
-            _replace(network, name, BinaryConv2d.adopt(
+            replace_module(network, name, BinaryConv2d.adopt(
                 layer, stage=next(stage for stage, names in groups.items() if name in names),
                 estimator=settings.estimator, standardise=settings.standardise,
                 learned_scale=settings.scale == 'learned', track_flips=settings.freeze is not None))
         elif settings.kept_bits == 8:
-            _replace(network, name, RoundedConv2d.adopt(layer))
+            replace_module(network, name, RoundedConv2d.adopt(layer))
     return BinarizationReport(groups, tuple(name for name in layers if name in kept))
 
 
@@ -106,9 +106,10 @@ def _depth_groups(network: nn.Module, names: Sequence[str]) -> dict[str, tuple[s
     return {stage: tuple(found) for stage, found in groups.items()}
 
 
-def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
+def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of that name."""
     parent, _, attribute = name.rpartition('.')
-    setattr(network.get_submodule(parent), attribute, layer)
+    setattr(network.get_submodule(parent), attribute, module)
 
 
 def latent_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -29,6 +29,7 @@ from torch import nn
 
 from kd_perception.errors import TrainingError
 from kd_perception.training.activations import ActivationQuantizer, INPUT_SCALE, INPUT_ZERO
+from kd_perception.training.binarization import replace_module
 
 DOMAIN = 'kd'   # of the functions in a model file
 UNROLLED_SHAPE = (12, 3, 2)  # of the filters of a first layer on several columns
@@ -90,8 +91,7 @@ class IntegerCamera(nn.Module):
                 if module.bits != 8 or not module.enabled:
                     raise TrainingError(f'{name}: only activations of 8 bits, calibrated, can be exported as '
                                         'integers; export with float activations')
-                parent, _, attribute = name.rpartition('.')
-                setattr(network.get_submodule(parent), attribute, _Fixed(module))
+                replace_module(network, name, _Fixed(module))
         network.backbone.entry = nn.Identity()
         self.network = network
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.errors import TrainingError
+from kd_perception.errors import ModelError, TrainingError
 from kd_perception.training.integer_onnx import UNROLLED_SHAPE, unrolled_codes
+from kd_perception.training.model_functions import spelt_out
 from kd_perception.training.packed_onnx import unpack_signs
 
 _MAX_RANGE = 256
@@ -70,7 +71,10 @@ def read_stored(content: bytes, precision: Any, path: Path) -> dict[str, StoredW
         raise TrainingError(f'{path}: its precision document is not that of an export') from error
     if not names or len(names) != len(precision) or total > _MAX_VALUES:
         raise TrainingError(f'{path}: its precision document names no layers, one twice, or too many weights')
-    model = _inlined(model, path)
+    try:
+        model = spelt_out(model, path)
+    except ModelError as error:
+        raise TrainingError(str(error)) from error
     graph = model.graph
     constants = _constants(model, path)
     makers = {output: node for node in graph.node for output in node.output}
@@ -87,21 +91,6 @@ def read_stored(content: bytes, precision: Any, path: Path) -> dict[str, StoredW
     if missing:
         raise TrainingError(f'{path}: has no convolution for {sorted(missing)[0]}')
     return found
-
-
-def _inlined(model: Any, path: Path) -> Any:
-    """Return a model that spells out the functions it calls (see `integer_onnx`)."""
-    if not model.functions:
-        return model
-    import onnx.inliner
-    own = {(function.domain, function.name) for function in model.functions}
-    # Functions that call functions could make very much out of little.
-    if any((node.domain, node.op_type) in own for function in model.functions for node in function.node):
-        raise TrainingError(f'{path}: has functions that call functions, which no export does')
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except Exception as error:
-        raise TrainingError(f'{path}: its functions cannot be inlined ({type(error).__name__})') from error
 
 
 def _constants(model: Any, path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ the mean of the processes' means; and batch norms see it, the main process's sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import copy
 import csv
 import dataclasses
@@ -75,10 +75,11 @@ class Trainer:
             view = pretrained_view(settings, pretrained, training, run_folder)
         self.development = [image for _, held in groups for image in held]
         self.stream = MixedStream(settings, training, view)
+        self._normalise = FromCamera(self.network).normalise
         if settings.init.kind == 'model' and is_unfolded(settings.network.kind, start_path):
             # Its batch norms hold statistics of rendered scenes; the run's own images are better.
             images = collate([self.stream[i] for i in range(min(_CALIBRATION_IMAGES, len(self.stream)))])[0]
-            calibrate(self.network, FromCamera(self.network).normalise(images))
+            calibrate(self.network, self._normalise(images))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         teacher = None
         if settings.distillation is not None and teacher_path is not None:
@@ -130,12 +131,12 @@ class Trainer:
                                                         for step in range(self.step, settings.steps)],
                             num_workers=settings.workers, collate_fn=collate)
         self.network.train().to(memory_format=torch.channels_last)
-        normalise = FromCamera(self.network).normalise
         started, seen = time.monotonic(), 0
         with tqdm(total=settings.steps, initial=self.step, desc='train', unit='step', smoothing=0.05,
                   disable=not processes.is_main) as bar:
             for images, targets in loader:
-                losses = self._step(normalise(images).contiguous(memory_format=torch.channels_last), targets)
+                losses = self._step(
+                    self._normalise(images).contiguous(memory_format=torch.channels_last), targets)
                 self.step += 1
                 seen += settings.batch
                 rate = seen / (time.monotonic() - started)
@@ -147,7 +148,7 @@ class Trainer:
                 save = last or self.step % settings.checkpoint_every == 0
                 if self.step == settings.steps:
                     self.methods.finish(self.network, self.average,
-                                        self._batches(normalise) if processes.is_main else ())
+                                        self._batches() if processes.is_main else ())
                 if save:
                     processes.broadcast([*self.network.buffers(), *self.average.buffers()])
                 if processes.is_main:
@@ -171,7 +172,7 @@ class Trainer:
                 levels = self.reference(images)
                 taught = torch.cat([level[:, :len(self.settings.labels)].flatten(2) for level in levels], 2)
                 taught = taught.transpose(1, 2).sigmoid()
-        self.methods.before_step(self.step, self._batches(FromCamera(self.network).normalise))
+        self.methods.before_step(self.step, self._batches())
         losses, transfer = self._losses(images, targets, taught)
         # The mean is not finite where one process's loss is not: all stop, and none waits for another.
         values = self.processes.mean({name: float(value.detach()) for name, value in losses.items()})
@@ -205,11 +206,11 @@ class Trainer:
         return {**losses, **{f'kd_{name}': value for name, value in terms.items()}, 'total': total}, [
             f'kd_{name}' for name in terms]
 
-    def _batches(self, normalise: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[torch.Tensor]:
+    def _batches(self) -> Iterator[torch.Tensor]:
         """Yield the images of the run's first steps again, normalised."""
         size = self.settings.batch
         for first in range(0, len(self.stream) - size + 1, size):
-            yield normalise(collate([self.stream[i] for i in range(first, first + size)])[0])
+            yield self._normalise(collate([self.stream[i] for i in range(first, first + size)])[0])
 
     def _save(self) -> None:
         state = {'settings': to_mapping(self.settings), 'step': self.step,
