@@ -31,6 +31,9 @@ PLAYED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=Relia
                     durability=DurabilityPolicy.VOLATILE)
 CLOCK = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
                    durability=DurabilityPolicy.VOLATILE)
+# Whoever answers may see our readers of answers later than we see its readers of images, and an answer that
+# it publishes before is lost. DDS gives no sign of it; rmw_fastrtps waits 0.1 s in the same case (a service).
+SETTLE_NS = 500_000_000
 # What the perception chain publishes itself: the recorded ones would mix with the live ones.
 _OURS = ('/detections', '/verified_detections', '/label_info', '/provenance', '/debug_image', '/annotations')
 _NEVER = ('/clock', '/rosout', '/parameter_events', '/diagnostics', '/events/write_split')
@@ -152,8 +155,11 @@ class ReplayTopics:
 
     def wait_for_peers(self, lockstep: Lockstep | None, spin: Callable[[], None]) -> None:
         """
-        Wait until each image topic has its subscribers (and in lockstep each answer a publisher).
+        Wait until each image topic has its subscribers.
 
+        In lockstep also until each answer has a publisher, and then SETTLE_NS more.
+
+        :param spin: serves callbacks for a while.
         :raises RosInterfaceError: lockstep, and the time is up; without lockstep this is a warning.
         """
         limit_s = self._settings.wait_for_subscribers_s
@@ -163,10 +169,17 @@ class ReplayTopics:
                        if publisher.get_subscription_count() < self._settings.min_subscribers]
             missing += lockstep.topics_without_publisher() if lockstep else []
             if not missing or not self._node.context.ok():
-                return
-            if self._steady() >= end_ns:
                 break
+            if self._steady() >= end_ns:
+                self._without_peers(missing, lockstep)
+                return
             spin()
+        settled_ns = self._steady() + SETTLE_NS
+        while lockstep and self._steady() < settled_ns and self._node.context.ok():
+            spin()
+
+    def _without_peers(self, missing: Sequence[str], lockstep: Lockstep | None) -> None:
+        limit_s = self._settings.wait_for_subscribers_s
         who = 'nobody' if self._settings.min_subscribers == 1 else 'not everybody'
         text = f'{who} at the other end of {", ".join(missing)} after {limit_s:g} s'
         if lockstep:

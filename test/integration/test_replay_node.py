@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 import signal
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from kd_perception.bags import messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
 from kd_perception.bags.typestore import message_class  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
+from kd_perception.nodes.replay_topics import ReplayTopics, SETTLE_NS  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from ros_harness import BEST_EFFORT, LATCHED, RELIABLE  # noqa: E402
@@ -202,6 +204,21 @@ class TestLockstep:
         assert child.wait() == 2
         assert 'lockstep: nobody at the other end of /front/image_raw, /front/detections' in child.log
 
+    @pytest.mark.parametrize('lockstep,spins', [(True, [0, 1, 2, 3, 4, 5, 6]), (False, [0, 1])])
+    def test_the_first_image_gives_the_other_side_time_to_see_the_reader_of_answers(self, lockstep, spins):
+        """Peers are complete after two spins of 0.1 s; in lockstep five more follow."""
+        clock = []
+        topics = SimpleNamespace(
+            _steady=lambda: len(clock) * SETTLE_NS // 5,
+            _settings=SimpleNamespace(wait_for_subscribers_s=10.0, min_subscribers=1),
+            _node=SimpleNamespace(context=SimpleNamespace(ok=lambda: True)),
+            _images={'front': SimpleNamespace(
+                topic_name='/front/image_raw', get_subscription_count=lambda: int(len(clock) >= 2))})
+        answers = SimpleNamespace(topics_without_publisher=lambda: [])
+        ReplayTopics.wait_for_peers(
+            topics, answers if lockstep else None, lambda: clock.append(len(clock)))
+        assert clock == spins
+
     @pytest.mark.parametrize('topic', ['detections', 'verified_detections'])
     def test_the_next_image_waits_for_the_answer_or_the_time_out(self, probe, replay, tmp_path, topic):
         """Answers to even images only, after some lure: wrong stamp, and the stamp of the image before."""
@@ -217,8 +234,10 @@ class TestLockstep:
             answers.publish(lure)
             if number % 2 == 0:
                 answers.publish(Detection2DArray(header=image.header))
-        probe.node.create_subscription(Image, 'front/image_raw', answer, RELIABLE)
         child = replay(input=path, lockstep=topic, lockstep_timeout_s=0.4)
+        # No image comes without a subscriber, so that even the first answer finds its reader.
+        probe.wait_matched(answers)
+        probe.node.create_subscription(Image, 'front/image_raw', answer, RELIABLE)
         probe.wait_for(lambda: not child.alive, 'the end of the replay')
         report = report_of(child, code=1)
         assert (report['frames'], report['answers'], report['timeouts']) == (6, 3, 3)
