@@ -109,6 +109,8 @@ def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str
     """
     import rclpy
 
+    from kd_perception.nodes.runtime import exempt_from_collection
+
     seconds = 60 * args.minutes
     faults = plan(args.faults, seconds, names, args.seed)
     load = node = None
@@ -129,6 +131,7 @@ def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str
                         interrupted.is_set)
             for name in parameters:
                 nodes.start(name)
+            exempt_from_collection()
             measured_s = load.run(seconds, faults)
         finally:
             nodes.close()

@@ -30,7 +30,7 @@ from kd_perception.nodes.replay_images import image_cdr
 from kd_perception.nodes.replay_pacer import Pacer
 from kd_perception.nodes.replay_parameters import check_combination, REPLAY_PARAMETERS, ReplaySettings
 from kd_perception.nodes.replay_topics import Lockstep, ReplayTopics, wanted_topic
-from kd_perception.nodes.runtime import one_line, RCLError
+from kd_perception.nodes.runtime import exempt_from_collection, one_line, RCLError
 
 EXIT_OK, EXIT_UNANSWERED, EXIT_BAD_INPUT = 0, 1, 2
 # For readers that are still fetching the last images when the replay ends.
@@ -223,6 +223,7 @@ def main(args: list[str] | None = None) -> int:
     node, report = None, {'ended': 'interrupted'}
     try:
         node = ReplayNode()
+        exempt_from_collection()
         node.play()
     except KdPerceptionError as error:
         print(f'kd_perception: error: {one_line(error)}', file=sys.stderr)

@@ -1,0 +1,37 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""run_node, the main loop of every node's process."""
+
+import gc
+
+import pytest
+
+pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+
+from kd_perception.nodes.runtime import run_node  # noqa: E402
+import rclpy  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+
+
+def test_a_spinning_node_has_nothing_old_to_collect(domain):
+    """What a node is made of is out of the collector's reach before the first message."""
+    seen = []
+
+    class Ending(Node):
+        def __init__(self):
+            super().__init__('ending')
+            self.parts = [[] for _ in range(1000)]
+            self.create_timer(0.01, self.look)
+
+        def start(self):
+            self.parts += [[] for _ in range(1000)]
+
+        def look(self):
+            tracked = {id(thing) for thing in gc.get_objects()}
+            seen.append(sum(id(part) in tracked for part in self.parts))
+            rclpy.shutdown()
+
+    try:
+        assert run_node(Ending, []) == 0
+    finally:
+        gc.unfreeze()
+    assert seen == [0]
