@@ -113,6 +113,9 @@ def _before_exec(nice: int) -> None:
     """Ask Linux to end the child when this process is killed without a chance to clean up."""
     if nice:
         os.nice(nice)
+        # A session of its own is an autogroup of its own, inside which alone niceness counts (man 7 sched).
+        with contextlib.suppress(OSError):
+            Path('/proc/self/autogroup').write_text(str(nice))
     with contextlib.suppress(AttributeError):
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

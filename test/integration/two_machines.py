@@ -14,15 +14,14 @@ import sys
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from detector_client import DetectorClient, image_message  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from detector_client import DetectorClient  # noqa: E402
+from hybrid_client import check_promise, HybridClient  # noqa: E402
 from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from ros_harness import ChildProcess, own_domain, Probe, REPOSITORY  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 # A score of 0.45: in doubt.
 IMAGE = draw_rectangles((96, 128), (0, (10, 20, 41, 50), 115))
+DEADLINE_MS = 1000.0
 # Loopback and shared memory would bypass the cable.
 NETWORK_ONLY = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET', 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
 
@@ -31,24 +30,17 @@ class Hybrid:
     """Camera and consumer."""
 
     def __init__(self, probe):
-        self.probe = probe
-        self.camera = probe.publisher(Image, 'camera/image_raw')
-        self.verified = probe.collect(Detection2DArray, 'camera/verified_detections')
-        self.provenance = probe.collect(DiagnosticArray, 'camera/provenance')
+        self.client = HybridClient(probe, student=False, teacher=False)
+        self.client.wait_ready()
         self.fallback = DetectorClient(probe, '/fallback')
 
     def ask(self):
-        """Publish an image; return the source of its one verified message."""
-        message = image_message(IMAGE)
-        count = len(self.provenance)
-        self.camera.publish(message)
-        self.probe.wait_for(lambda: len(self.provenance) > count, 'a verified message')
-        assert len(self.provenance) == count + 1 and self.verified[-1].header == message.header
-        return {pair.key: pair.value for pair in self.provenance[-1].status[0].values}['source']
+        """Publish an image; return the source of its verified message."""
+        return self.client.show(IMAGE).facts['source']
 
     def ask_until(self, source):
         """Publish until a frame has this source."""
-        self.probe.wait_for(lambda: self.ask() == source, f'an answer by {source}', timeout_s=40)
+        self.client.probe.wait_for(lambda: self.ask() == source, f'an answer by {source}', timeout_s=40)
 
     def wait_state(self, state):
         """Publish until the state is this one."""
@@ -78,15 +70,12 @@ def main(namespace, other, link, folder):
             ChildProcess('kd_perception.nodes.detector_node', '--ros-args', '-r', '__node:=student', '-p',
                          f'model:={model}', '-p', 'image_reliability:=reliable', folder=folder),
             ChildProcess('kd_perception.nodes.fallback_node', '--ros-args', '-p', f'student_model:={model}',
-                         '-p', 'share:=1.0', '-p', 'audit_share:=0.0', '-p', 'deadline_ms:=1000.0',
+                         '-p', 'share:=1.0', '-p', 'audit_share:=0.0', '-p', f'deadline_ms:={DEADLINE_MS}',
                          '-p', 'teacher_timeout_s:=1.5', '-p', 'image_reliability:=reliable', folder=folder)]
         teacher = start_teacher(other, model, folder)
         probe = Probe(domain)
         try:
             hybrid = Hybrid(probe)
-            probe.wait_matched(hybrid.camera, 2, timeout_s=40)
-            probe.wait_for(lambda: probe.node.count_publishers('camera/candidates') and
-                           probe.node.count_subscribers('camera/candidates'), 'student and fallback')
             hybrid.ask_until('teacher')
             hybrid.wait_state('NOMINAL')
             subprocess.run(['ip', 'link', 'set', link, 'down'], check=True)
@@ -96,6 +85,7 @@ def main(namespace, other, link, folder):
             subprocess.run(['ip', 'link', 'set', link, 'up'], check=True)
             hybrid.ask_until('teacher')
             hybrid.wait_state('NOMINAL')
+            check_promise(hybrid.client, DEADLINE_MS)
         finally:
             probe.close()
             teacher.kill()
