@@ -12,6 +12,8 @@ from typing import Deque, Dict, Tuple
 
 import numpy as np
 
+_QUANTILES = np.array((0.5, 0.95, 0.99))
+
 
 class RateWindow:
     """Events of the last `span_ns`, at most `capacity` of them."""
@@ -87,8 +89,10 @@ class SampleWindow:
         if not self._samples:
             return Summary()
         values = np.fromiter((v for _, v in self._samples), dtype=np.int64, count=len(self._samples))
-        p50, p95, p99 = np.percentile(values, (50, 95, 99))
-        return Summary(len(values), float(p50), float(p95), float(p99), float(values.max()))
+        values.sort()
+        # np.percentile takes several times as long, and this runs for each stage of each camera in a callback.
+        p50, p95, p99 = np.interp(_QUANTILES * (len(values) - 1), np.arange(len(values)), values)
+        return Summary(len(values), float(p50), float(p95), float(p99), float(values[-1]))
 
     def clear(self) -> None:
         """Forget all samples."""
