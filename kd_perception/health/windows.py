@@ -90,7 +90,7 @@ class SampleWindow:
             return Summary()
         values = np.fromiter((v for _, v in self._samples), dtype=np.int64, count=len(self._samples))
         values.sort()
-        # np.percentile takes several times as long, and this runs for each stage of each camera in a callback.
+        # np.percentile takes several times as long; this runs for each stage of each camera in a callback.
         p50, p95, p99 = np.interp(_QUANTILES * (len(values) - 1), np.arange(len(values)), values)
         return Summary(len(values), float(p50), float(p95), float(p99), float(values[-1]))
 
