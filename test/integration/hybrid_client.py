@@ -31,8 +31,8 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 # How much later than its deadline an output may leave. The node aims at 0 and is late by as much as the
 # system wakes it late: below 1 ms on an idle computer, tens of ms where two trainings share its two cores.
 MARGIN_MS = 100.0
-# What a listener of this test's sees later than it left, at the worst. What gets lost on the way (a process was
-# stopped, its buffers ran over) is asked for again with the writer's next heartbeat: 3 s later, or 6.
+# What a listener of this test's sees later than it left, at the worst. What gets lost on the way (a process
+# was stopped, its buffers ran over) is asked for again with the writer's next heartbeat: 3 s later, or 6.
 ARRIVAL_MARGIN_S = 10.0
 # The node's reader of the student's results keeps ten of them: more at once is not what is tested.
 MAX_UNANSWERED = 8
