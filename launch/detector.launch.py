@@ -9,13 +9,13 @@ An argument that is given wins over the params file; one that is not leaves the 
 
 from pathlib import Path
 
+from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'detector.yaml'
-BOOLEANS = {'true': True, 'false': False}
 
 
 def detector_parameters(arguments):
@@ -24,25 +24,16 @@ def detector_parameters(arguments):
 
     :raises ValueError: an argument is not what its description says.
     """
-    parameters = {}
-    cameras = [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
+    parameters = {'use_sim_time': boolean(arguments, 'use_sim_time')}
+    cameras = camera_names(arguments)
     if cameras:
         parameters['cameras'] = cameras
     if arguments['model']:
         parameters['model'] = arguments['model']
     if arguments['score_threshold']:
-        try:
-            parameters['score_threshold'] = float(arguments['score_threshold'])
-        except ValueError:
-            raise ValueError(
-                f'score_threshold:={arguments["score_threshold"]}: expected a number') from None
-    for name in ('use_sim_time', 'compressed'):
-        text = arguments[name].lower()
-        if text not in BOOLEANS and not (text == '' and name == 'compressed'):
-            raise ValueError(f'{name}:={arguments[name]}: expected true or false')
-    parameters['use_sim_time'] = BOOLEANS[arguments['use_sim_time'].lower()]
-    if arguments['compressed']:
-        compressed = BOOLEANS[arguments['compressed'].lower()]
+        parameters['score_threshold'] = number(arguments, 'score_threshold')
+    compressed = boolean(arguments, 'compressed', optional=True)
+    if compressed is not None:
         parameters['image_transport'] = 'compressed' if compressed else 'raw'
     return parameters
 
@@ -52,8 +43,7 @@ def start_detector(context):
     names = ('cameras', 'model', 'score_threshold', 'namespace', 'name', 'params_file', 'use_sim_time',
              'compressed', 'log_level')
     arguments = {name: LaunchConfiguration(name).perform(context) for name in names}
-    if not Path(arguments['params_file']).is_file():
-        raise ValueError(f'params_file:={arguments["params_file"]}: no such file')
+    require_file(arguments, 'params_file')
     return [Node(
         package='kd_perception', executable='detector_node', name=arguments['name'],
         namespace=arguments['namespace'], output='screen', emulate_tty=True,

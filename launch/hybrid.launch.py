@@ -15,13 +15,13 @@ and on that other machine
 from pathlib import Path
 import shutil
 
+from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'hybrid.yaml'
-BOOLEANS = {'true': True, 'false': False}
 EXECUTABLES = {'student': 'detector_node', 'fallback': 'fallback_node', 'teacher': 'detector_node',
                'metrics': 'metrics_node'}
 NODES = tuple(EXECUTABLES)
@@ -49,23 +49,6 @@ ARGUMENTS = {
 }
 
 
-def _boolean(arguments, name):
-    text = arguments[name].lower()
-    if text not in BOOLEANS:
-        raise ValueError(f'{name}:={arguments[name]}: expected true or false')
-    return BOOLEANS[text]
-
-
-def _number(arguments, name, low, high):
-    try:
-        value = float(arguments[name])
-    except ValueError:
-        value = float('nan')
-    if not low <= value <= high:
-        raise ValueError(f'{name}:={arguments[name]}: expected a number, {low:g} to {high:g}')
-    return value
-
-
 def hybrid_parameters(arguments):
     """
     Turn launch arguments (text) into {node: parameters} for the nodes to start.
@@ -80,9 +63,9 @@ def hybrid_parameters(arguments):
         raise ValueError(f'only:={only}: expected one of {", ".join(NODES)}')
     if only == 'teacher' and teacher == 'false':
         raise ValueError('only:=teacher and teacher:=false contradict each other')
-    metrics = _boolean(arguments, 'metrics')
-    parameters = {name: {'use_sim_time': _boolean(arguments, 'use_sim_time')} for name in NODES}
-    cameras = [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
+    metrics = boolean(arguments, 'metrics')
+    parameters = {name: {'use_sim_time': boolean(arguments, 'use_sim_time')} for name in NODES}
+    cameras = camera_names(arguments)
     if cameras:
         parameters['student']['cameras'] = parameters['fallback']['cameras'] = cameras
         parameters['teacher']['cameras'] = [f'{camera}/teacher' for camera in cameras]
@@ -91,11 +74,12 @@ def hybrid_parameters(arguments):
     if arguments['teacher_model']:
         parameters['teacher']['model'] = arguments['teacher_model']
     if arguments['share']:
-        parameters['fallback']['share'] = _number(arguments, 'share', 0, 1)
+        parameters['fallback']['share'] = number(arguments, 'share', 0, 1)
     if arguments['deadline_ms']:
-        parameters['fallback']['deadline_ms'] = _number(arguments, 'deadline_ms', 1, 60000)
-    if arguments['compressed']:
-        transport = 'compressed' if _boolean(arguments, 'compressed') else 'raw'
+        parameters['fallback']['deadline_ms'] = number(arguments, 'deadline_ms', 1, 60000)
+    compressed = boolean(arguments, 'compressed', optional=True)
+    if compressed is not None:
+        transport = 'compressed' if compressed else 'raw'
         for name in ('student', 'fallback', 'teacher'):
             parameters[name]['image_transport'] = transport
     if teacher == 'false':
@@ -120,17 +104,16 @@ def enclave_arguments(arguments, name):
 def start_hybrid(context):
     """Make the nodes out of the arguments' values."""
     arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    if not Path(arguments['params_file']).is_file():
-        raise ValueError(f'params_file:={arguments["params_file"]}: no such file')
-    nice = int(_number(arguments, 'teacher_nice', 0, 19))
+    require_file(arguments, 'params_file')
+    nice = int(number(arguments, 'teacher_nice', 0, 19))
     nodes = []
     for name, parameters in hybrid_parameters(arguments).items():
         prefix = f'nice -n {nice}' if name == 'teacher' and nice and shutil.which('nice') else ''
         nodes.append(Node(
             package='kd_perception', name=name, namespace=arguments['namespace'], output='screen',
             executable=EXECUTABLES[name], emulate_tty=True,
-            prefix=prefix, respawn=_boolean(arguments, 'respawn'),
-            respawn_delay=_number(arguments, 'respawn_delay_s', 0, 3600),
+            prefix=prefix, respawn=boolean(arguments, 'respawn'),
+            respawn_delay=number(arguments, 'respawn_delay_s', 0, 3600),
             parameters=[arguments['params_file'], parameters],
             ros_arguments=['--log-level', arguments['log_level'], *enclave_arguments(arguments, name)]))
     return nodes

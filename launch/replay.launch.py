@@ -22,6 +22,7 @@ from launch_ros.actions import Node
 
 from kd_perception.bags.sources import open_source
 from kd_perception.errors import KdPerceptionError
+from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / 'config'
@@ -50,18 +51,6 @@ ARGUMENTS = {
 }
 
 
-def boolean(arguments, name):
-    """
-    Return a launch argument as a truth value, None where it is empty.
-
-    :raises ValueError: it is neither true nor false.
-    """
-    text = arguments[name].lower()
-    if text not in ('', 'true', 'false'):
-        raise ValueError(f'{name}:={arguments[name]}: expected true or false')
-    return None if not text else text == 'true'
-
-
 def replay_parameters(arguments):
     """
     Turn launch arguments (text) into the parameters of replay_node that they set.
@@ -69,28 +58,21 @@ def replay_parameters(arguments):
     :raises ValueError: an argument is not what its description says.
     """
     parameters = {'input': str(Path(arguments['input']).expanduser().absolute()),
-                  'publish_clock': bool(boolean(arguments, 'use_sim_time'))}
+                  'publish_clock': boolean(arguments, 'use_sim_time')}
     cameras = camera_names(arguments)
     if cameras:
         parameters['cameras'] = cameras
     for name in NUMBERS:
         if arguments[name]:
-            try:
-                parameters[name] = float(arguments[name])
-            except ValueError:
-                raise ValueError(f'{name}:={arguments[name]}: expected a number') from None
-    if boolean(arguments, 'loop') is not None:
-        parameters['loop'] = boolean(arguments, 'loop')
+            parameters[name] = number(arguments, name)
+    loop = boolean(arguments, 'loop', optional=True)
+    if loop is not None:
+        parameters['loop'] = loop
     if arguments['lockstep']:
         parameters['lockstep'] = arguments['lockstep']
     if arguments['record']:
         parameters['record'] = str(Path(arguments['record']).expanduser().absolute())
     return parameters
-
-
-def camera_names(arguments):
-    """Return the names that the argument `cameras` lists."""
-    return [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
 
 
 def cameras_of_input(arguments):
@@ -107,8 +89,7 @@ def start_nodes(context):
     """Make the nodes out of the arguments' values."""
     arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     for name in ('params_file', 'detector_params_file'):
-        if not Path(arguments[name]).is_file():
-            raise ValueError(f'{name}:={arguments[name]}: no such file')
+        require_file(arguments, name)
     replay = Node(
         package='kd_perception', executable='replay_node', name='replay', namespace=arguments['namespace'],
         output='screen', emulate_tty=True,

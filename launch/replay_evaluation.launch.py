@@ -27,6 +27,7 @@ from kd_perception.bags.sources import open_source
 from kd_perception.detection.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
+from kd_perception.nodes.launch_arguments import boolean
 from kd_perception.resources import models_folder
 
 HERE = Path(__file__).resolve().parent
@@ -107,7 +108,7 @@ def start(context):
     return [
         RegisterEventHandler(OnProcessExit(target_action=is_replay, on_exit=after_replay)),
         *([RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=shutdown))]
-          if arguments['shutdown_at_end'].lower() == 'true' else []),
+          if boolean(arguments, 'shutdown_at_end') else []),
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(HERE / 'replay.launch.py')),
             launch_arguments={

@@ -79,6 +79,13 @@ def _in_use(domain):
     return False
 
 
+def no_traceback(proc_output):
+    """Assert that no process of a launch test printed a traceback (launch_testing's `proc_output`)."""
+    for process in proc_output.processes():
+        text = ''.join(line.text.decode() for line in proc_output[process])
+        assert 'Traceback' not in text, text
+
+
 class ChildProcess:
     """
     `python -m MODULE ...` in a process of its own; its output goes to a file.

@@ -27,7 +27,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource  # n
 import launch_testing  # noqa: E402
 import launch_testing.actions  # noqa: E402
 import launch_testing.asserts  # noqa: E402
-from ros_harness import own_domain, Probe  # noqa: E402
+from ros_harness import no_traceback, own_domain, Probe  # noqa: E402
 
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'detector.launch.py'
 _resources = contextlib.ExitStack()
@@ -87,6 +87,4 @@ class TestAfterShutdown(unittest.TestCase):
         launch_testing.asserts.assertExitCodes(proc_info, allowable_exit_codes=[0])
 
     def test_no_traceback(self, proc_output):
-        for process in proc_output.processes():
-            text = ''.join(line.text.decode() for line in proc_output[process])
-            assert 'Traceback' not in text, text
+        no_traceback(proc_output)

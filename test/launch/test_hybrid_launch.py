@@ -32,7 +32,7 @@ from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 import launch_testing  # noqa: E402
 import launch_testing.actions  # noqa: E402
-from ros_harness import own_domain, Probe  # noqa: E402
+from ros_harness import no_traceback, own_domain, Probe  # noqa: E402
 import yaml  # noqa: E402
 
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'hybrid.launch.py'
@@ -140,6 +140,4 @@ class TestAfterShutdown(unittest.TestCase):
         assert set(codes) <= {0, -signal.SIGKILL}, codes
 
     def test_no_traceback(self, proc_output):
-        for process in proc_output.processes():
-            text = ''.join(line.text.decode() for line in proc_output[process])
-            assert 'Traceback' not in text, text
+        no_traceback(proc_output)

@@ -29,7 +29,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource  # n
 import launch_testing  # noqa: E402
 import launch_testing.actions  # noqa: E402
 import launch_testing.asserts  # noqa: E402
-from ros_harness import own_domain  # noqa: E402
+from ros_harness import no_traceback, own_domain  # noqa: E402
 
 _resources = contextlib.ExitStack()
 atexit.register(_resources.close)
@@ -81,6 +81,4 @@ class TestAfterShutdown(unittest.TestCase):
         launch_testing.asserts.assertExitCodes(proc_info, allowable_exit_codes=[0])
 
     def test_no_traceback(self, proc_output):
-        for process in proc_output.processes():
-            text = ''.join(line.text.decode() for line in proc_output[process])
-            assert 'Traceback' not in text, text
+        no_traceback(proc_output)
