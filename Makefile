@@ -25,7 +25,8 @@ MAKE_ENV = python=$$(tools/find_python.sh "$$PYTHON" "$$VENV") && "$$python" too
 # A single test that hangs is ended by this, whatever limits it sets itself.
 # Two files at a time: most of a test with real processes is waiting for them, and two cores are the least there are.
 PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 -n 2 --dist loadfile $(PYTEST_ARGS)
-SLOW_TESTS = $(wildcard test/integration test/launch test/training)
+# The style is among the slow ones: `make lint` has it alone.
+SLOW_TESTS = $(wildcard test/integration test/launch test/training test/test_lint.py)
 FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 
 .PHONY: help demo test env env-train test-fast test-integration lint clean distclean
@@ -48,7 +49,7 @@ demo: env ## the hybrid over DDS; overview.png, timeline.png, detections.mcap, s
 test: env $(if $(filter 0,$(TRAIN)),,env-train) ## all tests: first the fast ones, then those that need ROS or torch
 	@status=0; $(FAST_TESTS) || status=$$?; $(PYTEST) $(SLOW_TESTS) || status=$$?; exit $$status
 
-test-fast: env ## the tests that need neither ROS nor torch
+test-fast: env ## the tests that need neither ROS nor torch, without the style
 	@$(FAST_TESTS)
 
 test-integration: env ## real processes over DDS
