@@ -69,6 +69,15 @@ class CdrReader:
             raise BagError(f'a message of {len(self._raw)} bytes ends too early')
         self.offset += size
 
+    def passes(self, expected: bytes) -> bool:
+        """Pass over these bytes where they come next, aligned to 4; return whether they did."""
+        self.align(4)
+        end = self.offset + len(expected)
+        same = self._raw[self.offset:end] == expected
+        if same:
+            self.offset = end
+        return same
+
     def header(self) -> tuple[int, str]:
         """Return (stamp in ns, frame_id) of a `std_msgs/Header`."""
         sec, nanosec = self.numbers('iI', 4)
@@ -150,12 +159,13 @@ def read_result(raw: bytes, labels: Sequence[str], limit: int) -> SerializedResu
     """
     reader = CdrReader(raw)
     stamp_ns, frame_id = reader.header()
+    head = bytes(raw[_ORIGIN:reader.offset])
     count, = reader.numbers('I', 4)
     ids = {label: index for index, label in enumerate(labels)}
     boxes, scores, class_ids, unknown, unknown_name = [], [], [], 0, ''
     read = min(count, limit)
     for _ in range(read):
-        name, score, (x, y, theta, w, h) = _read_detection(reader)
+        name, score, (x, y, theta, w, h) = _read_detection(reader, head)
         if name is None or theta != 0:
             continue
         if name not in ids:
@@ -173,9 +183,14 @@ def read_result(raw: bytes, labels: Sequence[str], limit: int) -> SerializedResu
         stamp_ns, frame_id, detections, count - len(detections) - unknown, unknown, unknown_name)
 
 
-def _read_detection(reader: CdrReader) -> tuple[str | None, float, tuple]:
-    """Return name and score of the best hypothesis (None where there is none), and the box."""
-    reader.header()
+def _read_detection(reader: CdrReader, head: bytes) -> tuple[str | None, float, tuple]:
+    """
+    Return name and score of the best hypothesis (None where there is none), and the box.
+
+    :param head: the header that it most likely has.
+    """
+    if not reader.passes(head):
+        reader.header()
     hypotheses, = reader.numbers('I', 4)
     if hypotheses > MAX_HYPOTHESES:
         raise BagError(f'{hypotheses} hypotheses of one detection, expected at most {MAX_HYPOTHESES}')
