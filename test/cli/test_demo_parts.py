@@ -2,7 +2,9 @@
 """The parts of the demo that need no ROS: plans, figures, tables, pictures, and what it says without ROS."""
 
 import argparse
+import os
 from pathlib import Path
+import re
 import sys
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from kd_perception.bags.cdr import write_result
 from kd_perception.bags.typestore import DIAGNOSTIC_ARRAY, message_class, serialize
 from kd_perception.cli import demo, demo_overview, demo_plan, demo_report, demo_timeline
 from kd_perception.cli.demo_answers import Answer, answers_of, detections_of, states_of, verified_figures
-from kd_perception.cli.demo_run import prepare_environment
+from kd_perception.cli.demo_run import Child, prepare_environment
 from kd_perception.cli.demo_table import table
 from kd_perception.cli.demo_wire import DemoRun, PROVENANCE, STUDENT, TEACHER, VERIFIED
 from kd_perception.cli.main import main
@@ -305,3 +307,24 @@ def test_without_ros_it_says_what_to_do(monkeypatch, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith('kd_perception demo: error: ROS 2 is not usable') and error.count('\n') == 1
     assert not (tmp_path / 'out').exists()
+
+
+SAYS_ITS_NICENESS = """
+import os
+print(os.nice(0))
+print(open('/proc/self/autogroup').read().strip() if os.path.exists('/proc/self/autogroup') else '')
+"""
+
+
+def test_a_niced_node_is_nice_to_other_sessions_too(tmp_path, monkeypatch):
+    """Linux weighs the processes of a session among themselves, and sessions by the niceness of each."""
+    (tmp_path / 'says_its_niceness.py').write_text(SAYS_ITS_NICENESS)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    child = Child('says_its_niceness', 'node', {}, tmp_path / 'logs', nice=3)
+    child.process.wait(60)
+    own, autogroup = child.output().split('\n')[:2]
+    child.stop()
+    assert int(own) - os.nice(0) == 3
+    # Empty where the kernel has no autogroups; others than root may change one once in 0.1 s of all the machine.
+    if autogroup and os.geteuid() == 0:
+        assert re.search(r'nice (-?\d+)$', autogroup).group(1) == '3', autogroup
