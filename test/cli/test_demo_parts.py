@@ -325,6 +325,6 @@ def test_a_niced_node_is_nice_to_other_sessions_too(tmp_path, monkeypatch):
     own, autogroup = child.output().split('\n')[:2]
     child.stop()
     assert int(own) - os.nice(0) == 3
-    # Empty where the kernel has no autogroups; others than root may change one once in 0.1 s of all the machine.
+    # Empty where the kernel has no autogroups; but for root, one may be changed in each 0.1 s of the machine.
     if autogroup and os.geteuid() == 0:
         assert re.search(r'nice (-?\d+)$', autogroup).group(1) == '3', autogroup
