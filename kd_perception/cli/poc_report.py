@@ -85,11 +85,11 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
     last = 'after' if 'after' in reports else 'before'
     classes = list(reports['before']['results'])
     ground = {name: report for name, report in reports.items() if not name.startswith('old_')}
-    old = {name[len('old_'):]: report['results'] for name, report in reports.items() if name not in ground}
-    accuracy = {key: {name: _compared({run: group[run]['results'] for run in ground}, name)
+    old = {name[len('old_'):]: report for name, report in reports.items() if name not in ground}
+    accuracy = {key: {name: _compared({run: group[run] for run in ground}, name)
                       for name in classes} for key, group in (('kitti', reports), ('iou50', low))}
     conditions = {tag: {'frames': entry['frames'], 'classes': {name: _compared(
-        {run: report['conditions'].get(tag, {}).get('results') for run, report in ground.items()}, name)
+        {run: report['conditions'].get(tag, {}) for run, report in ground.items()}, name)
         for name in classes}} for tag, entry in reports['before']['conditions'].items()}
     speed = {role: entry for role, entry in zip(('teacher', 'student'), benchmark['threads']['1'])}
     metric = next(iter(hybrid['metrics'].values()))
@@ -136,24 +136,25 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
     return content
 
 
-def _compared(results: Mapping[str, Mapping[str, Any] | None], name: str) -> dict[str, Any]:
+def _compared(reports: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
     """
     Return a class's AP before, after and of the teacher, with counts, intervals and the change.
 
-    :param results: {'before' | 'after' | 'teacher': {class: {level: figures}}}, as in a report.
+    :param reports: of 'before', 'after' and 'teacher', or the parts of them that one condition has.
     """
     def entry(run: str) -> dict[str, Any] | None:
-        item = (results.get(run) or {}).get(name, {}).get(LEVEL)
+        item = reports.get(run, {}).get('results', {}).get(name, {}).get(LEVEL)
         return None if item is None else {key: item[key] for key in (
             'ap_r40', 'ci95', 'valid_ground_truths', 'few_ground_truths')}
 
     found: dict[str, Any] = {run: entry(run) for run in ('before', 'after', 'teacher')}
     found['change'] = None
     if found['before'] and found['after']:
-        (delta,) = compare({'results': results['before']}, {'results': results['after']},
-                           [f'results.{name}.{LEVEL}.ap_r40'])
+        (delta,) = compare(reports['before'], reports['after'], [f'results.{name}.{LEVEL}.ap_r40'])
+        # Resamples of next to no objects are next to one figure: their interval says nothing.
+        few = found['before']['few_ground_truths']
         found['change'] = {'difference': delta.difference, 'interval': list(delta.interval or ()) or None,
-                           'beyond_chance': delta.beyond_chance}
+                           'beyond_chance': delta.beyond_chance and not few}
     return found
 
 
@@ -183,8 +184,10 @@ def _summary(content: Mapping[str, Any]) -> list[str]:
                          f'({before["valid_ground_truths"]} objects).')
         else:
             span = change['interval']
-            sure = '' if span is None else (f', 95 % {span[0]:+.1f} to {span[1]:+.1f}: '
-                                            + ('beyond' if change['beyond_chance'] else 'within') + ' chance')
+            sure = '' if span is None else (
+                ': too few objects to tell' if before['few_ground_truths'] else
+                f', 95 % {span[0]:+.1f} to {span[1]:+.1f}: '
+                + ('beyond' if change['beyond_chance'] else 'within') + ' chance')
             lines.append(f'{name}: AP {before["ap_r40"]:.1f} before, {item["after"]["ap_r40"]:.1f} after '
                          'adapting on '
                          f'{frames["train"]} frames ({change["difference"]:+.1f}{sure}); '

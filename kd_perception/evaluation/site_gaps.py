@@ -130,12 +130,11 @@ def loss_gaps(old: Mapping[str, Any], level: str) -> List[Gap]:
     """
     Say what adapting has cost on the frames that the model was proved on.
 
-    :param old: {'before' | 'after': `results` of a report}.
+    :param old: {'before' | 'after': report}.
     """
     gaps = []
-    for name in old['before']:
-        (delta,) = compare({'results': old['before']}, {'results': old['after']},
-                           [f'results.{name}.{level}.ap_r40'])
+    for name in old['before']['results']:
+        (delta,) = compare(old['before'], old['after'], [f'results.{name}.{level}.ap_r40'])
         if delta.difference is not None and delta.difference <= -_LOSS_POINTS:
             gaps.append(Gap(
                 SERIOUS, f'{name}: AP {delta.before:.1f} to {delta.after:.1f} on the frames that the model '

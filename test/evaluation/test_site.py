@@ -124,9 +124,9 @@ def test_gaps_of_labels_teacher_and_machine():
     assert [gap.weight for gap in gaps] == ['serious', 'minor', 'minor']
     better = {'metrics': {'kitti': {**metric, 'teacher_ap': 60.0}}, 'estimator': {'kind': 'linear'}}
     assert site_gaps.teacher_gaps(better, True) == []
-    old = {run: report({'Car': 99, 'Cyclist': 99}, ap)['results']
+    old = {run: report({'Car': 99, 'Cyclist': 99}, ap)
            for run, ap in (('before', 50.0), ('after', 40.0))}
-    old['after']['Cyclist']['moderate']['ap_r40'] = 49.0
+    old['after']['results']['Cyclist']['moderate']['ap_r40'] = 49.0
     (gap,) = site_gaps.loss_gaps(old, 'moderate')
     assert gap.weight == 'serious' and gap.finding.startswith('Car: AP 50.0 to 40.0 on the frames')
     assert site_gaps.machine_gaps({'load_average_at_start': '3.1 2 1', 'cores': '2'})
