@@ -9,11 +9,12 @@ An argument that is given wins over the params file; one that is not leaves the 
 
 from pathlib import Path
 
-from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'detector.yaml'
 

@@ -15,11 +15,12 @@ and on that other machine
 from pathlib import Path
 import shutil
 
-from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'hybrid.yaml'
 EXECUTABLES = {'student': 'detector_node', 'fallback': 'fallback_node', 'teacher': 'detector_node',

@@ -86,9 +86,9 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
     classes = list(reports['before']['results'])
     ground = {name: report for name, report in reports.items() if not name.startswith('old_')}
     old = {name[len('old_'):]: report for name, report in reports.items() if name not in ground}
-    accuracy = {key: {name: _compared({run: group[run] for run in ground}, name)
+    accuracy = {key: {name: compared({run: group[run] for run in ground}, name)
                       for name in classes} for key, group in (('kitti', reports), ('iou50', low))}
-    conditions = {tag: {'frames': entry['frames'], 'classes': {name: _compared(
+    conditions = {tag: {'frames': entry['frames'], 'classes': {name: compared(
         {run: report['conditions'].get(tag, {}) for run, report in ground.items()}, name)
         for name in classes}} for tag, entry in reports['before']['conditions'].items()}
     speed = {role: entry for role, entry in zip(('teacher', 'student'), benchmark['threads']['1'])}
@@ -116,7 +116,7 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
         'objects': {'train': dict(found.train_objects), 'all': dict(found.check.objects)},
         'conditions_covered': site_gaps.condition_counts(found.signals),
         'accuracy': accuracy, 'conditions': conditions,
-        'old_ground': {name: _compared(old, name) for name in classes} if old else None,
+        'old_ground': {name: compared(old, name) for name in classes} if old else None,
         'found': {run: {name: low[run]['operating_points'][name] for name in classes}
                   for run in ('before', 'after', 'teacher') if run in low},
         'hybrid': {'metric': metric['text'], 'mean_over': metric['mean_over'], 'gate': gate,
@@ -136,7 +136,7 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
     return content
 
 
-def _compared(reports: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+def compared(reports: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
     """
     Return a class's AP before, after and of the teacher, with counts, intervals and the change.
 

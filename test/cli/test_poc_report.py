@@ -1,7 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What the page of `poc` says of a change."""
 
-from kd_perception.cli.poc_report import _compared
+from kd_perception.cli.poc_report import compared
 import pytest
 
 DRAWS = {'resampling_sha256': 'ab', 'bootstrap': 100, 'seed': 0}
@@ -16,23 +16,23 @@ def report(ap, few=False, draws=DRAWS):
 
 def test_a_change_on_the_same_frames_is_compared_draw_by_draw():
     reports = {'before': report(50.0), 'after': report(52.0), 'teacher': report(70.0)}
-    change = _compared(reports, 'Car')['change']
+    change = compared(reports, 'Car')['change']
     assert change['difference'] == 2.0 and change['beyond_chance']
     assert change['interval'] == pytest.approx([2.0, 2.0])
 
 
 def test_other_draws_are_taken_as_independent():
     other = report(52.0, draws={**DRAWS, 'resampling_sha256': 'cd'})
-    change = _compared({'before': report(50.0), 'after': other}, 'Car')['change']
+    change = compared({'before': report(50.0), 'after': other}, 'Car')['change']
     assert change['interval'] == pytest.approx([2 - 50 ** 0.5, 2 + 50 ** 0.5])
     assert not change['beyond_chance']
 
 
 def test_next_to_no_objects_show_nothing():
-    change = _compared({'before': report(50.0, few=True), 'after': report(52.0, few=True)}, 'Car')['change']
+    change = compared({'before': report(50.0, few=True), 'after': report(52.0, few=True)}, 'Car')['change']
     assert change['interval'][0] > 0 and not change['beyond_chance']
 
 
 def test_what_was_not_measured_has_no_change():
-    found = _compared({'before': report(50.0), 'teacher': {}}, 'Car')
+    found = compared({'before': report(50.0), 'teacher': {}}, 'Car')
     assert found['after'] is found['teacher'] is found['change'] is None

@@ -89,7 +89,7 @@ def frame_of(rows, scored):
     return parse_label_text('\n'.join(lines), 'generated', scored)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.lists(OBJECT, max_size=6), st.lists(OBJECT, max_size=8)), min_size=1,
                 max_size=5))
 def test_the_vectorised_matching_equals_the_plain_one(frames):

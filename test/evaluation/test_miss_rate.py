@@ -69,7 +69,7 @@ truth = st.tuples(box, st.sampled_from([0.0, 0.0, 1.0])).map(lambda t: (*t[0], t
 detection = st.tuples(box, st.sampled_from([0.1, 0.3, 0.5, 0.7])).map(lambda t: (*t[0], t[1]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.lists(truth, max_size=5), st.lists(detection, max_size=6)), min_size=1,
                 max_size=6))
 def test_the_fast_matching_equals_the_toolbox_loops(case):
