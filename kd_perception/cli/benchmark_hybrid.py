@@ -17,7 +17,6 @@ from pathlib import Path
 import re
 import signal
 import sys
-import threading
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from kd_perception.cli.hybrid_faults import LEVELS, plan
 from kd_perception.cli.hybrid_load import IMAGE_DEPTH, Load
 from kd_perception.cli.hybrid_processes import Nodes
 from kd_perception.cli.hybrid_report import make_report, markdown, Run
+from kd_perception.cli.interrupts import remembered_interrupts
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
@@ -114,36 +114,27 @@ def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str
     seconds = 60 * args.minutes
     faults = plan(args.faults, seconds, names, args.seed)
     load = node = None
-    # An exception that is raised while a callback from C runs can get lost there: the load asks, too.
-    interrupted = threading.Event()
-
-    def interrupt(*_: Any) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    try:
-        node = rclpy.create_node('benchmark')
-        nodes = Nodes(parameters, args.out / 'logs')
+    with remembered_interrupts(signal.SIGINT, signal.SIGTERM) as interrupted:
+        rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
         try:
-            load = Load(node, nodes, names, pool, args.rate, teacher_labels, args.seed,
-                        interrupted.is_set)
-            for name in parameters:
-                nodes.start(name)
-            exempt_from_collection()
-            measured_s = load.run(seconds, faults)
+            node = rclpy.create_node('benchmark')
+            nodes = Nodes(parameters, args.out / 'logs')
+            try:
+                load = Load(node, nodes, names, pool, args.rate, teacher_labels, args.seed,
+                            interrupted.is_set)
+                for name in parameters:
+                    nodes.start(name)
+                exempt_from_collection()
+                measured_s = load.run(seconds, faults)
+            finally:
+                nodes.close()
+            return Run(load.records, load.begin_ns, measured_s, nodes, faults, load.cameras)
         finally:
-            nodes.close()
-        return Run(load.records, load.begin_ns, measured_s, nodes, faults, load.cameras)
-    finally:
-        if load is not None:
-            load.close()
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            if load is not None:
+                load.close()
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
 
 
 def _parameters(args: argparse.Namespace, names: Sequence[str], paths: dict[str, Path],

@@ -9,9 +9,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 
+from kd_perception.cli.interrupts import remembered_interrupts
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.cli.ros_environment import require_ros
 from kd_perception.errors import ConfigError
@@ -130,6 +132,8 @@ def _graph(board: DiagnosticsBoard) -> Iterator[tuple[Callable, Callable]]:
     def spin(seconds: float, condition: Callable[[], bool]) -> bool:
         end = time.monotonic() + seconds
         while not condition():
+            if interrupted.is_set():
+                raise KeyboardInterrupt
             left_s = end - time.monotonic()
             if left_s <= 0:
                 return False
@@ -142,7 +146,8 @@ def _graph(board: DiagnosticsBoard) -> Iterator[tuple[Callable, Callable]]:
                 if not info.node_name.startswith('_')}
 
     try:
-        yield spin, publishers
+        with remembered_interrupts(signal.SIGINT) as interrupted:
+            yield spin, publishers
     finally:
         executor.shutdown(timeout_sec=1.0)
         node.destroy_node()
