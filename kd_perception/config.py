@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import yaml
 
 from kd_perception.errors import ConfigError
+from kd_perception.files import read_text
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -52,15 +53,7 @@ def load_yaml(path: str | Path) -> dict:
         or its top level is not a mapping.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > MAX_CONFIG_BYTES:
-            raise ConfigError(f'{path}: {size} bytes, expected at most {MAX_CONFIG_BYTES}')
-        text = path.read_text(encoding='utf-8')
-    except OSError as error:
-        raise ConfigError(f'{path}: cannot be read ({error.strerror or error})') from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f'{path}: is not UTF-8 text') from error
+    text = read_text(path, MAX_CONFIG_BYTES, ConfigError)
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:

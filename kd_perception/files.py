@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there, and folders that belong to one process at a time."""
+"""Text files as users have them, files that are whole or not there, and locks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,66 @@ from contextlib import suppress
 import fcntl
 import os
 from pathlib import Path
+import re
+import stat
 import tempfile
 from typing import IO
+
+from kd_perception.errors import KdPerceptionError
+
+MAX_TEXT_BYTES = 1 << 30
+# UTF-32's mark begins with that of UTF-16 in the same byte order, so it is looked for first.
+_OTHER_MARKS = {b'\xff\xfe\0\0': 'UTF-32', b'\0\0\xfe\xff': 'UTF-32', b'\xff\xfe': 'UTF-16',
+                b'\xfe\xff': 'UTF-16'}
+# Editors on Windows begin a file with it; where such files were joined it begins a line further down.
+_MARK = '\ufeff'
+
+
+def read_text(path: str | os.PathLike, most_bytes: int = MAX_TEXT_BYTES,
+              error: type[KdPerceptionError] = KdPerceptionError) -> str:
+    """
+    Read a text file, the one way in which this package does; see `decode_text`.
+
+    :param error: class of the errors: what the file is to the caller.
+    :raises KdPerceptionError: missing, no regular file, larger than `most_bytes`, or not UTF-8 text.
+    """
+    return decode_text(read_bytes(path, most_bytes, error), str(path), error)
+
+
+def read_bytes(path: str | os.PathLike, most_bytes: int, error: type[KdPerceptionError]) -> bytes:
+    """Read a regular file of at most `most_bytes`; errors of the class `error` name it."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise error(f'{path}: cannot be read: not a regular file')
+        with open(path, 'rb') as file:
+            data = file.read(most_bytes + 1)
+    except OSError as problem:
+        raise error(f'{path}: cannot be read: {problem.strerror or problem}') from None
+    if len(data) > most_bytes:
+        raise error(f'{path}: larger than {most_bytes} bytes, expected at most that')
+    return data
+
+
+def decode_text(data: bytes, source: str, error: type[KdPerceptionError] = KdPerceptionError) -> str:
+    """
+    Decode UTF-8, with or without a byte order mark; a mark left in would become part of the first word.
+
+    :param source: the file's name for messages.
+    :raises KdPerceptionError: of the class `error`: `source:line:` of the first byte that is not UTF-8, or
+        the encoding that a mark of another kind announces.
+    """
+    for mark, name in _OTHER_MARKS.items():
+        if data.startswith(mark):
+            raise error(f'{source}: is {name} text, not UTF-8; save it again as UTF-8')
+    try:
+        text = data.decode('utf-8')
+    except UnicodeDecodeError as problem:
+        line = data.count(b'\n', 0, problem.start) + 1
+        raise error(f'{source}:{line}: not UTF-8 text') from None
+    if '\0' in text:
+        line = text.count('\n', 0, text.index('\0')) + 1
+        raise error(f'{source}:{line}: holds a zero byte, expected UTF-8 text (UTF-16 without a mark?)')
+    return re.sub(f'(?m)^{_MARK}+', '', text) if _MARK in text else text
 
 
 def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None:

@@ -18,6 +18,7 @@ from kd_perception.bags.frames import Camera, Frame, FrameSource, NS_PER_S, one_
 from kd_perception.bags.reader import natural_key
 from kd_perception.detection.image import check_size, decode_compressed, MAX_COMPRESSED_BYTES
 from kd_perception.errors import BagError, ImageError
+from kd_perception.files import read_text
 
 _JPEG_PNG = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
 IMAGE_SUFFIXES = (*_JPEG_PNG, '.bmp', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
@@ -78,22 +79,19 @@ def read_timestamps(path: Path) -> list[int]:
         begins before one second is shifted by one second, since ROS takes stamp 0 as "not set".
     :raises BagError: `file:line:` and what was expected.
     """
-    if path.stat().st_size > MAX_TIMESTAMP_BYTES:
-        raise BagError(f'{path}: larger than {MAX_TIMESTAMP_BYTES} bytes')
     stamps = []
-    with path.open(encoding='utf-8', errors='replace') as lines:
-        for number, line in enumerate(lines, 1):
-            text = line.strip()
-            if not text:
-                continue
-            try:
-                stamp = _parse_stamp(text)
-            except (ValueError, ArithmeticError):
-                raise BagError(f'{path}:{number}: expected a date with time, seconds or integer nanoseconds, '
-                               f'got {text[:60]!r}') from None
-            if stamps and stamp < stamps[-1]:
-                raise BagError(f'{path}:{number}: the stamp is earlier than the one before')
-            stamps.append(stamp)
+    for number, line in enumerate(read_text(path, MAX_TIMESTAMP_BYTES, BagError).split('\n'), 1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            stamp = _parse_stamp(text)
+        except (ValueError, ArithmeticError):
+            raise BagError(f'{path}:{number}: expected a date with time, seconds or integer nanoseconds, '
+                           f'got {text[:60]!r}') from None
+        if stamps and stamp < stamps[-1]:
+            raise BagError(f'{path}:{number}: the stamp is earlier than the one before')
+        stamps.append(stamp)
     if stamps and stamps[0] < START_STAMP_NS:
         stamps = [stamp + START_STAMP_NS for stamp in stamps]
     return stamps

@@ -17,6 +17,7 @@ import yaml
 
 from kd_perception.bags.salvage import Record, salvage_mcap, salvage_sqlite3
 from kd_perception.errors import BagError
+from kd_perception.files import read_text
 
 STORAGE_SUFFIXES = ('.mcap', '.db3')
 MAX_METADATA_BYTES = 16 * 2 ** 20
@@ -254,11 +255,13 @@ class BagReader:
         path = self.path / 'metadata.yaml'
         if not path.is_file():
             return {}
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            self.problems.append(f'metadata.yaml: larger than {MAX_METADATA_BYTES} bytes, ignored')
+        try:
+            text = read_text(path, MAX_METADATA_BYTES, BagError)
+        except BagError as error:
+            self.problems.append(f'metadata.yaml: ignored ({str(error).removeprefix(f"{path}: ")})')
             return {}
         try:
-            info = yaml.safe_load(path.read_text(encoding='utf-8'))['rosbag2_bagfile_information']
+            info = yaml.safe_load(text)['rosbag2_bagfile_information']
             self._declared = {item['topic_metadata']['name']: int(item['message_count'])
                               for item in info['topics_with_message_count']}
             return dict(info)

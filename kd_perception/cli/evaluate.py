@@ -18,6 +18,7 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid  # noqa: E402
 from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
+from kd_perception.evaluation.class_account import account_of_renames  # noqa: E402
 from kd_perception.evaluation.conditions import (  # noqa: E402
     automatic_tags, condition_masks, load_frame_info, scene_groups)
 from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
@@ -109,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     frames = _frame_set(args)
     renamed = dict(parse_rename(text) for text in args.rename or ())
     if renamed:
+        frames.warnings += account_of_renames(frames.detections, renamed)
         frames.detections = frames.detections.renamed(renamed)
     if args.score_threshold is None and 'score_threshold' in frames.model:
         options = dataclasses.replace(options, score_threshold=frames.model['score_threshold'])

@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit and write; every input is checked before the first image."""
     from kd_perception.evaluation.hybrid_fit import describe, FEATURES, fit_gate
+    from kd_perception.evaluation.class_account import account_of_classes
     from kd_perception.evaluation.hybrid_frames import run_both, Source
     from kd_perception.fallback.ambiguity import features_for
     if len(args.images) != len(args.labels):
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                for images, labels, name in zip(args.images, args.labels, names)]
     with progress(args.quiet, sources) as bar:
         frames = run_both(sources, student, teacher, bar.update)
-    for line in frames.problems:
+    for line in [*frames.problems, *account_of_classes(frames.labels, frames.answers().merged)]:
         print(f'warning: {line}', file=sys.stderr)
     group_by = args.hold_out or ('set' if len(names) >= 3 else 'frame')
     result = fit_gate(frames, args.kind, features, args.folds, group_by, args.seed)

@@ -28,6 +28,7 @@ from kd_perception.bags.folders import images_in
 from kd_perception.config import load_config, to_mapping
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.errors import ConfigError, EvaluationError
+from kd_perception.evaluation.label_folder import list_frames
 from kd_perception.evaluation.site_split import SiteSplit
 from kd_perception.files import take_lock, write_whole
 
@@ -165,8 +166,8 @@ def digest(images: Path, labels: Path) -> str:
     found = hashlib.sha256()
     for path in images_in(images):
         found.update(f'{path.name}\0{path.stat().st_size}\0'.encode())
-    for path in sorted(labels.glob('*.txt')):
-        found.update(f'{path.name}\0'.encode() + path.read_bytes())
+    for name, path in list_frames(labels).items():
+        found.update(f'{name}.txt\0'.encode() + Path(path).read_bytes())
     return found.hexdigest()
 
 

@@ -17,6 +17,7 @@ from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError
 from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects, read_label_file
+from kd_perception.evaluation.label_folder import list_frames
 
 HELP = "Write KITTI labels of a model's sure detections; doubtful ones become DontCare regions."
 EXAMPLES = """\
@@ -223,12 +224,12 @@ def _image_sets(folders: Sequence[Path], covered: dict[str, frozenset[str]]) -> 
         twice = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
         if twice:
             raise ConfigError(f'{images_folder}: {len(twice)} names stand for two images, first {twice[0]!r}')
-        files = sorted((folder / 'label_2').glob('*.txt'))
+        files = list_frames(folder / 'label_2') if (folder / 'label_2').is_dir() else {}
         complete = covered.get(name, covered.get(''))
         if files and complete is None:
             raise ConfigError(f'{folder / "label_2"}: say with --labelled {name}:CLASS,... which classes '
                               f'these labels cover throughout (--labelled {name}: for none)')
-        given = {path.stem: read_label_file(path, scores=False) for path in files}
+        given = {stem: read_label_file(path, scores=False) for stem, path in files.items()}
         sets.append(ImageSet(name, images_folder, images, given, complete if files else frozenset()))
     return sets
 

@@ -2,6 +2,7 @@
 """The content of `evaluate hybrid`'s report.json (docs/hybrid_evaluation.md)."""
 from typing import Any, Dict, List, Optional, Sequence
 
+from kd_perception.evaluation.class_account import account_of_classes
 from kd_perception.evaluation.hybrid_curve import HybridAp, make_metrics, truth_counts
 from kd_perception.evaluation.hybrid_frames import PairedFrames
 from kd_perception.evaluation.hybrid_gates import (compare_gates, DEFAULT, HybridOptions, LEARNED,
@@ -50,7 +51,9 @@ def evaluate_hybrid(frames: PairedFrames, estimator: Optional[Estimator], option
                                            options.burst)
                 report['online'][metric.key] += [simulate_online(ap, gate, settings, options, running)
                                                  for running in (False, True)]
-    report['warnings'] = [*frames.problems, *_warnings(report, estimator)]
+    report['warnings'] = [
+        *frames.problems, *account_of_classes(answers.labels, answers.merged, classes),
+        *_warnings(report, estimator)]
     return report
 
 

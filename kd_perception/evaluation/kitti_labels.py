@@ -6,14 +6,15 @@ Columns (KITTI object development kit, readme.txt): type, truncation [0..1], occ
 alpha [rad], left, top, right, bottom [px], height, width, length [m], x, y, z [m], rotation_y [rad],
 score. Unknown values are -1 (truncation, occlusion, dimensions), -10 (angles) and -1000 (location).
 """
+import codecs
 from dataclasses import dataclass
 import math
 import os
 from pathlib import Path
-import stat
 from typing import List, NoReturn, Optional, Sequence, Tuple, Union
 
 from kd_perception.errors import LabelError
+from kd_perception.files import decode_text, read_bytes
 import numpy as np
 
 LABEL_COLUMNS = 15
@@ -189,28 +190,17 @@ def parse_label_lines(text: str, source: str) -> Tuple[KittiObjects, List[int], 
 
 def read_label_bytes(path: Union[str, os.PathLike]) -> bytes:
     """
-    Read a label file, at most `MAX_LABEL_BYTES` of it.
+    Read a label file, at most `MAX_LABEL_BYTES` of it, without a byte order mark.
 
     :raises LabelError: the file is missing, unreadable, no regular file, or too large.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise LabelError(f'{path}: cannot be read: not a regular file')
-        with open(path, 'rb') as file:
-            data = file.read(MAX_LABEL_BYTES + 1)
-    except OSError as error:
-        raise LabelError(f'{path}: cannot be read: {error.strerror}') from None
-    if len(data) > MAX_LABEL_BYTES:
-        raise LabelError(f'{path}: larger than {MAX_LABEL_BYTES} bytes, not a KITTI label file')
-    return data
+    data = read_bytes(path, MAX_LABEL_BYTES, LabelError)
+    return data[len(codecs.BOM_UTF8):] if data.startswith(codecs.BOM_UTF8) else data
 
 
 def decode_label_bytes(data: bytes, source: str) -> str:
     """Decode UTF-8; raise LabelError naming the line of the first byte that is not."""
-    try:
-        return data.decode('utf-8')
-    except UnicodeDecodeError as error:
-        _refuse(source, data.count(b'\n', 0, error.start) + 1, 'not UTF-8 text')
+    return decode_text(data, source, LabelError)
 
 
 def read_label_file(path: Union[str, os.PathLike], scores: Optional[bool] = None) -> KittiObjects:

@@ -102,6 +102,9 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
     for kind, count in sorted(unknown.items()):
         result.warnings.append(f'{labels}: type {kind!r}, {count} objects, is neither a class nor one of '
                                'KITTI\'s: background in training, unless the configuration ignores it')
+    for name in classes if tuple(classes) != CLASSES else ():
+        if not result.objects[name]:
+            result.warnings.append(f'{labels}: class {name!r}: no label has it')
     unlabelled = [path.name for stem, path in files.items() if stem not in frames]
     if unlabelled:
         result.warnings.append(f'{images}: {len(unlabelled)} images have no label file and are not used, '

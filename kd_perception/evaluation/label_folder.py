@@ -191,21 +191,23 @@ def parse_label_files(frames: Sequence[str], sources: Sequence[str], contents: S
 
 def list_frames(folder: Union[str, os.PathLike]) -> Dict[str, str]:
     """
-    Return {frame name: path} of a folder's ``*.txt`` files, sorted by name.
+    Return {frame name: path} of a folder's ``*.txt`` files, in whatever case, sorted by name.
+
+    Hidden files are no labels: file managers put ``._000007.txt`` beside ``000007.txt``.
 
     :raises LabelError: no folder, no such file in it, or two names for one frame (7.txt and 000007.txt).
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith('.txt'))
+        names = sorted(entry.name for entry in os.scandir(folder)
+                       if entry.name.lower().endswith('.txt') and not entry.name.startswith('.'))
     except OSError as error:
         raise LabelError(f'{folder}: not a readable folder: {error.strerror}') from None
-    numbers: Dict[int, str] = {}
+    known: Dict[Union[int, str], str] = {}
     for name in names:
         stem = name[:-4]
-        if stem.isascii() and stem.isdigit():
-            twin = numbers.setdefault(int(stem), name)
-            if twin != name:
-                raise LabelError(f'{folder}: {twin} and {name} name the same frame')
+        twin = known.setdefault(int(stem) if stem.isascii() and stem.isdigit() else stem, name)
+        if twin != name:
+            raise LabelError(f'{folder}: {twin} and {name} name the same frame')
     return {name[:-4]: os.path.join(folder, name) for name in names}
 
 

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from kd_perception import __version__
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.calibration import Calibration, class_calibration
+from kd_perception.evaluation.class_account import account_of_classes, count_types
 from kd_perception.evaluation.coco_ap import coco_ap
 from kd_perception.evaluation.frame_set import FrameSet
 from kd_perception.evaluation.kitti_eval import (ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES,
@@ -197,7 +198,8 @@ def evaluate_frames(frames: FrameSet, options: EvaluationOptions,
         points[protocol.name] = operating_point(evaluator, protocol, middle, options.score_threshold)
         counts[protocol.name] = {'difficulty': middle.name, **_point(points[protocol.name])}
     details = _miss_rates(frames, options, groups)
-    warnings = list(frames.warnings)
+    warnings = [*frames.warnings,
+                *account_of_classes(frames.labels, frames.detections, options.classes)]
     report = {
         'schema': SCHEMA, 'schema_version': SCHEMA_VERSION,
         'results': results,
@@ -212,7 +214,9 @@ def evaluate_frames(frames: FrameSet, options: EvaluationOptions,
         'latency_ms': latency_percentiles(frames.latency_ns),
         'latency_histogram': latency_histogram(frames.latency_ns),
         'frames': frames.frames,
-        'objects': {'labels': len(frames.labels), 'detections': len(frames.detections)},
+        'objects': {'labels': len(frames.labels), 'detections': len(frames.detections),
+                    'label_types': count_types(frames.labels),
+                    'detection_types': count_types(frames.detections)},
         'recordings': {'count': len(set(frames.bags)), 'lost_messages': frames.lost_messages},
         'model': frames.model,
         'data': {'sha256': frames.data_sha256, **frames.source},

@@ -8,6 +8,7 @@ would have seen.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
@@ -20,7 +21,10 @@ import torch
 
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import TrainingError
+from kd_perception.evaluation.class_account import KITTI_TYPES, shown_counts
 from kd_perception.evaluation.kitti_labels import KittiObjects, read_label_file
+from kd_perception.evaluation.label_folder import list_frames
+from kd_perception.files import read_text
 from kd_perception.training.augmentation import random_colours, random_crop
 from kd_perception.training.losses import ImageTargets
 from kd_perception.training.settings import DatasetSettings, TrainingSettings
@@ -61,14 +65,13 @@ def load_dataset(root: Path, dataset: DatasetSettings) -> tuple[list[LabelledIma
     folder = root / dataset.folder
     if not (folder / 'label_2').is_dir():
         raise TrainingError(f'{folder / "label_2"}: no such folder of label files')
-    names = sorted(path.stem for path in (folder / 'label_2').glob('*.txt'))
-    if dataset.split != 'all':
-        names = _split(root, dataset)
+    files = list_frames(folder / 'label_2')
+    names = list(files) if dataset.split == 'all' else _split(root, dataset)
     training, development = [], []
     for name in names:
         kept = hash_fraction(name) < dataset.train_below
         if kept or dataset.develop:
-            objects = read_label_file(folder / 'label_2' / f'{name}.txt', scores=False)
+            objects = read_label_file(files.get(name, folder / 'label_2' / f'{name}.txt'), scores=False)
             image = LabelledImage(dataset, name, _image_path(folder / 'images', name), objects)
             if kept:
                 training.append(image)
@@ -77,6 +80,21 @@ def load_dataset(root: Path, dataset: DatasetSettings) -> tuple[list[LabelledIma
     if not training:
         raise TrainingError(f'{folder}: no image left to train on')
     return training, development
+
+
+def unknown_types(images: Sequence[LabelledImage], labels: Sequence[str]) -> str:
+    """
+    Name the label types of a set that mean nothing to its training, with their counts; empty: there are none.
+
+    Their objects are background: a misspelt class is unlearned without a word.
+
+    :param labels: the classes that are learned.
+    """
+    counts = Counter(kind for image in images for kind in image.objects.types)
+    known = {*labels, *KITTI_TYPES, *(kind for image in images[:1] for kind in (
+        *image.dataset.ignore, *image.dataset.riders_over))}
+    found = {kind: count for kind, count in counts.most_common() if kind not in known}
+    return shown_counts(found) if found else ''
 
 
 def _image_path(folder: Path, name: str) -> Path:
@@ -89,11 +107,7 @@ def _image_path(folder: Path, name: str) -> Path:
 def _split(root: Path, dataset: DatasetSettings) -> list[str]:
     path = root / 'splits.json'
     try:
-        if path.stat().st_size > _MAX_SPLITS_BYTES:
-            raise TrainingError(f'{path}: larger than {_MAX_SPLITS_BYTES} bytes')
-        names = json.loads(path.read_text(encoding='utf-8'))[dataset.folder][dataset.split]
-    except OSError as error:
-        raise TrainingError(f'{path}: cannot be read: {error.strerror}') from error
+        names = json.loads(read_text(path, _MAX_SPLITS_BYTES, TrainingError))[dataset.folder][dataset.split]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f'{path}: holds no list {dataset.folder}.{dataset.split}') from error
     return sorted(str(name) for name in names)

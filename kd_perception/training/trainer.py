@@ -15,6 +15,7 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
+import sys
 import time
 
 import torch
@@ -27,7 +28,7 @@ from kd_perception.detection.model_spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.averaging import follow
-from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream
+from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream, unknown_types
 from kd_perception.training.distributed import Processes
 from kd_perception.training.preprocess import FromCamera
 from kd_perception.training.run_inputs import data_folder, pretrained_view, starting_networks
@@ -72,6 +73,11 @@ class Trainer:
             root = data_folder(settings, data_root, run_folder, render=processes.is_main)
             groups = [load_dataset(root, dataset) for dataset in settings.datasets]
             training = [images for images, _ in groups]
+            for dataset, images in zip(settings.datasets, training):
+                unknown = unknown_types(images, settings.labels)
+                if unknown and processes.is_main:
+                    print(f'warning: {dataset.folder}: labels of no class, taken as background: {unknown}',
+                          file=sys.stderr)
             view = pretrained_view(settings, pretrained, training, run_folder)
         self.development = [image for _, held in groups for image in held]
         self.stream = MixedStream(settings, training, view)
