@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 # For a machine without a ROS install. `make demo` and `make test` set up all they need in .venv; on a machine with
-# ROS use colcon (docs/install.md).
+# ROS use colcon (docs/how-to/install.md).
 
 PYTHON ?=
 VENV ?= $(CURDIR)/.venv

@@ -33,7 +33,7 @@ ARGUMENTS = {
     'teacher_model': ('', 'Likewise, for the teacher.'),
     'teacher': ('true', 'true: start it here; remote: another machine runs it; false: there is none, the '
                         'state is DEGRADED by design.'),
-    'metrics': ('false', 'true: start metrics_node too, which Prometheus scrapes (docs/metrics.md).'),
+    'metrics': ('false', 'true: start metrics_node too, for Prometheus (docs/reference/metrics.md).'),
     'only': ('', f'Start only one of {", ".join(NODES)}; empty: all.'),
     'share': ('', 'Greatest share of frames that the teacher is sent. Empty: as in params_file.'),
     'deadline_ms': ('', 'Greatest wait for the teacher. Empty: as in params_file.'),
@@ -42,7 +42,7 @@ ARGUMENTS = {
                            'fallback go first.'),
     'respawn': ('true', 'Start a node again that ended unasked.'),
     'respawn_delay_s': ('2.0', 'Seconds until it is started again.'),
-    'enclave': ('', 'SROS2: node N runs in the enclave ENCLAVE/N (docs/security.md). Empty: no enclave.'),
+    'enclave': ('', 'SROS2: node N runs in the enclave ENCLAVE/N (docs/how-to/security.md). Empty: none.'),
     'namespace': ('', 'ROS namespace of the nodes; the camera namespaces lie below it.'),
     'params_file': (str(DEFAULT_PARAMS_FILE), 'YAML file with the parameters of the nodes.'),
     'use_sim_time': ('false', 'true: take the time from /clock, for simulation and replay.'),

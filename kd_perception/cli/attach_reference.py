@@ -16,7 +16,7 @@ examples:
                       in place; drive holds consecutive frames; the manifest beside it pins the new file
 
 Take frames of the cameras, places, hours and weather in which nothing shall be reported: many short pieces
-say more than one long drive. docs/drift.md says how many, and what --scene-frames is for."""
+say more than one long drive. docs/explanation/drift.md says how many, and what --scene-frames is for."""
 MAX_DOCUMENT_BYTES = 3000
 
 

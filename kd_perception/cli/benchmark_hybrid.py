@@ -3,7 +3,7 @@
 `benchmark hybrid`: whether the fallback keeps its promises, under load and under faults.
 
 Student, fallback and teacher run as real processes over DDS; this process plays the cameras and the
-consumer, and does harm on purpose where it is asked to. See docs/hybrid_benchmark.md.
+consumer, and does harm on purpose where it is asked to. See docs/how-to/hybrid_benchmark.md.
 """
 
 from __future__ import annotations

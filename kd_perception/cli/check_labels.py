@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`check-labels`: list everything that is wrong with folders of labelled images. See docs/operations.md."""
+"""`check-labels`: list what is wrong with folders of labelled images (docs/how-to/operations.md)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""The output formats of `detect`: KITTI text, one JSON document, one MCAP recording. See docs/detect.md."""
+"""The output formats of `detect`: KITTI text, JSON and MCAP (docs/how-to/detect.md)."""
 
 from __future__ import annotations
 

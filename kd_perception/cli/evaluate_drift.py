@@ -18,7 +18,8 @@ examples:
                       against the reference in the model's file
   kd_perception evaluate drift --model student --teacher teacher --reference a/images b.mcap \\
       --unchanged stills/images drive.mcap --change fog=fog/images --out report --hours 10
-Frames of the reference must be others than those of --unchanged. docs/drift.md explains every figure."""
+Frames of the reference must be others than those of --unchanged.
+Every figure: docs/explanation/drift.md."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ examples:
   kd_perception evaluate hybrid --bag drive --labels /front/ground_truth --student student \\
       --teacher teacher --out report --share 0.1 --bootstrap 200
 A folder's images are taken as unrelated unless --drive is given; a recording's frames follow one another, and
-only then do boxes that appear and vanish count. docs/hybrid_evaluation.md explains every figure."""
+only then do boxes that appear and vanish count. docs/how-to/hybrid_evaluation.md explains every figure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 Use frames that the student was NOT trained on (`python -m kd_perception.training.held_out` links them), and
 other frames again for `evaluate hybrid`. Objects that the labels leave out count as the teacher's false
-alarms: complete the labels first (`pseudo-label`). docs/hybrid_evaluation.md says more."""
+alarms: complete the labels first (`pseudo-label`). docs/how-to/hybrid_evaluation.md says more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument('--kind', choices=('logistic', 'linear'), default='logistic',
                      help="logistic: to the rank of a frame's gain in its set (default); linear: to the gain")
     fit.add_argument('--features', metavar='NAME,...',
-                     help='features of docs/fallback_logic.md, or `all`; default: accepted, accepted_doubt, '
-                          'rejected_mass, entropy, band')
+                     help='signals of docs/explanation/fallback_logic.md, or `all`; default: '
+                          'accepted, accepted_doubt, rejected_mass, entropy, band')
     fit.add_argument('--folds', type=int, default=5, metavar='N', help='of the cross-validation (default: 5)')
     fit.add_argument('--hold-out', choices=('set', 'frame'), metavar='set|frame',
                      help='what a fold leaves out: whole sets (default with three or more sets), or frames, '

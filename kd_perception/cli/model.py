@@ -32,7 +32,7 @@ EXAMPLES = """\
                                                    exit code 0 sound, 1 not
   kd_perception model attach yolo.onnx --spec yolo.yaml --out described.onnx
                                                    write labels, input and decoder into a model of
-                                                   your own (docs/models.md)
+                                                   your own (docs/reference/models.md)
   kd_perception model attach-reference --help      write the drift monitors' reference into a copy
 """ + model_store.EXAMPLES
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'verify', help='check digest, metadata, shapes, and that it runs; exit code 1 if not')
     verify.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     verify.add_argument('--sha256', help='expected digest; default: what the manifest beside the file pins')
-    attach = actions.add_parser('attach', help='write the metadata of docs/models.md into an ONNX file')
+    attach = actions.add_parser('attach', help='write metadata (docs/reference/models.md) into an ONNX file')
     attach.add_argument('model', help='path of an ONNX file')
     attach.add_argument('--spec', type=Path, required=True, help='YAML with the fields of ModelSpec')
     attach.add_argument('--out', type=Path, required=True, help='ONNX file to write; must not exist')

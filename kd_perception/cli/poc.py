@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`poc`: before and after on your own labelled images, in one page. See docs/poc.md."""
+"""`poc`: before and after on your own labelled images, in one page. See docs/how-to/poc.md."""
 
 from __future__ import annotations
 

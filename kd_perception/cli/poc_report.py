@@ -81,7 +81,7 @@ def write_page(found: Findings, page: Path, document: Path) -> None:
 
 def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], hybrid: Mapping[str, Any],
           benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document (docs/poc.md): plain values only."""
+    """Return the document (docs/how-to/poc.md): plain values only."""
     last = 'after' if 'after' in reports else 'before'
     classes = list(reports['before']['results'])
     ground = {name: report for name, report in reports.items() if not name.startswith('old_')}

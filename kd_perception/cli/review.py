@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`review`: look through recorded hard frames, and turn them into training data. See docs/review.md."""
+"""`review`: view recorded hard frames, and turn them into training data (docs/how-to/review.md)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`review --edit`: correct the labels of hard frames in a browser. See docs/review.md."""
+"""`review --edit`: correct the labels of hard frames in a browser. See docs/how-to/review.md."""
 
 from __future__ import annotations
 

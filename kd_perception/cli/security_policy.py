@@ -3,7 +3,7 @@
 `security-policy`: which topics and services each node of the hybrid may use, as an SROS2 policy.
 
 The format is version 0.2.0 of sros2's policies (ros2/sros2, sros2/policy/schemas/policy.xsd): what is not
-allowed is denied. See docs/security.md.
+allowed is denied. See docs/how-to/security.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAME = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 _TEACHER = 'teacher'
 _HEADER = """<?xml version="1.0" encoding="UTF-8"?>
 <!-- Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0 -->
-<!-- Written by `security-policy` for the cameras {cameras} below {namespace}; see docs/security.md. -->
+<!-- Written by `security-policy` for cameras {cameras} below {namespace}; see docs/how-to/security.md. -->
 """
 
 

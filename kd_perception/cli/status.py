@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`status`: what the nodes of a running graph report on /diagnostics, live or once. See docs/status.md."""
+"""`status`: what the nodes report on /diagnostics, live or once (docs/how-to/status.md)."""
 
 from __future__ import annotations
 

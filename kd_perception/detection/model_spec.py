@@ -192,7 +192,7 @@ class ModelSpec:
         if SPEC_KEY not in metadata:
             raise ModelError(
                 f'{source}: holds no metadata {SPEC_KEY!r}; export it with this package or add it '
-                '(docs/models.md)')
+                '(docs/reference/models.md)')
         fields = _load_json(metadata, SPEC_KEY, source)
         if isinstance(fields, dict) and 'documents' in fields:
             raise ModelError(f'{source}: {SPEC_KEY}.documents: documents have keys of their own')

@@ -87,7 +87,7 @@ def compare_gates(ap: HybridAp, gates: Sequence[RankedGate], options: HybridOpti
     """
     Measure every gate, and the oracle, by one metric.
 
-    :return: plain values for report.json; docs/hybrid_evaluation.md says what each means.
+    :return: plain values for report.json; docs/how-to/hybrid_evaluation.md says what each means.
     """
     metric, shares = ap.metric, options.shares
     gains = frame_gains(ap.answers, metric.counted_protocols, metric.difficulty)

@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""The content of `evaluate hybrid`'s report.json (docs/hybrid_evaluation.md)."""
+"""The content of `evaluate hybrid`'s report.json (docs/how-to/hybrid_evaluation.md)."""
 from typing import Any, Dict, List, Optional, Sequence
 
 from kd_perception.evaluation.class_account import account_of_classes

@@ -150,7 +150,7 @@ def _old(content: Dict[str, Any]) -> str:
                     _table(_head(content, runs=runs), _rows(content, content['old_ground'], runs=runs)),
                     '<p class="sub">What was gained on the site may have been lost here: put some of the '
                     'old frames '
-                    'beside the new ones (docs/adapt.md).</p>' if content['adapted'] else None)
+                    'beside the new ones (docs/how-to/adapt.md).</p>' if content['adapted'] else None)
 
 
 def _hybrid(content: Dict[str, Any], hybrid: Dict[str, Any]) -> str:
@@ -166,7 +166,7 @@ def _hybrid(content: Dict[str, Any], hybrid: Dict[str, Any]) -> str:
                 'cores busy', f'cores, each busy {100 * LOAD:.0f} %'), rows),
         f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz, by the processor time of a '
         'frame on this computer, without decoding the camera\'s images and without ROS '
-        f'(docs/detector_node.md). Gate: {_text(gate)}, '
+        f'(docs/reference/detector_node.md). Gate: {_text(gate)}, '
         f'{"as trained on other frames" if gate == "learned" else "no training"}; '
         'the vertical line is at 20 % of the frames.</p>')
 

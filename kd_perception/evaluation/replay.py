@@ -3,7 +3,7 @@
 Evaluate recordings: run a model over their images without DDS, or read the detections that a graph recorded.
 
 One recording is one `ReplayJob`, and `replay` is a plain function of it, so that any map over jobs spreads
-the work: `map`, a process pool, or a cluster's (docs/evaluation.md shows Dask).
+the work: `map`, a process pool, or a cluster's (docs/how-to/evaluation.md shows Dask).
 """
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Run every protocol over a `FrameSet`; the result is the content of report.json (docs/evaluation.md)."""
+"""Run every protocol over a `FrameSet`: the content of report.json (docs/how-to/evaluation.md)."""
 from dataclasses import dataclass
 import hashlib
 import importlib.metadata

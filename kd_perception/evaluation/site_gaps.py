@@ -13,7 +13,7 @@ from kd_perception.evaluation.site_split import SiteSplit
 import numpy as np
 
 SERIOUS, MINOR = 'serious', 'minor'
-# Adapting the shipped student on 59 fog images with some 130 cars moved AP by 10 points (docs/results.md).
+# Adapting the shipped student on 59 fog images moved AP by 10 points (docs/results/adapting.md).
 FEW_TRAINING_OBJECTS = 100
 FEW_CONDITION_FRAMES = 20
 FEW_BLOCKS = 8
@@ -116,7 +116,7 @@ def teacher_gaps(hybrid: Optional[Dict[str, Any]], old_ground: bool) -> List[Gap
                                      'better '
                             f'than the student ({metric["student_ap"]:.1f}) here: sending frames buys '
                             'nothing',
-                            'adapt the teacher first (docs/adapt.md)'))
+                            'adapt the teacher first (docs/how-to/adapt.md)'))
     if hybrid is not None and not hybrid['estimator']:
         gaps.append(Gap(MINOR, 'the student has no learned gate: plain signals choose the frames to send',
                         'fit-gate makes one'))

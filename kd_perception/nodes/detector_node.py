@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""detector_node: camera images in, vision_msgs/Detection2DArray out. See docs/detector_node.md."""
+"""detector_node: camera images in, vision_msgs/Detection2DArray out. See docs/reference/detector_node.md."""
 
 from __future__ import annotations
 

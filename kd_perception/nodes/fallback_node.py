@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""fallback_node: one verified answer to each student result, in time. See docs/fallback_node.md."""
+"""fallback_node: one verified answer to each student result, in time. See docs/reference/fallback_node.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-metrics_node: what the nodes say on /diagnostics, for Prometheus. See docs/metrics.md.
+metrics_node: what the nodes say on /diagnostics, for Prometheus. See docs/reference/metrics.md.
 
 A plain node, not a lifecycle node: it holds no device and no model, and an exporter that waits to be
 activated would keep silent about a start that fails.

@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-replay_node: plays a recording, a folder of images or a video as camera topics. See docs/replay_node.md.
+replay_node: plays a recording, a folder or a video as cameras. See docs/reference/replay_node.md.
 
 A plain node, not a lifecycle node: it holds no device and no model, it plays once and ends; what a lifecycle
 would give (start when the others are ready) comes from waiting for subscribers.

@@ -3,7 +3,7 @@
 One view of all heads, for losses that compare the outputs of two detectors.
 
 A reader turns a network's named maps into a `HeadView`. Readers for the heads of this package are
-here; for another head write a function of the same form (docs/attach_detector.md).
+here; for another head write a function of the same form (docs/how-to/attach_detector.md).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def reader_of(network: nn.Module, levels: Sequence[str] | None = None) -> HeadRe
         names = tuple(levels or (f'level_{stride}' for stride in network.strides))
         return gfl_reader(names, network.classes, network.reg_max)
     raise TrainingError(f'{type(network).__name__}: its head is not known; give a reader '
-                        '(docs/attach_detector.md)')
+                        '(docs/how-to/attach_detector.md)')
 
 
 def _map(named: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:

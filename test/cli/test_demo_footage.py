@@ -124,7 +124,7 @@ def test_known_footage_is_pinned():
         assert item.name == name and len(item.sha256) == 64 and int(item.sha256, 16)
         assert item.kind in ('pypi', 'debian') and item.duration_s > 0
         assert item.kind == 'debian' or '==' in item.package
-        assert name in (Path(__file__).parents[2] / 'docs' / 'detect.md').read_text()
+        assert name in (Path(__file__).parents[2] / 'docs' / 'how-to' / 'detect.md').read_text()
 
 
 def test_the_rendered_scene_moves_and_is_a_folder_of_images(tmp_path):

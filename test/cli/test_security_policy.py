@@ -12,7 +12,7 @@ from kd_perception.cli.security_policy import EXAMPLE_CAMERAS, policy_text
 from policy_names import names
 
 SHIPPED = Path(__file__).resolve().parents[2] / 'config' / 'security' / 'kd_perception_policy.xml'
-# The table of nodes and topics, for camera C (docs/security.md).
+# The table of nodes and topics, for camera C (docs/how-to/security.md).
 TABLE = {
     'student': {
         'publish': {'C/detections', 'C/candidates', 'C/label_info', 'C/debug_image'},

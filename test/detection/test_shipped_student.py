@@ -13,7 +13,7 @@ from kd_perception.detection.manifest import load_manifest  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / 'models'
-TEACHER_MULTIPLY_ADDS = 1_609_000_000  # at 1280x384, docs/results.md
+TEACHER_MULTIPLY_ADDS = 1_609_000_000  # at 1280x384, docs/results/student.md
 
 
 def weights(layer):

@@ -106,7 +106,7 @@ def test_the_check_fails_for_what_is_not_there(produced, expression, used, words
 
 
 def test_alert_rules(produced):
-    docs = (HERE.parents[1] / 'docs' / 'metrics.md').read_text()
+    docs = (HERE.parents[1] / 'docs' / 'reference' / 'metrics.md').read_text()
     group, = yaml.safe_load(RULES.read_text())['groups']
     names = [rule['alert'] for rule in group['rules']]
     assert len(set(names)) == len(names) > 10

@@ -13,7 +13,7 @@ import pytest
 from real_reports import detector_reports, drift_report, fallback_reports, hybrid, raw
 
 S = 1_000_000_000
-DOCS = Path(__file__).resolve().parents[2] / 'docs' / 'status.md'
+DOCS = Path(__file__).resolve().parents[2] / 'docs' / 'how-to' / 'status.md'
 
 
 @pytest.fixture

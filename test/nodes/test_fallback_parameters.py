@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / 'docs' / 'reference' / 'fallback_node.md'
 DEFAULTS = {spec.name: spec.default for spec in FALLBACK_PARAMETERS}
 MS, S = 1_000_000, 1_000_000_000
 
@@ -29,7 +30,7 @@ def test_the_table_is_sound():
 
 
 def test_the_docs_page_holds_the_table():
-    assert markdown_table(FALLBACK_PARAMETERS) in (ROOT / 'docs' / 'fallback_node.md').read_text()
+    assert markdown_table(FALLBACK_PARAMETERS) in PAGE.read_text()
 
 
 def test_config_file_equals_the_table_and_explains_it():

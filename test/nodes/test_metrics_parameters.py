@@ -11,7 +11,7 @@ from parameter_files import check_config_file, check_table
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / 'docs' / 'metrics.md'
+DOCS = ROOT / 'docs' / 'reference' / 'metrics.md'
 DEFAULTS = {spec.name: spec.default for spec in METRICS_PARAMETERS}
 
 

@@ -13,7 +13,7 @@ from parameter_files import check_config_file, check_table
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG, DOCS = ROOT / 'config' / 'detector.yaml', ROOT / 'docs' / 'detector_node.md'
+CONFIG, DOCS = ROOT / 'config' / 'detector.yaml', ROOT / 'docs' / 'reference' / 'detector_node.md'
 DEFAULTS = {spec.name: spec.default for spec in DETECTOR_PARAMETERS}
 
 

@@ -45,7 +45,7 @@ def test_config_file_equals_the_table_and_explains_it():
 
 
 def test_docs_hold_the_table():
-    assert markdown_table(REPLAY_PARAMETERS) in (ROOT / 'docs' / 'replay_node.md').read_text()
+    assert markdown_table(REPLAY_PARAMETERS) in (ROOT / 'docs' / 'reference' / 'replay_node.md').read_text()
 
 
 def test_what_the_launch_file_changes_in_the_detector_is_a_parameter_of_it():

@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""The documented example of attaching another detector, run as it stands in docs/attach_detector.md."""
+"""The example of docs/how-to/attach_detector.md, run as it stands."""
 
 from pathlib import Path
 import re
@@ -16,7 +16,7 @@ from kd_perception.training.distillation import Distiller, feature_channels  # n
 from kd_perception.training.distillation_settings import (  # noqa: E402
     DistillationSettings, LocalisationSettings, LogitSettings, RegionSettings)
 
-PAGE = Path(__file__).parents[2] / 'docs' / 'attach_detector.md'
+PAGE = Path(__file__).parents[2] / 'docs' / 'how-to' / 'attach_detector.md'
 BLOCKS = re.findall(r'```python\n(.*?)```', PAGE.read_text(encoding='utf-8'), re.S)
 
 

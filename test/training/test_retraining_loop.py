@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-The retraining loop from end to end, each step by its command as docs/operations.md has it.
+The retraining loop from end to end, each step by its command as docs/how-to/operations.md has it.
 
 Rendered scenes, and a network so small and a run so short that figures mean nothing: what is tested is that
 each step takes what the one before gives, and that nothing but accepted frames is trained on.
