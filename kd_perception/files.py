@@ -121,3 +121,9 @@ def take_lock(path: Path) -> IO[str] | None:
         file.close()
         return None
     return file
+
+
+def natural_key(text: str) -> tuple:
+    """Sort key that puts `frame_2` before `frame_10`."""
+    return tuple((1, int(part), part) if part.isdigit() else (0, 0, part)
+                 for part in re.split(r'(\d+)', text))

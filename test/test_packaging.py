@@ -21,6 +21,8 @@ PACKAGE = ROOT / 'kd_perception'
 
 # Import name -> rosdep key. None: there is none, and package.xml says what is lost without it.
 ROSDEP_KEYS = {
+    # zstd of Python 3.14, and before that of a package that rosbags brings along.
+    'backports': 'python3-rosbags-pip', 'compression': 'python3-rosbags-pip',
     'cv2': 'python3-opencv', 'matplotlib': 'python3-matplotlib', 'mcap': 'mcap-ros2-support',
     'numpy': 'python3-numpy', 'onnx': None, 'onnxruntime': 'python3-onnxruntime-pip',
     'psutil': 'python3-psutil', 'rosbags': 'python3-rosbags-pip', 'torch': None, 'tqdm': 'python3-tqdm',

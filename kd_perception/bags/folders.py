@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 
 from kd_perception.bags.frames import Camera, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS
-from kd_perception.bags.reader import natural_key
 from kd_perception.detection.image import check_size, decode_compressed, MAX_COMPRESSED_BYTES
 from kd_perception.errors import BagError, ImageError
-from kd_perception.files import read_text
+from kd_perception.files import natural_key, read_text
 
 _JPEG_PNG = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
 IMAGE_SUFFIXES = (*_JPEG_PNG, '.bmp', '.pgm', '.ppm', '.tif', '.tiff', '.webp')

@@ -34,7 +34,7 @@ def salvage_mcap(path: Path, problems: List[str]) -> Iterator[Record]:
 
     A damaged chunk is skipped where its length is known; a cut ends the reading.
     """
-    schemas, channels = {}, {}
+    schemas, channels, foreign = {}, {}, {}
     with path.open('rb') as file:
         records = StreamReader(file, emit_chunks=True, record_size_limit=MAX_RECORD_BYTES).records
         while True:
@@ -42,11 +42,11 @@ def salvage_mcap(path: Path, problems: List[str]) -> Iterator[Record]:
             try:
                 record = next(records)
             except StopIteration:
-                return
+                break
             except Exception as error:  # damaged bytes fail in many ways, each ends the reading here
                 what = 'the file ends' if isinstance(error, EndOfFile) else f'unreadable ({error})'
                 problems.append(f'{path.name}: {what} after byte {offset} of {path.stat().st_size}')
-                return
+                break
             parts = [record]
             if isinstance(record, Chunk):
                 try:
@@ -68,12 +68,30 @@ def salvage_mcap(path: Path, problems: List[str]) -> Iterator[Record]:
                 elif isinstance(part, Channel):
                     if part.message_encoding == 'cdr' and part.schema_id in schemas:
                         channels[part.id] = (part.topic, schemas[part.schema_id])
+                    elif part.message_encoding != 'cdr':
+                        msgtype = schemas.get(part.schema_id, 'no type')
+                        foreign[part.topic] = f'{msgtype}, {part.message_encoding}'
                 elif isinstance(part, Message) and part.channel_id in channels:
                     yield Record(*channels[part.channel_id], part.log_time, part.data)
+    note_foreign(path.name, foreign, problems)
+
+
+def note_foreign(name: str, foreign: dict[str, str], problems: list[str]) -> None:
+    """
+    Say which topics of a file hold no ROS 2 messages.
+
+    :param foreign: topic to its type and encoding.
+    """
+    if foreign:
+        some = ', '.join(f'{topic} ({kind})' for topic, kind in sorted(foreign.items())[:3])
+        more = ', ...' if len(foreign) > 3 else ''
+        problems.append(f'{name}: {len(foreign)} topics hold no ROS 2 messages (CDR) and are left out: '
+                        f'{some}{more}; convert the recording first')
 
 
 def salvage_sqlite3(path: Path, problems: List[str]) -> Iterator[Record]:
     """Yield the readable messages of a rosbag2 sqlite3 file, its write-ahead log included."""
+    path = path.resolve()   # the log lies beside the file, not beside a link to it
     # With `immutable` a log beside the file would be ignored, without it a read-only folder refuses the log.
     log = path.with_name(path.name + '-wal')
     mode = 'mode=ro' if log.exists() and log.stat().st_size else 'mode=ro&immutable=1'

@@ -135,6 +135,9 @@ def _report(summary: dict, source: FrameSource, target: Path) -> int:
     """Say what was done and what was not."""
     for problem in source.problems[:_SHOWN_PROBLEMS]:
         print(f'{_COMMAND}: note: {problem}', file=sys.stderr)
+    if len(source.problems) > _SHOWN_PROBLEMS:
+        more = len(source.problems) - _SHOWN_PROBLEMS
+        print(f'{_COMMAND}: note: {more} more lines like these under input_problems', file=sys.stderr)
     skipped = summary['skipped']
     for item in skipped[:_SHOWN_PROBLEMS]:
         print(f'{_COMMAND}: warning: {item["name"]}: {item["reason"]}: {item["detail"]}', file=sys.stderr)

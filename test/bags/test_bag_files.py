@@ -12,10 +12,11 @@ import yaml
 
 from kd_perception.bags import messages
 from kd_perception.bags import typestore as ts
-from kd_perception.bags.reader import BagReader, is_bag, natural_key
+from kd_perception.bags.reader import BagReader, is_bag
 from kd_perception.bags.writer import BagWriter
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import BagError
+from kd_perception.files import natural_key
 
 SHAPES = [('bag.mcap', None), ('bag.db3', None), ('bag', 'mcap'), ('bag', 'sqlite3')]
 
