@@ -1,15 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-Decoders: from a model's outputs to candidate boxes in model-input px, before NMS.
+From a model's outputs to candidate boxes in px of the model input, before NMS.
 
-`gfl` is the head of Generalized Focal Loss (Li et al., NeurIPS 2020), as used by NanoDet and
-PicoDet: each cell holds C class logits and, for each of the four sides, a distribution over
-`reg_max + 1` distances in cells, whose expectation is the distance from the cell's centre.
-
-`yolov2` is the head of YOLOv2 (Redmon and Farhadi, 'YOLO9000', CVPR 2017): each cell holds for each
-anchor t_x, t_y, t_w, t_h, an objectness logit and C class logits. The box's centre is
-(column + sigmoid(t_x), row + sigmoid(t_y)) cells, its size anchor * (exp(t_w), exp(t_h)), and the score
-of a class sigmoid(objectness) * softmax(classes).
+Each family of detectors has a module under `detection.decoders`, which gives its source.
 """
 
 from __future__ import annotations
@@ -18,106 +11,102 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kd_perception.detection.decoders.boxes_scores import decode_boxes_scores
+from kd_perception.detection.decoders.decoder_spec import DecoderSpec
+from kd_perception.detection.decoders.end_to_end import decode_end_to_end
+from kd_perception.detection.decoders.gfl import cell_counts, decode_gfl
+from kd_perception.detection.decoders.ssd import decode_ssd
+from kd_perception.detection.decoders.values import sigmoid
+from kd_perception.detection.decoders.yolo import decode_yolo, decode_yolox
+from kd_perception.detection.decoders.yolov2 import decode_yolov2
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import DecoderSpec, ModelSpec
+from kd_perception.detection.model_spec import ModelSpec
+
+__all__ = ['decode', 'output_shapes', 'shape_fits', 'sigmoid']
+
+# In front of a shape: any axes, as long as they are of size 1.
+BATCH = ...
 
 
 def decode(outputs: Sequence[np.ndarray], spec: ModelSpec, score_threshold: float) -> Detections:
     """
     Turn the outputs of one image into candidates.
 
-    A cell becomes a candidate for each class whose score reaches the threshold.
+    A place becomes a candidate for each class whose score reaches the threshold.
 
     :param outputs: the arrays that `output_shapes(spec)` describes, in that order.
     :param score_threshold: in (0, 1].
-    :return: boxes in px of the model input, unsorted, overlapping. Cells with a non-finite value
-        give no candidate.
+    :return: boxes in px of the model input, unsorted, overlapping; class ids count the network's own
+        classes. Places with a non-finite value give no candidate.
+    :raises ValueError: the outputs disagree with one another.
     """
-    if spec.decoder.type == 'gfl':
-        return _decode_gfl(outputs, spec, score_threshold)
-    if spec.decoder.type == 'yolov2':
-        return _decode_yolov2(outputs[0], spec, score_threshold)
-    return _decode_boxes_scores(outputs, score_threshold)
+    decoder, classes, input_hw = spec.decoder, spec.network_classes, spec.input.hw
+    if decoder.type == 'gfl':
+        return decode_gfl(outputs, decoder, classes, input_hw, score_threshold)
+    if decoder.type == 'yolov2':
+        return decode_yolov2(outputs[0], decoder, classes, score_threshold)
+    if decoder.type == 'yolo':
+        return decode_yolo(outputs[0], decoder, input_hw, score_threshold)
+    if decoder.type == 'yolox':
+        return decode_yolox(outputs[0], decoder, input_hw, score_threshold)
+    if decoder.type == 'end_to_end':
+        parts = dict(zip(decoder.output_names(), outputs))
+        return decode_end_to_end(parts, decoder, classes, input_hw, score_threshold)
+    if decoder.type == 'ssd':
+        return decode_ssd(outputs, decoder, input_hw, score_threshold)
+    return decode_boxes_scores(outputs, decoder, input_hw, score_threshold)
 
 
-def output_shapes(spec: ModelSpec) -> dict[str, tuple[int | None, ...]]:
+def output_shapes(spec: ModelSpec) -> dict[str, tuple]:
     """
     Outputs that a model with this spec must have: name -> shape, None where any size will do.
 
-    `gfl`: one `level_<stride>` (1, C + 4 * (reg_max + 1), H / stride, W / stride) a stride.
-    `yolov2`: `level_<stride>` (1, anchors * (5 + C), H / stride, W / stride), anchor by anchor.
-    `boxes_scores`: `boxes` (1, N, 4) xyxy px of the input and `scores` (1, N, C) in [0, 1].
+    `...` at the front stands for any number of axes of size 1; alone, for any shape. The forms are
+    described in docs/models.md.
     """
-    decoder, classes = spec.decoder, len(spec.labels)
-    if decoder.type == 'boxes_scores':
-        return {'boxes': (1, None, 4), 'scores': (1, None, classes)}
-    channels = classes + 4 * (decoder.reg_max + 1)
-    if decoder.type == 'yolov2':
-        channels = len(decoder.anchors_px) * (5 + classes)
-    return {
-        f'level_{stride}': (1, channels, -(-spec.input.height // stride), -(-spec.input.width // stride))
-        for stride in decoder.strides}
+    decoder = spec.decoder
+    shapes = _part_shapes(decoder, spec.network_classes, spec.input.hw)
+    return {name: shapes[role] for role, name in decoder.output_names().items()}
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logistic function that does not overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * logits))
+def _part_shapes(decoder: DecoderSpec, classes: int, input_hw: tuple[int, int]) -> dict[str, tuple]:
+    values, bins = decoder.class_values(classes), 4 * (decoder.reg_max + 1)
+    if decoder.type in ('boxes_scores', 'detr', 'ssd'):
+        return {'boxes': (1, None, 4), 'scores': (1, None, values), 'priors': (BATCH,)}
+    if decoder.type == 'end_to_end':
+        return {'rows': (BATCH, None, len(decoder.columns)), 'boxes': (BATCH, None, 4),
+                'scores': (BATCH, None), 'labels': (BATCH, None), 'count': (BATCH,)}
+    if decoder.type == 'yolo':
+        row = 4 + decoder.objectness + classes
+        return {'predictions': (1, row, None) if decoder.arrangement == 'channels_first' else (1, None, row)}
+    if decoder.type == 'yolox':
+        places = sum((input_hw[0] // stride) * (input_hw[1] // stride) for stride in decoder.strides)
+        return {'predictions': (1, places, 5 + classes)}
+    counts = cell_counts(decoder.strides, input_hw)
+    if decoder.arrangement == 'table':
+        return {'predictions': (1, sum(counts), classes + bins)}
+    if decoder.arrangement == 'rows':
+        return {f'{part}_{stride}': (1, count, classes if part == 'scores' else bins)
+                for part in ('scores', 'distances') for stride, count in zip(decoder.strides, counts)}
+    channels = len(decoder.anchors_px) * (5 + classes) if decoder.type == 'yolov2' else classes + bins
+    return {f'level_{stride}': (1, channels, -(-input_hw[0] // stride), -(-input_hw[1] // stride))
+            for stride in decoder.strides}
 
 
-def _decode_gfl(outputs: Sequence[np.ndarray], spec: ModelSpec, score_threshold: float) -> Detections:
-    classes = len(spec.labels)
-    # Compare logits: one comparison a cell instead of one exponential.
-    threshold = min(max(score_threshold, 1e-9), 1 - 1e-9)
-    logit_threshold = np.float32(np.log(threshold / (1 - threshold)))
-    parts = []
-    for output, stride in zip(outputs, spec.decoder.strides):
-        channels, _, width = output.shape[1:]
-        cells = output.reshape(channels, -1)
-        class_ids, positions = np.nonzero(cells[:classes] >= logit_threshold)
-        if len(positions) == 0:
-            continue
-        scores = sigmoid(cells[class_ids, positions])
-        distances = _expected_distances(cells[classes:, positions], spec.decoder) * stride
-        x = (positions % width + 0.5) * stride
-        y = (positions // width + 0.5) * stride
-        boxes = np.stack([x - distances[0], y - distances[1], x + distances[2], y + distances[3]], axis=1)
-        parts.append(_finite(boxes, scores, class_ids))
-    return Detections.concatenate(parts)
+def shape_fits(found: Sequence, expected: tuple) -> bool:
+    """
+    Whether a shape fits what `output_shapes` says; symbolic sizes (string or None) fit anything.
 
-
-def _expected_distances(logits: np.ndarray, decoder: DecoderSpec) -> np.ndarray:
-    """(4 * bins, N) logits -> (4, N) expected distances (left, top, right, bottom) in cells."""
-    bins = decoder.reg_max + 1
-    logits = logits.reshape(4, bins, -1)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.einsum('sbn,b->sn', weights, np.arange(bins, dtype=np.float32)) / weights.sum(axis=1)
-
-
-def _decode_yolov2(output: np.ndarray, spec: ModelSpec, score_threshold: float) -> Detections:
-    stride = np.float32(spec.decoder.strides[0])
-    anchors = np.array(spec.decoder.anchors_px, dtype=np.float32)
-    height, width = output.shape[2:]
-    cells = output.reshape(len(anchors), 5 + len(spec.labels), height * width)
-    # A class score never exceeds its objectness: the few cells above the threshold pay for the rest.
-    objectness = sigmoid(cells[:, 4])
-    chosen, positions = np.nonzero(objectness >= score_threshold)
-    raw = cells[chosen, :, positions]
-    exponentials = np.exp(raw[:, 5:] - raw[:, 5:].max(axis=1, keepdims=True))
-    scores = objectness[chosen, positions, None] * exponentials / exponentials.sum(axis=1, keepdims=True)
-    centres = np.stack([positions % width, positions // width], axis=1) + sigmoid(raw[:, :2])
-    with np.errstate(over='ignore'):  # an overflow becomes inf, and inf gives no candidate
-        half_sizes = 0.5 * anchors[chosen] * np.exp(raw[:, 2:4])
-        boxes = np.concatenate([centres * stride - half_sizes, centres * stride + half_sizes], axis=1)
-    rows, class_ids = np.nonzero(scores >= score_threshold)
-    return _finite(boxes[rows], scores[rows, class_ids], class_ids)
-
-
-def _decode_boxes_scores(outputs: Sequence[np.ndarray], score_threshold: float) -> Detections:
-    boxes, scores = outputs[0][0], outputs[1][0]
-    cells, class_ids = np.nonzero(scores >= score_threshold)
-    return _finite(boxes[cells], np.minimum(scores[cells, class_ids], 1), class_ids)
-
-
-def _finite(boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray) -> Detections:
-    good = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
-    return Detections(boxes[good], scores[good], class_ids[good])
+    :param found: a shape, or the sizes that a graph declares.
+    """
+    found = list(found)
+    if expected == (BATCH,):
+        return True
+    if expected[:1] == (BATCH,):
+        expected = expected[1:]
+        extra = max(len(found) - len(expected), 0)
+        if any(isinstance(size, int) and size != 1 for size in found[:extra]):
+            return False
+        found = found[extra:]
+    return len(found) == len(expected) and all(
+        want is None or not isinstance(have, int) or have == want for have, want in zip(found, expected))

@@ -1,23 +1,27 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Letterboxing: fit an image into a fixed input size, and map boxes both ways."""
+"""Fit an image into a fixed input size, as the model's training did, and map boxes both ways."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import cv2
 import numpy as np
 
 # Below this scale bilinear sampling skips source pixels and small objects alias away.
 _AREA_BELOW_SCALE = 0.5
+# How families place the image: most YOLOs in the centre, YOLOX and NanoDet at the top left; DETR, SSD and
+# most of Intel's models stretch it over the whole input.
+Placement = Literal['centre', 'top_left', 'stretch']
 
 
 @dataclasses.dataclass(frozen=True)
 class Letterbox:
     """
-    Aspect-preserving resize into `target_hw`, centred, the rest padded.
+    A resize into `target_hw`: by default aspect-preserving and centred, the rest padded.
 
-    The resized image has whole pixels, so the two axes' scales differ by a rounding; boxes are
+    The resized image has whole pixels, so the two axes' scales differ at least by a rounding; boxes are
     mapped with the true scale of each axis, which makes `to_image` the exact inverse of
     `to_model`. Build it with `Letterbox.fit`.
 
@@ -33,17 +37,23 @@ class Letterbox:
     offset_xy: tuple[int, int]
 
     @classmethod
-    def fit(cls, source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Letterbox:
+    def fit(cls, source_hw: tuple[int, int], target_hw: tuple[int, int],
+            placement: Placement = 'centre') -> Letterbox:
         """
-        Find the largest centred placement of an image in the model input.
+        Find the largest placement of an image in the model input.
 
+        :param placement: `centre` or `top_left` keep the aspect and pad; `stretch` fills the input.
         :raises ValueError: a side is not positive.
         """
         source_hw, target_hw = tuple(map(int, source_hw)), tuple(map(int, target_hw))
         if min(source_hw + target_hw) <= 0:
             raise ValueError(f'sizes must be positive, got {source_hw} and {target_hw}')
+        if placement == 'stretch':
+            return cls(source_hw, target_hw, target_hw, (0, 0))
         scale = min(target_hw[0] / source_hw[0], target_hw[1] / source_hw[1])
         resized_hw = tuple(min(t, max(1, round(s * scale))) for s, t in zip(source_hw, target_hw))
+        if placement == 'top_left':
+            return cls(source_hw, target_hw, resized_hw, (0, 0))
         offset_xy = ((target_hw[1] - resized_hw[1]) // 2, (target_hw[0] - resized_hw[0]) // 2)
         return cls(source_hw, target_hw, resized_hw, offset_xy)
 

@@ -26,12 +26,16 @@ import base64
 from collections.abc import Callable, Mapping
 import dataclasses
 import json
-import math
+from pathlib import PurePath
+import re
 from typing import Any, Literal, TypeVar
 import zlib
 
 from kd_perception.config import from_mapping, to_mapping
+from kd_perception.detection.class_map import ClassMap
+from kd_perception.detection.decoders.decoder_spec import DecoderSpec
 from kd_perception.detection.image import MAX_IMAGE_PIXELS
+from kd_perception.detection.letterbox import Placement
 from kd_perception.errors import ConfigError, ModelError
 
 SPEC_VERSION = 1
@@ -41,7 +45,7 @@ DOCUMENT_KEYS = {
 MAX_DOCUMENT_CHARS = 1 << 22
 COMPRESSED = 'zlib+base85:'
 MAX_CLASSES = 1000
-MAX_ANCHORS = 100
+MAX_CONSTANTS = 64
 T = TypeVar('T')
 
 
@@ -56,22 +60,27 @@ class InputSpec:
     The model's image input, batch size 1.
 
     :param height, width: px.
-    :param layout: `NHWC` or `NCHW`.
-    :param dtype: `uint8` (values 0..255; the graph normalises) or `float32`.
+    :param layout: `NHWC` or `NCHW`; `CHW` and `HWC` for a graph without a batch axis (torchvision's).
+    :param dtype: `uint8` (values 0..255; the graph normalises), `float32` or `float16`.
     :param color: channel order that the model expects.
-    :param mean, std: with float32 input, x = (pixel - mean) / std per channel, in the order of
+    :param mean, std: with a float input, x = (pixel - mean) / std per channel, in the order of
         `color`, in grey levels (0..255). Must be absent with uint8 input.
     :param pad_value: grey level of the letterbox padding.
+    :param fit: where the image goes in the input; see `letterbox.Placement`.
+    :param constants: values of the graph's other inputs, by name: sizes or scales that some exports
+        ask for.
     """
 
     height: int
     width: int
-    layout: Literal['NHWC', 'NCHW'] = 'NHWC'
-    dtype: Literal['uint8', 'float32'] = 'uint8'
+    layout: Literal['NHWC', 'NCHW', 'HWC', 'CHW'] = 'NHWC'
+    dtype: Literal['uint8', 'float32', 'float16'] = 'uint8'
     color: Literal['bgr', 'rgb'] = 'bgr'
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     pad_value: int = 114
+    fit: Placement = 'centre'
+    constants: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         """Check ranges."""
@@ -79,8 +88,10 @@ class InputSpec:
                  f'height and width must be positive and at most {MAX_IMAGE_PIXELS} px together')
         _require(0 <= self.pad_value <= 255, 'pad_value must be in 0..255')
         _require((self.mean is None) == (self.std is None), 'mean and std belong together')
-        _require(self.dtype == 'float32' or self.mean is None, 'a uint8 input is normalised inside the graph')
+        _require(self.dtype != 'uint8' or self.mean is None, 'a uint8 input is normalised inside the graph')
         _require(self.std is None or all(value > 0 for value in self.std), 'std must be positive')
+        _require(all(1 <= len(values) <= MAX_CONSTANTS for values in self.constants.values()),
+                 f'constants: expected 1 to {MAX_CONSTANTS} values each')
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -88,41 +99,10 @@ class InputSpec:
         return self.height, self.width
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return (1, self.height, self.width, 3) if self.layout == 'NHWC' else (1, 3, self.height, self.width)
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderSpec:
-    """
-    How outputs become boxes; see `detection.decode`.
-
-    :param type: `gfl` (one map of class logits and box distributions a level), `yolov2` (one map of
-        offsets from anchors) or `boxes_scores` (boxes and class scores already decoded by the graph).
-    :param strides: px a cell, one per output level (gfl, yolov2: exactly one).
-    :param reg_max: last bin of the box distributions, in cells (gfl).
-    :param anchors_px: (width, height) of each anchor in px of the model input (yolov2). Darknet's
-        own files give cells: multiply by the stride.
-    """
-
-    type: Literal['gfl', 'yolov2', 'boxes_scores']
-    strides: tuple[int, ...] = ()
-    reg_max: int = 7
-    anchors_px: tuple[tuple[float, float], ...] = ()
-
-    def __post_init__(self):
-        """Check ranges."""
-        _require(all(stride > 0 for stride in self.strides), 'strides must be positive')
-        _require(self.type != 'gfl' or bool(self.strides), 'strides are given with gfl')
-        _require(self.type != 'yolov2' or len(self.strides) == 1, 'one stride is given with yolov2')
-        _require(self.type != 'boxes_scores' or not self.strides, 'strides are given only with gfl or yolov2')
-        _require(1 <= self.reg_max <= 64, 'reg_max must be in 1..64')
-        _require(bool(self.anchors_px) == (self.type == 'yolov2'),
-                 'anchors_px are given with yolov2, and only with yolov2')
-        _require(len(self.anchors_px) <= MAX_ANCHORS, f'expected at most {MAX_ANCHORS} anchors_px')
-        _require(all(math.isfinite(side) and side > 0 for anchor in self.anchors_px for side in anchor),
-                 'anchors_px must be positive')
+        sizes = {'N': 1, 'H': self.height, 'W': self.width, 'C': 3}
+        return tuple(sizes[axis] for axis in self.layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +136,8 @@ class ModelSpec:
     :param name: short name, for example `teacher_picodet_s`.
     :param labels: class names; the index is the class id.
     :param licence: SPDX expression or a sentence.
+    :param classes: the network's own classes and what they are called here; None where they are the labels.
+    :param external_data: sha256 of each file beside the model's that holds its weights, by plain file name.
     :param documents: the JSON documents of `DOCUMENT_KEYS`, as far as given.
     """
 
@@ -167,6 +149,8 @@ class ModelSpec:
     version: str = '1'
     licence: str = ''
     spec_version: int = SPEC_VERSION
+    classes: ClassMap | None = None
+    external_data: dict[str, str] = dataclasses.field(default_factory=dict)
     documents: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -177,8 +161,20 @@ class ModelSpec:
         _require(1 <= len(self.labels) <= MAX_CLASSES, f'expected 1 to {MAX_CLASSES} labels')
         _require(len(set(self.labels)) == len(self.labels), 'labels must differ from one another')
         _require(all(label and label == label.strip() for label in self.labels), 'labels must not be empty')
+        if self.classes is not None:
+            self.classes.check_labels(self.labels)
+        for name, digest in self.external_data.items():
+            _require(name == PurePath(name).name and name not in ('', '.', '..') and '\\' not in name,
+                     f'external_data: expected plain file names, got {name!r}')
+            _require(re.fullmatch(r'[0-9a-f]{64}', digest) is not None,
+                     f'external_data.{name}: expected 64 lower-case hexadecimal digits')
         unknown = set(self.documents) - set(DOCUMENT_KEYS)
         _require(not unknown, f'unknown documents: {sorted(unknown)}')
+
+    @property
+    def network_classes(self) -> int:
+        """How many classes the network itself tells apart."""
+        return len(self.labels) if self.classes is None else len(self.classes.names)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> ModelSpec:

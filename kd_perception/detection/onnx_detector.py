@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from kd_perception.detection.boxes import clip_boxes
-from kd_perception.detection.decode import decode, output_shapes
+from kd_perception.detection.decode import decode, output_shapes, shape_fits
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
@@ -31,7 +31,9 @@ PROVIDERS = {
     'cuda': 'CUDAExecutionProvider',
     'tensorrt': 'TensorrtExecutionProvider',
 }
-_NUMPY_TYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
+_NUMPY_TYPES = {
+    'tensor(uint8)': 'uint8', 'tensor(float)': 'float32', 'tensor(float16)': 'float16',
+    'tensor(int64)': 'int64', 'tensor(int32)': 'int32', 'tensor(bool)': 'bool'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +94,20 @@ class OnnxDetector:
     """
 
     def __init__(self, session: Session, spec: ModelSpec, input_name: str = 'images', sha256: str = '',
-                 path: Path | None = None, provider: str = ''):
-        """Wrap a session whose inputs and outputs are known to match `spec`."""
+                 path: Path | None = None, provider: str = '',
+                 constants: dict[str, np.ndarray] | None = None):
+        """
+        Wrap a session whose inputs and outputs are known to match `spec`.
+
+        :param constants: what the graph's other inputs are fed with.
+        """
         self.session = session
         self.spec = spec
         self.sha256 = sha256
         self.path = path
         self.provider = provider
         self._input_name = input_name
+        self._constants = constants or {}
         self._output_names = list(output_shapes(spec))
         self._canvas = np.empty((*spec.input.hw, 3), dtype=np.uint8)
 
@@ -138,10 +146,10 @@ class OnnxDetector:
         """
         session = create_session(model_bytes, options, path)
         spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-        input_name = _check_input(session, spec.input, path)
+        input_name, constants = _check_inputs(session, spec.input, path)
         _check_outputs(session, spec, path)
         digest = hashlib.sha256(model_bytes).hexdigest()
-        return cls(session, spec, input_name, digest, path, session.get_providers()[0])
+        return cls(session, spec, input_name, digest, path, session.get_providers()[0], constants)
 
     def warm_up(self, runs: int = 2) -> None:
         """
@@ -171,20 +179,19 @@ class OnnxDetector:
         max_detections = thresholds.max_detections if max_detections is None else max_detections
 
         start = time.perf_counter_ns()
-        letterbox = Letterbox.fit(image_bgr.shape[:2], self.spec.input.hw)
+        letterbox = Letterbox.fit(image_bgr.shape[:2], self.spec.input.hw, self.spec.input.fit)
         letterbox.apply(image_bgr, self.spec.input.pad_value, out=self._canvas)
         tensor = to_tensor(self._canvas, self.spec.input)
         preprocessed = time.perf_counter_ns()
         try:
-            outputs = self.session.run(self._output_names, {self._input_name: tensor})
+            outputs = self.session.run(
+                self._output_names, {self._input_name: tensor, **self._constants})
         except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
             raise ModelError(
                 f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
         inferred = time.perf_counter_ns()
         self._check_shapes(outputs)
-        candidates = decode(outputs, self.spec, score_threshold)
-        kept = candidates.select(nms(
-            candidates.boxes_xyxy, candidates.scores, candidates.class_ids, nms_iou, max_detections))
+        kept = self._detections(outputs, score_threshold, nms_iou, max_detections)
         boxes = clip_boxes(letterbox.to_image(kept.boxes_xyxy), letterbox.source_hw)
         inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         detections = Detections(boxes, kept.scores, kept.class_ids).select(inside)
@@ -192,9 +199,24 @@ class OnnxDetector:
         return DetectionResult(
             detections, StageTimings(preprocessed - start, inferred - preprocessed, done - inferred))
 
+    def _detections(self, outputs: list[np.ndarray], score_threshold: float, nms_iou: float,
+                    max_detections: int) -> Detections:
+        """Return what is left of the candidates after suppression, with our class ids, px of the input."""
+        classes, labels = self.spec.classes, self.spec.labels
+        least = score_threshold if classes is None else classes.least_score(score_threshold)
+        try:
+            candidates = decode([_as_float32(output) for output in outputs], self.spec, least)
+        except ValueError as error:
+            raise ModelError(f'{self.path or self.spec.name}: outputs cannot be decoded: {error}') from error
+        if classes is not None:
+            candidates = classes.relabelled(candidates, labels)
+        kept = candidates.select(nms(
+            candidates.boxes_xyxy, candidates.scores, candidates.class_ids, nms_iou, max_detections))
+        return kept if classes is None else classes.finished(kept, labels, score_threshold)
+
     def _check_shapes(self, outputs: list[np.ndarray]) -> None:
         for output, (name, shape) in zip(outputs, output_shapes(self.spec).items()):
-            if not _fits(output.shape, shape):
+            if not shape_fits(output.shape, shape):
                 raise ModelError(
                     f'{self.path or self.spec.name}: output {name!r} has shape {list(output.shape)}, '
                     f'expected {_show(shape)}')
@@ -229,14 +251,19 @@ def to_tensor(canvas_bgr: np.ndarray, spec: InputSpec) -> np.ndarray:
     A uint8 NHWC BGR model gets a view: nothing is copied.
     """
     image = canvas_bgr if spec.color == 'bgr' else cv2.cvtColor(canvas_bgr, cv2.COLOR_BGR2RGB)
-    if spec.dtype == 'float32':
+    if spec.dtype != 'uint8':
         image = image.astype(np.float32)
         if spec.mean is not None:
             image -= np.array(spec.mean, dtype=np.float32)
             image *= 1 / np.array(spec.std, dtype=np.float32)
-    if spec.layout == 'NCHW':
-        image = np.ascontiguousarray(image.transpose(2, 0, 1))
-    return image[None]
+    if spec.layout.endswith('CHW'):
+        image = image.transpose(2, 0, 1)
+    image = np.ascontiguousarray(image, dtype=spec.dtype)
+    return image[None] if spec.layout.startswith('N') else image
+
+
+def _as_float32(output: np.ndarray) -> np.ndarray:
+    return output.astype(np.float32) if output.dtype == np.float16 else output
 
 
 def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) -> Any:
@@ -266,16 +293,35 @@ def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) ->
         raise ModelError(f'{path}: is not a model that onnxruntime can load: {_first_line(error)}') from error
 
 
-def _check_input(session: Any, spec: InputSpec, path: Path) -> str:
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise ModelError(f'{path}: has {len(inputs)} inputs, expected one image')
-    found_type = _NUMPY_TYPES.get(inputs[0].type, inputs[0].type)
-    if found_type != spec.dtype or not _fits(inputs[0].shape, spec.shape):
+def _check_inputs(session: Any, spec: InputSpec, path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the name of the image's input, and what the others are fed with."""
+    found = {entry.name: entry for entry in session.get_inputs()}
+    unknown = sorted(set(spec.constants) - set(found))
+    if unknown:
+        raise ModelError(f'{path}: has no input {unknown[0]!r}, for which the metadata give values; '
+                         f'inputs: {", ".join(found)}')
+    images = [entry for name, entry in found.items() if name not in spec.constants]
+    if len(images) != 1:
+        raise ModelError(f'{path}: has {len(images)} inputs ({", ".join(e.name for e in images)}), not '
+                         'counting those of input.constants; expected one image')
+    image = images[0]
+    found_type = _NUMPY_TYPES.get(image.type, image.type)
+    if found_type != spec.dtype or not shape_fits(image.shape, spec.shape):
         raise ModelError(
-            f'{path}: input {inputs[0].name!r} is {found_type} {inputs[0].shape}, '
+            f'{path}: input {image.name!r} is {found_type} {image.shape}, '
             f'the metadata promise {spec.dtype} {_show(spec.shape)}')
-    return inputs[0].name
+    return image.name, {name: _constant(found[name], values, path)
+                        for name, values in spec.constants.items()}
+
+
+def _constant(entry: Any, values: tuple[float, ...], path: Path) -> np.ndarray:
+    """Return an input's values in the type and the number of axes that the graph declares."""
+    kind = _NUMPY_TYPES.get(entry.type)
+    shape = (1,) * (len(entry.shape) - 1) + (len(values),) if len(entry.shape) else ()
+    if kind is None or not shape_fits(entry.shape, shape) or (not shape and len(values) != 1):
+        raise ModelError(f'{path}: input {entry.name!r} is {entry.type} {entry.shape}, the metadata give it '
+                         f'{len(values)} numbers')
+    return np.array(values).astype(kind).reshape(shape)
 
 
 def _check_outputs(session: Any, spec: ModelSpec, path: Path) -> None:
@@ -285,20 +331,19 @@ def _check_outputs(session: Any, spec: ModelSpec, path: Path) -> None:
             raise ModelError(
                 f'{path}: has no output {name!r}, which decoder {spec.decoder.type!r} needs; '
                 f'outputs: {", ".join(found)}')
-        if not _fits(found[name].shape, shape):
+        if not shape_fits(found[name].shape, shape):
             raise ModelError(
                 f'{path}: output {name!r} has shape {found[name].shape}, expected {_show(shape)} '
-                f'for {len(spec.labels)} labels and decoder {spec.decoder.type!r}')
+                f'for {_classes(spec)} and decoder {spec.decoder.type!r}')
 
 
-def _fits(found: Any, expected: tuple[int | None, ...]) -> bool:
-    """Whether a shape fits; symbolic (string or None) sizes of the graph fit anything."""
-    return len(found) == len(expected) and all(
-        want is None or not isinstance(have, int) or have == want for have, want in zip(found, expected))
+def _classes(spec: ModelSpec) -> str:
+    return f'{spec.network_classes} {"labels" if spec.classes is None else "classes of the network"}'
 
 
-def _show(shape: tuple[int | None, ...]) -> str:
-    return '[' + ', '.join('any' if size is None else str(size) for size in shape) + ']'
+def _show(shape: tuple) -> str:
+    texts = {None: 'any', ...: '...'}
+    return '[' + ', '.join(texts.get(size, str(size)) for size in shape) + ']'
 
 
 def _first_line(error: Exception) -> str:

@@ -10,12 +10,12 @@ import numpy as np
 
 from kd_perception.detection.boxes import box_intersection_over_area, box_iou
 from kd_perception.detection.detections import Detections
+from kd_perception.detection.riders import joined_boxes, ridden_machines
 from kd_perception.evaluation.kitti_labels import KittiObjects
 from kd_perception.training.settings import DatasetSettings, PseudoLabelSettings
 
 # COCO classes (80-class order) that tell a rider from a pedestrian.
 PERSON, BICYCLE, CAR, MOTORCYCLE, BUS, TRUCK = 0, 1, 2, 3, 5, 7
-_RIDES = 0.25  # share of the bicycle's box that must lie under the (widened) person's box
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,35 +127,22 @@ def find_riders(pretrained: Detections,
     """
     Find the persons who ride, among a COCO network's detections.
 
-    A person box that covers the upper part of a bicycle (or motorcycle) is its rider; KITTI's
-    Cyclist box holds both, so the boxes are joined.
+    Who rides is `detection.riders`' to say; KITTI's Cyclist box holds both, so the boxes are joined.
 
     :return: index of the person -> ('Cyclist' or 'ignore', box (4,) px); 'ignore' for motorcycles and
         for pairs that are not sure enough.
     """
-    riders = {}
-    machines = np.flatnonzero(np.isin(pretrained.class_ids, (BICYCLE, MOTORCYCLE)))
+    machines = np.flatnonzero(np.isin(pretrained.class_ids, (BICYCLE, MOTORCYCLE))
+                              & (pretrained.scores >= settings.uncertain))
+    people = np.flatnonzero(pretrained.class_ids == PERSON)
     boxes = pretrained.boxes_xyxy
-    for person in np.flatnonzero(pretrained.class_ids == PERSON):
-        # A rider's box ends at the pedals or above the machine's bottom: widen it downwards.
-        reach = boxes[person].copy()
-        reach[3] += 0.3 * (reach[3] - reach[1])
-        if not len(machines):
-            break
-        cover = box_intersection_over_area(boxes[machines], reach[None])[:, 0]
-        horizontal = (boxes[machines, 0] + boxes[machines, 2]) / 2
-        centred = (horizontal > reach[0]) & (horizontal < reach[2])
-        above = boxes[machines, 1] > boxes[person, 1]
-        fits = (cover > _RIDES) & centred & above & (pretrained.scores[machines] >= settings.uncertain)
-        if not fits.any():
-            continue
-        machine = machines[fits][np.argmax(pretrained.scores[machines[fits]])]
-        joined = np.concatenate([np.minimum(boxes[person, :2], boxes[machine, :2]),
-                                 np.maximum(boxes[person, 2:], boxes[machine, 2:])])
-        sure = (pretrained.class_ids[machine] == BICYCLE
-                and min(pretrained.scores[machine], pretrained.scores[person]) >= settings.rider)
-        riders[int(person)] = ('Cyclist' if sure else 'ignore', joined)
-    return riders
+    ridden = ridden_machines(boxes[people], boxes[machines], pretrained.scores[machines])
+    riding = ridden >= 0
+    people, machines = people[riding], machines[ridden[riding]]
+    sure = ((pretrained.class_ids[machines] == BICYCLE)
+            & (np.minimum(pretrained.scores[machines], pretrained.scores[people]) >= settings.rider))
+    return {int(person): ('Cyclist' if certain else 'ignore', box)
+            for person, certain, box in zip(people, sure, joined_boxes(boxes[people], boxes[machines]))}
 
 
 def _add_pseudo_labels(builder: _Builder, pretrained: Detections, settings: PseudoLabelSettings) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+PLACEMENTS = st.sampled_from(['centre', 'top_left', 'stretch'])
 
 
 @given(SIZES, SIZES)
@@ -24,30 +25,39 @@ def test_image_fits_and_touches(source_hw, target_hw):
     assert abs(width - max(1, source_hw[1] * scale)) <= 0.5 + 1e-9
 
 
-@given(SIZES, SIZES, st.lists(st.tuples(*[st.floats(-100, 4000)] * 4), max_size=5))
-def test_inverse_is_exact(source_hw, target_hw, rows):
-    box = Letterbox.fit(source_hw, target_hw)
+@given(SIZES, SIZES)
+def test_top_left_moves_the_centred_image_and_stretch_fills(source_hw, target_hw):
+    centred = Letterbox.fit(source_hw, target_hw)
+    corner, filled = (Letterbox.fit(source_hw, target_hw, where) for where in ('top_left', 'stretch'))
+    assert corner.offset_xy == filled.offset_xy == (0, 0)
+    assert corner.resized_hw == centred.resized_hw and filled.resized_hw == target_hw
+
+
+@given(SIZES, SIZES, PLACEMENTS, st.lists(st.tuples(*[st.floats(-100, 4000)] * 4), max_size=5))
+def test_inverse_is_exact(source_hw, target_hw, placement, rows):
+    box = Letterbox.fit(source_hw, target_hw, placement)
     boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
     assert np.allclose(box.to_image(box.to_model(boxes)), boxes, rtol=1e-9, atol=1e-6)
 
 
-@given(SIZES, SIZES)
-def test_corners_map_to_corners(source_hw, target_hw):
-    box = Letterbox.fit(source_hw, target_hw)
+@given(SIZES, SIZES, PLACEMENTS)
+def test_corners_map_to_corners(source_hw, target_hw, placement):
+    box = Letterbox.fit(source_hw, target_hw, placement)
     corners = box.to_model(np.array([[0, 0, source_hw[1], source_hw[0]]]))[0]
     left, top = box.offset_xy
     assert corners == pytest.approx([left, top, left + box.resized_hw[1], top + box.resized_hw[0]])
 
 
+@pytest.mark.parametrize('placement', ['centre', 'top_left', 'stretch'])
 @pytest.mark.parametrize('source_hw,target_hw', [
     ((375, 1242), (384, 1280)), ((480, 640), (192, 640)), ((1080, 1920), (192, 640)),
     ((90, 100), (384, 1280))])
-def test_pixels_land_where_boxes_say(source_hw, target_hw):
+def test_pixels_land_where_boxes_say(source_hw, target_hw, placement):
     """A bright rectangle is found again at the mapped box, to within one pixel."""
     image = np.zeros((*source_hw, 3), dtype=np.uint8)
     x0, y0, x1, y1 = (round(f * s) for f, s in zip((0.3, 0.2, 0.6, 0.7), (source_hw[1], source_hw[0]) * 2))
     image[y0:y1, x0:x1] = 255
-    box = Letterbox.fit(source_hw, target_hw)
+    box = Letterbox.fit(source_hw, target_hw, placement)
     out = box.apply(image, pad_value=0)
     rows, columns = np.nonzero(out[..., 0] > 127)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])

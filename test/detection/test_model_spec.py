@@ -69,7 +69,7 @@ def change(**changes):
     (change(input__height=10**9), r'spec.input: height and width'),
     (change(input__mean=[0, 0, 0]), 'mean and std belong together'),
     (change(input__layout='NCWH'), 'spec.input.layout: expected one of NHWC, NCHW'),
-    (change(decoder__type='yolo'), 'spec.decoder.type: expected one of'),
+    (change(decoder__type='yolov0'), 'spec.decoder.type: expected one of'),
     (change(decoder__strides=[]), 'strides are given with gfl'),
     (change(decoder__anchors_px=[[8, 8]]), 'anchors_px are given with yolov2'),
     (change(decoder={'type': 'yolov2', 'strides': [32]}), 'anchors_px are given with yolov2'),
