@@ -54,7 +54,7 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            *(f'{name} = {PACKAGE}.nodes.{name}:main' for name in NODES),
+            *(f'{name} = {PACKAGE}.nodes.executables:{name}' for name in NODES),
             *(f'{name} = {PACKAGE}.cli.{name.replace("-", "_")}:main' for name in COMMANDS),
         ],
     },

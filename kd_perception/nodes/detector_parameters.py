@@ -181,7 +181,8 @@ def check_cameras(cameras: Sequence[str]) -> str:
     for camera in cameras:
         if not _CAMERA.fullmatch(camera):
             return f'cameras: {camera!r:.60} is not a topic namespace such as front or robot1/front'
-    if len(set(cameras)) != len(cameras):
+    # With and without a leading slash: one topic, unless the node has a namespace, and one name to a reader.
+    if len({camera.lstrip('/') for camera in cameras}) != len(cameras):
         return f'cameras: {cameras} names a camera twice'
     return ''
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from kd_perception.nodes import signals
+    signals.leave_at_once()     # before the imports below, which take a second
+
 from collections.abc import Callable
 import sys
 import time
@@ -283,4 +287,6 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    exit_code = main()
+    signals.ignore()
+    sys.exit(exit_code)

@@ -8,6 +8,10 @@ activated would keep silent about a start that fails.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from kd_perception.nodes import signals
+    signals.leave_at_once()     # before the imports below, which take a second
+
 from collections.abc import Callable
 import sys
 import time
@@ -56,4 +60,6 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    exit_code = main()
+    signals.ignore()
+    sys.exit(exit_code)

@@ -153,14 +153,52 @@ def declare_parameters(node: Any, table: Sequence[ParameterSpec]) -> dict[str, A
                 descriptor.floating_point_range = [
                     FloatingPointRange(from_value=float(low), to_value=float(spec.maximum), step=0.0)]
         try:
-            value = node.declare_parameter(spec.name, spec.default, descriptor).value
+            start, given = _start_value(node, spec)
+            value = node.declare_parameter(spec.name, start, descriptor, ignore_override=given).value
         except ParameterException as error:
             raise RosInterfaceError(f'parameter {spec.name}: {_one_line(error)}') from error
-        values[spec.name] = list(value) if spec.type == 'string_list' else value
+        values[spec.name] = _plain(spec, value)
     reason = check_values(table, values)
     if reason:
         raise RosInterfaceError(f'parameter {reason}')
     return values
+
+
+def overrides_of(node: Any) -> Mapping[str, Any]:
+    """Return what a params file and the command line set on a node, {name: rclpy Parameter}."""
+    # No public accessor exists; a release that renames the attribute costs warnings and conveniences.
+    return getattr(node, '_parameter_overrides', {})
+
+
+def _start_value(node: Any, spec: ParameterSpec) -> tuple[Any, bool]:
+    """
+    Return the value to declare, and whether it stands for the override that was given.
+
+    rclpy takes an override as YAML has typed it: an empty list has no type there, and `1` is no float.
+    """
+    override = overrides_of(node).get(spec.name)
+    if override is not None:
+        value = _converted(spec, override.value)
+        if value is not override.value:
+            return value, True
+    return spec.default, False
+
+
+def _converted(spec: ParameterSpec, value: Any) -> Any:
+    """Return a value in the type of its parameter where it loses nothing by it; else the very same value."""
+    if spec.type == 'double' and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if spec.type == 'string_list' and (value is None or isinstance(value, (list, tuple)) and not value):
+        # What rclpy can tell the type of.
+        return ['']
+    return value
+
+
+def _plain(spec: ParameterSpec, value: Any) -> Any:
+    """Return a parameter's value as the table's user expects it: what stands for the empty list is empty."""
+    if spec.type == 'string_list' and isinstance(value, (list, tuple)):
+        return [] if list(value) == [''] else list(value)
+    return value
 
 
 def unknown_overrides(node: Any, table: Sequence[ParameterSpec]) -> list[str]:
@@ -169,10 +207,8 @@ def unknown_overrides(node: Any, table: Sequence[ParameterSpec]) -> list[str]:
 
     rclpy ignores them silently, which hides typing errors.
     """
-    # No public accessor exists; a release that renames the attribute costs the warning, nothing else.
-    overrides = getattr(node, '_parameter_overrides', {})
     known = {spec.name for spec in table}
-    return sorted(name for name in overrides
+    return sorted(name for name in overrides_of(node)
                   if name not in known and not name.startswith(ROS_PARAMETER_PREFIXES))
 
 
@@ -185,12 +221,13 @@ def guard_changes(node: Any, table: Sequence[ParameterSpec], is_unconfigured: Ca
     :param apply: given all values as they are now.
     """
     from rcl_interfaces.msg import SetParametersResult
+    from rclpy.parameter import Parameter
     specs = {spec.name: spec for spec in table}
 
     def values(changed: Sequence[Any] = ()) -> dict[str, Any]:
         current = {name: node.get_parameter(name).value for name in specs}
         current.update({p.name: p.value for p in changed if p.name in specs})
-        return current
+        return {name: _plain(spec, current[name]) for name, spec in specs.items()}
 
     def on_set(changed: Sequence[Any]) -> Any:
         for parameter in changed:
@@ -206,6 +243,18 @@ def guard_changes(node: Any, table: Sequence[ParameterSpec], is_unconfigured: Ca
         reason = check(values(changed))
         return SetParametersResult(successful=not reason, reason=reason)
 
+    def before_set(changed: Sequence[Any]) -> list[Any]:
+        """Convert what YAML typed otherwise, as at start."""
+        return [as_typed(parameter) for parameter in changed]
+
+    def as_typed(parameter: Any) -> Any:
+        spec = specs.get(parameter.name)
+        value = _converted(spec, parameter.value) if spec else parameter.value
+        kinds = {'double': Parameter.Type.DOUBLE, 'string_list': Parameter.Type.STRING_ARRAY}
+        return parameter if value is parameter.value else Parameter(spec.name, kinds[spec.type], value)
+
+    if hasattr(node, 'add_pre_set_parameters_callback'):       # not in Humble
+        node.add_pre_set_parameters_callback(before_set)
     node.add_on_set_parameters_callback(on_set)
     node.add_post_set_parameters_callback(lambda _: apply(values()))
 

@@ -8,6 +8,10 @@ would give (start when the others are ready) comes from waiting for subscribers.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from kd_perception.nodes import signals
+    signals.leave_at_once()     # before the imports below, which take a second
+
 from collections.abc import Callable, Iterator
 import itertools
 import json
@@ -16,7 +20,7 @@ import time
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from kd_perception.bags.frames import Frame
@@ -24,13 +28,14 @@ from kd_perception.bags.salvage import Record
 from kd_perception.bags.sources import BagSource, open_source
 from kd_perception.bags.typestore import canonical, DETECTION_ARRAY
 from kd_perception.bags.writer import BagWriter
-from kd_perception.errors import ImageError, KdPerceptionError
+from kd_perception.errors import ImageError
 from kd_perception.nodes import parameters
 from kd_perception.nodes.replay_images import image_cdr
 from kd_perception.nodes.replay_pacer import Pacer
 from kd_perception.nodes.replay_parameters import check_combination, REPLAY_PARAMETERS, ReplaySettings
 from kd_perception.nodes.replay_topics import Lockstep, ReplayTopics, wanted_topic
-from kd_perception.nodes.runtime import exempt_from_collection, one_line, RCLError
+from kd_perception.nodes.runtime import exempt_from_collection, one_line, run_node
+from kd_perception.nodes.signals import Interruption
 
 EXIT_OK, EXIT_UNANSWERED, EXIT_BAD_INPUT = 0, 1, 2
 # For readers that are still fetching the last images when the replay ends.
@@ -65,7 +70,6 @@ class ReplayNode(Node):
         if settings.lockstep:
             cameras = [camera.name for camera in self.source.cameras]
             self.lockstep = Lockstep(self, cameras, settings.lockstep)
-        self._recording = BagWriter(settings.record) if settings.record else None
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
         self._started_ns = clock()
@@ -73,6 +77,8 @@ class ReplayNode(Node):
             'input': settings.input, 'frames': 0, 'other_messages': 0, 'passes': 0, 'undecodable': {},
             'answers': 0, 'timeouts': 0, 'ended': 'interrupted'}
         parameters.guard_changes(self, REPLAY_PARAMETERS, lambda: False, check_combination, self._apply)
+        # Last: `close` finishes what was begun here, and nobody calls it after an error or a signal above.
+        self._recording = BagWriter(settings.record) if settings.record else None
 
     def play(self) -> None:
         """
@@ -219,30 +225,26 @@ def main(args: list[str] | None = None) -> int:
 
     :return: 0 done; 1 in lockstep an image stayed without an answer; 2 bad parameters or input.
     """
-    rclpy.init(args=args)
-    node, report = None, {'ended': 'interrupted'}
-    try:
-        node = ReplayNode()
+    nodes: list[ReplayNode] = []
+
+    def create() -> ReplayNode:
+        nodes.append(ReplayNode())
+        return nodes[0]
+
+    def work(node: ReplayNode, interruption: Interruption) -> None:
         exempt_from_collection()
+        interruption.hold()
         node.play()
-    except KdPerceptionError as error:
-        print(f'kd_perception: error: {one_line(error)}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RCLError:
-        # A signal between two calls makes the next one fail on an invalid context.
-        if rclpy.ok():
-            raise
-    finally:
-        if node is not None:
-            report = node.final_report()
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
+
+    code = run_node(create, args, work)
+    if code == EXIT_BAD_INPUT:
+        return code
+    report = nodes[0].final_report() if nodes else {'ended': 'interrupted'}
     print(json.dumps(report), flush=True)
     return EXIT_UNANSWERED if report.get('timeouts') else EXIT_OK
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    exit_code = main()
+    signals.ignore()
+    sys.exit(exit_code)

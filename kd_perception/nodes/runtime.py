@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import functools
 import gc
+import os
+import re
 import sys
 from typing import Any
 
 import rclpy
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
-from kd_perception.errors import KdPerceptionError
+from kd_perception.errors import KdPerceptionError, RosInterfaceError
+from kd_perception.nodes.signals import interruptible, Interruption
 
 # Not exported by rclpy.exceptions in every release.
 RCLError = rclpy_implementation.RCLError
@@ -24,6 +29,8 @@ EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 # A middleware that fails this often in a row does not recover.
 MAX_FAILURES_IN_A_ROW = 100
+# Beyond it the ports of DDS are no ports any more (DDSI-RTPS 2.5, 9.6.1).
+MAX_DOMAIN_ID = 232
 
 
 def one_line(text: Any, limit: int = 500) -> str:
@@ -113,36 +120,89 @@ class RobustLifecycleNode(LifecycleNode):
             return False
 
 
-def run_node(create: Callable[[], Node], args: list[str] | None = None) -> int:
+def run_node(create: Callable[[], Node], args: list[str] | None = None,
+             work: Callable[[Any, Interruption], None] | None = None) -> int:
     """
-    Create a node and spin it until SIGINT, SIGTERM or a shutdown of the context.
+    Create a node, let it work until SIGINT, SIGTERM or a shutdown of the context, and end it.
 
     A node may have `start()`, called before the first spin, and `close()`, called before it is destroyed.
 
-    :return: 0 after an orderly end, 2 when the node refused its parameters (one line on stderr).
+    :param work: what the node does, given the node and what a signal does meanwhile; None: it is spun.
+    :return: 0 after an orderly end, 2 when ROS or the node refused its arguments (one line on stderr).
     """
-    rclpy.init(args=args)
-    node = executor = None
-    try:
-        node = create()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if hasattr(node, 'start'):
-            node.start()
-        exempt_from_collection()
-        _spin(executor, node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except KdPerceptionError as error:
-        print(f'kd_perception: error: {one_line(error)}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except Exception:
-        # A signal that arrives between two calls makes the next one fail on an invalid context.
-        if rclpy.ok():
-            raise
-    finally:
-        _end(node, executor)
+    with interruptible() as interruption:
+        try:
+            _run(create, args, work or _start_and_spin, interruption)
+        except KeyboardInterrupt:
+            pass
+        except KdPerceptionError as error:
+            print(f'kd_perception: error: {one_line(error)}', file=sys.stderr)
+            return EXIT_BAD_INPUT
     return EXIT_OK
+
+
+def _run(create: Callable[[], Node], args: list[str] | None, work: Callable[..., None],
+         interruption: Interruption) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.callback(rclpy.try_shutdown)
+        try:
+            _init(args)
+            node = _create(create)
+            stack.callback(_quietly, node.destroy_node)
+            if hasattr(node, 'close'):
+                stack.callback(_quietly, node.close)
+            work(node, interruption)
+        except ExternalShutdownException:
+            pass
+        except KdPerceptionError:
+            raise
+        except Exception:
+            # A signal that arrives between two calls makes the next one fail on an invalid context.
+            if rclpy.ok():
+                raise
+        finally:
+            interruption.hold()
+
+
+def _init(args: list[str] | None) -> None:
+    """
+    Start ROS.
+
+    :raises RosInterfaceError: an argument, a params file or a variable is not what ROS expects.
+    """
+    domain = os.environ.get('ROS_DOMAIN_ID', '')
+    if domain.isdigit() and int(domain) > MAX_DOMAIN_ID:       # the middleware would end the process
+        raise RosInterfaceError(f'ROS_DOMAIN_ID={domain:.20}: expected 0 to {MAX_DOMAIN_ID}')
+    try:
+        rclpy.init(args=args)
+    except Exception as error:
+        raise RosInterfaceError(f'ROS does not start: {ros_reason(error)}') from error
+
+
+def _create(create: Callable[[], Node]) -> Node:
+    try:
+        return create()
+    except (NameValidationException, RCLError) as error:
+        if not rclpy.ok():
+            raise
+        raise RosInterfaceError(f'the node cannot be created: {ros_reason(error)}') from error
+
+
+def ros_reason(error: Exception) -> str:
+    """Return why ROS refused something, on one line, without the places in its source."""
+    if isinstance(error, rclpy_implementation.UnknownROSArgsError):
+        return f'unknown ROS arguments {one_line(error)}'
+    text = re.sub(r',? at (/\S+?):\d+', '', one_line(error)).removeprefix('failed to initialize rcl: ')
+    if '__node:=' in text or '__ns:=' in text:
+        text += ' (a name consists of letters, digits and _, and a namespace of such names after a /)'
+    return text
+
+
+def _quietly(end: Callable[[], Any]) -> None:
+    try:
+        end()
+    except RCLError:     # handles that a signal has taken away
+        pass
 
 
 def exempt_from_collection() -> None:
@@ -154,6 +214,20 @@ def exempt_from_collection() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _start_and_spin(node: Any, interruption: Interruption) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if hasattr(node, 'start'):
+            node.start()
+        exempt_from_collection()
+        interruption.hold()
+        _spin(executor, node)
+    finally:
+        interruption.hold()
+        _quietly(lambda: executor.shutdown(timeout_sec=1.0))
 
 
 def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
@@ -168,17 +242,3 @@ def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
             if not rclpy.ok() or failures >= MAX_FAILURES_IN_A_ROW:
                 raise
             node.get_logger().error(f'the middleware failed: {one_line(error)}', throttle_duration_sec=1.0)
-
-
-def _end(node: Any, executor: Any) -> None:
-    try:
-        if hasattr(node, 'close'):
-            node.close()
-        if executor is not None:
-            executor.shutdown(timeout_sec=1.0)
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    except (KeyboardInterrupt, RCLError):
-        # A second signal, or handles that the first one has taken away.
-        pass

@@ -134,6 +134,8 @@ def test_thresholds_change_live(probe, start_detector):
     detector, camera = DetectorClient(probe), CameraClient(probe)
     camera.wait_ready()
     assert len(camera.ask(image_message(IMAGE)).detections) == 2
+    # An integer where a float stands, as `ros2 param set` makes of 1.
+    assert detector.set_parameters(score_threshold=1) == {'score_threshold': (True, '')}
     assert detector.set_parameters(score_threshold=0.9) == {'score_threshold': (True, '')}
     assert len(camera.ask(image_message(IMAGE)).detections) == 1
     probe.wait_for(
@@ -160,6 +162,7 @@ REFUSED = [
     ('score_threshold', 'high', '(type|expected)'),
     ('nms_iou', -0.5, 'nms_iou: -0.5 is out of bounds'),
     ('max_detections', 0, 'max_detections: 0 is out of bounds'),
+    ('max_detections', 1.0, '(type|expected)'),
     ('silence_warn_s', 10.0, 'silence_warn_s: 10 is above silence_error_s'),
     ('cameras', ['front'], 'cameras: changes only while the node is unconfigured'),
     ('model', '', 'model: is empty'),

@@ -2,11 +2,13 @@
 """A teacher on another machine: two network namespaces with an address each, and a cable that is pulled."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -20,7 +22,21 @@ NAMES = tuple(f'kdp{os.getpid() % 100000}{side}' for side in 'ab')
 
 
 def ip(*arguments):
-    subprocess.run(['ip', *arguments], check=True, capture_output=True, timeout=20)
+    return subprocess.run(['ip', *arguments], check=True, capture_output=True, timeout=20).stdout
+
+
+def wait_until_running(name):
+    """
+    Wait until the kernel reports a namespace's end of the cable as running.
+
+    That follows up to a second after `up`, and Fast DDS never uses an interface that was not when it started.
+    """
+    end, state = time.monotonic() + 20, ''
+    while state != 'UP':
+        assert time.monotonic() < end, f'{name} is {state}'
+        shown = ip('-n', name, '-j', 'link', 'show', 'dev', name)
+        state = json.loads(shown)[0]['operstate']
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -41,6 +57,8 @@ def namespaces():
             ip('-n', name, 'address', 'add', address, 'dev', name)
             for interface in ('lo', name):
                 ip('-n', name, 'link', 'set', interface, 'up')
+        for name in NAMES:
+            wait_until_running(name)
         yield NAMES
 
 

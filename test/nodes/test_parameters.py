@@ -73,6 +73,7 @@ def test_good_values_pass(name, value):
     ({'cameras': []}, 'cameras: 0 names, expected 1 to 32'),
     ({'cameras': [f'c{i}' for i in range(33)]}, '33 names'),
     ({'cameras': ['a', 'b', 'a']}, 'names a camera twice'),
+    ({'cameras': ['front', '/front']}, 'names a camera twice'),
     *(({'cameras': [name]}, 'is not a topic namespace')
       for name in ('', '1st', 'a b', 'a//b', 'a/', '~/a', 'a-b', '{x}', 'a\n')),
     ({'silence_warn_s': 6.0}, 'silence_warn_s: 6 is above silence_error_s (5)'),
