@@ -32,7 +32,7 @@ class Interruption:
         self._held = False
 
     def hold(self) -> None:
-        """Raise nothing from now on: spinning ends by rclpy's part, and nothing may break off the clean-up."""
+        """Raise nothing from now on: rclpy's part ends the spinning, and nothing breaks off the clean-up."""
         self._held = True
 
     def __call__(self, *_: Any) -> None:
