@@ -55,7 +55,7 @@ setup(
     entry_points={
         'console_scripts': [
             *(f'{name} = {PACKAGE}.nodes.executables:{name}' for name in NODES),
-            *(f'{name} = {PACKAGE}.cli.{name.replace("-", "_")}:main' for name in COMMANDS),
+            *(f'{name} = {PACKAGE}.cli.executables:{name.replace("-", "_")}' for name in COMMANDS),
         ],
     },
 )

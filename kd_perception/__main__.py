@@ -3,7 +3,9 @@
 
 import sys
 
-from kd_perception.cli.main import main
+from kd_perception.cli.interrupts import end_at_once
 
 if __name__ == '__main__':
-    sys.exit(main())
+    end_at_once()
+    from kd_perception.cli.main import process_main
+    sys.exit(process_main())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -77,8 +78,9 @@ def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None
     :raises OSError: it cannot be written; what was there before stays.
     """
     data = content.encode('utf-8') if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    name = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
         with os.fdopen(handle, 'wb') as file:
             file.write(data)
             if durable:
@@ -86,9 +88,12 @@ def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None
                 os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
+    except BaseException as error:
+        if name is not None:
+            with suppress(OSError):
+                os.unlink(name)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None   # not the temporary name, or none at all
         raise
     if durable:
         sync_path(path.parent)
@@ -127,3 +132,40 @@ def natural_key(text: str) -> tuple:
     """Sort key that puts `frame_2` before `frame_10`."""
     return tuple((1, int(part), part) if part.isdigit() else (0, 0, part)
                  for part in re.split(r'(\d+)', text))
+
+
+class FolderLock:
+    """A folder that this process alone works in until `close`; see `lock_folder`."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor: int | None = descriptor
+
+    def close(self) -> None:
+        """Give it back; harmless when called twice."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def lock_folder(folder: str | os.PathLike) -> FolderLock | None:
+    """
+    Lock a folder until it is given back or the process ends, however that ends; no file is made for it.
+
+    :return: None where another process, or another part of this one, has it. A file system without locks
+        gives it to everybody.
+    :raises OSError: there is no such folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            os.close(descriptor)
+            return None
+    return FolderLock(descriptor)

@@ -22,7 +22,7 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
             'unique_identifier_msgs', 'vision_msgs'}
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
-CORE = {'config', 'errors', 'files', 'resources', '__init__'}
+CORE = {'config', 'errors', 'files', 'output_folder', 'resources', '__init__'}
 PURE = {*CORE, 'bags', 'detection', 'evaluation', 'fallback', 'health', 'recording'}
 
 # Part of the package -> the installed packages that it may import, beyond the standard library.

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Callable
 
@@ -127,3 +129,22 @@ def one_camera(cameras, path) -> str:
     if not name:
         raise BagError(f'{path}: a camera needs a name')
     return name
+
+
+def folder_names(cameras: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """
+    Name a folder for each camera, all different, on file systems that ignore case too.
+
+    `/` becomes `_`; where that makes two names one, a few digits that the camera's own name gives are added.
+
+    :param taken: names that are in use for something else.
+    """
+    names = list(dict.fromkeys(cameras))
+    plain = {name: name.replace('/', '_') for name in names}
+    counts = Counter(text.casefold() for text in (*plain.values(), *taken))
+    found = {}
+    for name, text in plain.items():
+        if counts[text.casefold()] > 1 or not text.strip('.'):
+            text += '_' + hashlib.sha256(name.encode()).hexdigest()[:6]
+        found[name] = text
+    return found

@@ -118,6 +118,7 @@ class BagSource(FrameSource):
         except BagError:
             self._bag.close()
             raise
+        self.problems += _renamed_cameras(chosen)
         self._camera_of = {topic.name: name for name, topic in chosen.items()}
         self.cameras = tuple(
             Camera(name, topic.name, topic.msgtype, topic.count) for name, topic in chosen.items())
@@ -189,6 +190,29 @@ def _is_camera_topic(topic: BagTopic) -> bool:
     return not (name.endswith('/debug_image') or name.endswith('/compressedDepth') or '/teacher/' in name)
 
 
+def camera_names(topics: Sequence[str]) -> dict[str, str]:
+    """
+    Name the camera of each image topic, all differently but for a camera's raw and compressed topic.
+
+    Where two topics would make one name (`/cam/image_raw` and `/cam`), the one in the usual form has it and
+    the others get a number: `cam_2`.
+
+    :return: {topic: camera}.
+    """
+    def base(topic: str) -> str:
+        return topic.strip('/').removesuffix('/compressed')
+
+    holders: dict[str, str] = {}
+    for topic in sorted(topics, key=lambda item: (not base(item).endswith('/image_raw'), item)):
+        plain = name = camera_of_topic(topic)
+        number = 2
+        while holders.setdefault(name, base(topic)) != base(topic):
+            name = f'{plain}_{number}'
+            number += 1
+    names = {held: name for name, held in holders.items()}
+    return {topic: names[base(topic)] for topic in topics}
+
+
 def _choose(topics: dict[str, BagTopic], cameras: Sequence[str] | None, path) -> dict[str, BagTopic]:
     images = [topic for topic in topics.values() if topic.msgtype in (IMAGE, COMPRESSED_IMAGE)]
     available = ', '.join(f'{topic.name} ({topic.count})' for topic in images) or 'none'
@@ -196,18 +220,27 @@ def _choose(topics: dict[str, BagTopic], cameras: Sequence[str] | None, path) ->
         chosen: dict[str, BagTopic] = {}
         # Sorted by type, the raw topic of a camera comes after the compressed one and takes its place.
         usable = [topic for topic in images if topic.count and _is_camera_topic(topic)]
+        names = camera_names([topic.name for topic in usable])
         for topic in sorted(usable, key=lambda item: (item.msgtype == IMAGE, item.name)):
-            chosen[camera_of_topic(topic.name)] = topic
+            chosen[names[topic.name]] = topic
         if not chosen:
             raise BagError(f'{path}: no camera topic with messages; image topics: {available}; '
                            f'other topics: {len(topics) - len(images)}')
         return dict(sorted(chosen.items()))
     chosen = {}
+    names = camera_names([topic.name for topic in images])
     for wanted in cameras:
         by_topic = [item for item in images if item.name == '/' + wanted.strip('/')]
-        by_name = [item for item in images if camera_of_topic(item.name) == wanted.strip('/')]
-        found = by_topic or sorted(by_name, key=lambda item: (item.count == 0, item.msgtype != IMAGE))
+        by_name = [item for item in images if names[item.name] == wanted.strip('/')]
+        by_name.sort(key=lambda item: (item.count == 0, item.msgtype != IMAGE))
+        found = by_topic or by_name if wanted.startswith('/') else by_name or by_topic
         if not found:
             raise BagError(f'{path}: no camera {wanted!r}; image topics: {available}')
-        chosen[camera_of_topic(found[0].name)] = found[0]
+        chosen[names[found[0].name]] = found[0]
     return chosen
+
+
+def _renamed_cameras(chosen: dict[str, BagTopic]) -> list[str]:
+    """Say which cameras are not called as their topic has it."""
+    return [f'topic {topic.name} is camera {name} here: {camera_of_topic(topic.name)} is another topic\'s'
+            for name, topic in chosen.items() if name != camera_of_topic(topic.name)]

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
+import contextlib
+import dataclasses
 import json
 from pathlib import Path
-import shutil
 import sys
 from typing import Any
 
-from kd_perception.bags.frames import FrameSource
+from kd_perception.bags.frames import folder_names, FrameSource
 from kd_perception.bags.sources import open_source
-from kd_perception.cli.detection_writers import (
-    encode_jpeg, folder_of_camera, JsonWriter, KittiWriter, McapWriter)
+from kd_perception.cli.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.drawing import draw_detections
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
-from kd_perception.errors import ConfigError, ImageError
+from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
+from kd_perception.files import read_text, write_whole
+from kd_perception.output_folder import cannot_be_written, OutputFolder
 
 HELP = 'Run a model on a folder of images, a video or a recording; write KITTI text, JSON or MCAP.'
 EXAMPLES = """\
@@ -30,6 +33,7 @@ EXAMPLES = """\
 
 # Written last: where it lies, the folder is ours and complete.
 SUMMARY_NAME = 'summary.json'
+PICTURES = 'annotated'
 _COMMAND = 'kd_perception detect'
 _SHOWN_PROBLEMS = 10
 
@@ -78,23 +82,41 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(f'--threads, --provider: {error}') from error
     detector = OnnxDetector.named(args.model, options)
-    with open_source(args.input, args.camera, args.fps, args.timestamps) as source:
-        out, file = _prepare_output(args)
-        return _detect(args, detector, source, out, file)
+    with open_source(args.input, args.camera, args.fps, args.timestamps) as source, _output(args) as output:
+        return _detect(args, detector, source, output)
 
 
-def _detect(args, detector: OnnxDetector, source: FrameSource, out: Path, file: Path | None) -> int:
-    spec, many = detector.spec, len(source.cameras) > 1
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """
+    Where results go.
+
+    :param folder: takes all but a single file; None where there is nothing but that.
+    :param file: of json and mcap. :param pictures: where annotated frames go within `folder`; empty: itself.
+    """
+
+    folder: OutputFolder | None
+    file: Path | None
+    pictures: str
+
+    @property
+    def target(self) -> Path:
+        """What is named as written."""
+        return self.file or self.folder.path
+
+
+def _detect(args, detector: OnnxDetector, source: FrameSource, output: Output) -> int:
+    spec = detector.spec
+    names = [camera.name for camera in source.cameras]
+    folders = folder_names(names, [PICTURES]) if len(names) > 1 else dict.fromkeys(names, '')
     score = spec.thresholds.score_low if args.score_threshold is None else args.score_threshold
     drawn_score = spec.thresholds.score if args.score_threshold is None else args.score_threshold
     if args.format == 'kitti':
-        writer: Any = KittiWriter(out, spec, many)
+        writer: Any = KittiWriter(output.folder, spec, folders)
     elif args.format == 'json':
-        writer = JsonWriter(file, spec)
+        writer = JsonWriter(output.file, spec)
     else:
-        writer = McapWriter(file, spec, drawn_score, args.images, args.overwrite)
-    pictures = out / 'annotated' if file is None or file.parent == args.out else (
-        file.with_name(file.stem + '_annotated'))
+        writer = McapWriter(output.file, spec, drawn_score, args.images, args.overwrite)
     processed, skipped, per_class = 0, [], Counter()
     try:
         for frame in _progress(source, args):
@@ -107,15 +129,13 @@ def _detect(args, detector: OnnxDetector, source: FrameSource, out: Path, file: 
             detections = detector.detect(image, score_threshold=score).detections
             writer.add(frame, image, detections)
             if args.annotated:
-                folder = folder_of_camera(pictures, frame.camera, many)
-                folder.mkdir(parents=True, exist_ok=True)
+                place = Path(output.pictures, folders[frame.camera], f'{frame.name}.jpg')
                 drawn = draw_detections(image, detections, spec.labels, drawn_score)
-                (folder / f'{frame.name}.jpg').write_bytes(encode_jpeg(drawn)[0])
+                write_whole(output.folder.new(str(place)), encode_jpeg(drawn)[0])
             per_class.update(spec.labels[i] for i in detections.above(drawn_score).class_ids)
             processed += 1
         summary = {
-            'command': _COMMAND, 'format': args.format, 'input': str(args.input),
-            'cameras': [camera.name for camera in source.cameras],
+            'command': _COMMAND, 'format': args.format, 'input': str(args.input), 'cameras': names,
             'model': {'name': spec.name, 'file': str(args.model), 'sha256': detector.sha256,
                       'labels': list(spec.labels)},
             'score_threshold': score, 'working_threshold': drawn_score, 'frames_processed': processed,
@@ -126,9 +146,10 @@ def _detect(args, detector: OnnxDetector, source: FrameSource, out: Path, file: 
     except BaseException:
         writer.abort()
         raise
-    if file is None or file.parent == args.out:
-        (out / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
-    return _report(summary, source, out if file is None else file)
+    if output.pictures:
+        document = {**summary, 'folders': folders, 'files': output.folder.files}
+        write_whole(output.folder.new(SUMMARY_NAME), json.dumps(document, indent=1) + '\n')
+    return _report(summary, source, output.target)
 
 
 def _report(summary: dict, source: FrameSource, target: Path) -> int:
@@ -169,53 +190,52 @@ def _progress(source: FrameSource, args):
     return tqdm(frames, total=total, unit='frame', disable=True if args.quiet else None)
 
 
-def _prepare_output(args) -> tuple[Path, Path | None]:
+@contextlib.contextmanager
+def _output(args) -> Iterator[Output]:
     """
-    Make room for the output.
+    Take the place that results go to, and make room there.
 
-    :return: (folder, file); the file is None for KITTI's many.
     :raises ConfigError: there is something already, and `--overwrite` was not given.
     """
     out = args.out
-    as_file = args.format != 'kitti' and out.suffix == f'.{args.format}' and not out.is_dir()
-    try:
-        if as_file:
-            if out.exists() and not args.overwrite:
-                raise ConfigError(f'{out}: exists already; give --overwrite or another --out')
+    if args.format != 'kitti' and out.suffix == f'.{args.format}' and not out.is_dir():
+        if out.exists() and not args.overwrite:
+            raise ConfigError(f'{out}: exists already; give --overwrite or another --out')
+        try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            return out.parent, out
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f'{out}: is a file, expected a folder')
-        if out.is_dir() and any(out.iterdir()):
-            if not args.overwrite:
-                raise ConfigError(f'{out}: is not empty; give --overwrite or another --out')
-            _remove_earlier_run(out)
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f'{out}: cannot be written ({error.strerror or error})') from error
-    return out, None if args.format == 'kitti' else out / f'detections.{args.format}'
-
-
-def _remove_earlier_run(out: Path) -> None:
-    """
-    Remove what an earlier `detect` wrote, so that its frames do not mix with the new ones.
-
-    Only a folder that carries our summary is cleaned, and only of files of our kinds.
-    """
-    try:
-        ours = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8')).get('command') == _COMMAND
-        cameras = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8'))['cameras']
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        ours = False
-    if not ours:
+        except OSError as error:
+            raise cannot_be_written(out, error) from error
+        if not args.annotated:
+            yield Output(None, out, '')
+            return
+        pictures = out.with_name(f'{out.stem}_{PICTURES}')
+        with OutputFolder(pictures, _COMMAND, lambda: _pictures_in(pictures)) as folder:
+            folder.make_room(args.overwrite)
+            yield Output(folder, out, '')
         return
-    folders = [out] + [out / str(name).replace('/', '_') for name in cameras]
-    for folder in folders:
-        for path in [*folder.glob('*.txt'), folder / 'detections.json', folder / 'detections.mcap']:
-            if path.is_file():
-                path.unlink()
-    shutil.rmtree(out / 'annotated', ignore_errors=True)
-    (out / SUMMARY_NAME).unlink()
+    with OutputFolder(out, _COMMAND, lambda: _earlier_files(out)) as folder:
+        folder.make_room(args.overwrite)
+        yield Output(folder, None if args.format == 'kitti' else folder.new(f'detections.{args.format}'),
+                     PICTURES)
+
+
+def _pictures_in(folder: Path) -> list[str] | None:
+    """Return the pictures beside a single file; their folder has its name from that file."""
+    return [str(path.relative_to(folder)) for path in folder.rglob('*.jpg')] or None
+
+
+def _earlier_files(out: Path) -> list[str] | None:
+    """Return what a finished `detect` wrote, None where there is none; ConfigError for another's summary."""
+    path = out / SUMMARY_NAME
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(read_text(path))
+        if summary['command'] != _COMMAND:
+            raise ValueError
+        return [*map(str, summary['files']), SUMMARY_NAME]
+    except (KdPerceptionError, ValueError, KeyError, TypeError):
+        raise ConfigError(f'{path}: is not of an earlier run of this command; choose another --out') from None
 
 
 def _unit_interval(text: str) -> float:

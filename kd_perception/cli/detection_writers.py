@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 from pathlib import Path
 from typing import Any
@@ -18,30 +19,30 @@ from kd_perception.detection.detections import Detections
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.errors import ConfigError
 from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects
+from kd_perception.files import write_whole
+from kd_perception.output_folder import OutputFolder
 
 JSON_VERSION = 1
 JPEG_QUALITY = 90
 
 
-def folder_of_camera(out: Path, camera: str, many: bool) -> Path:
-    """Return OUT for a single camera, OUT/<camera> for one of many (`/` in its name becomes `_`)."""
-    return out / camera.replace('/', '_') if many else out
-
-
 class KittiWriter:
-    """One text file a frame, 16 columns a line; an empty file where nothing was found."""
+    """
+    One text file a frame, 16 columns a line; an empty file where nothing was found.
 
-    def __init__(self, out: Path, spec: ModelSpec, many_cameras: bool):
-        self._out, self._labels, self._many = out, spec.labels, many_cameras
+    :param folders: of each camera, relative to `out`, as `folder_names` gives them; '' for `out` itself.
+    """
+
+    def __init__(self, out: OutputFolder, spec: ModelSpec, folders: Mapping[str, str]):
+        self._out, self._labels, self._folders = out, spec.labels, folders
 
     def add(self, frame: Frame, image_bgr: np.ndarray, detections: Detections) -> None:
         """Write one frame."""
-        folder = folder_of_camera(self._out, frame.camera, self._many)
-        folder.mkdir(parents=True, exist_ok=True)
         # KITTI's columns are separated by blanks, so a class of two words needs another separator.
         types = [self._labels[class_id].replace(' ', '_') for class_id in detections.class_ids]
         objects = KittiObjects.from_boxes(types, detections.boxes_xyxy, detections.scores)
-        (folder / f'{frame.name}.txt').write_text(format_objects(objects), encoding='utf-8')
+        write_whole(self._out.new(str(Path(self._folders[frame.camera], f'{frame.name}.txt'))),
+                    format_objects(objects))
 
     def close(self, summary: dict[str, Any]) -> None:
         """Nothing is open."""
@@ -70,9 +71,7 @@ class JsonWriter:
     def close(self, summary: dict[str, Any]) -> None:
         """Write the document."""
         document = {'version': JSON_VERSION, **summary, 'frames': self._frames}
-        temporary = self._path.with_name(self._path.name + '.tmp')
-        temporary.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
-        temporary.replace(self._path)
+        write_whole(self._path, json.dumps(document, indent=1) + '\n')
 
     def abort(self) -> None:
         """Write nothing."""

@@ -17,14 +17,16 @@ from typing import Any, Dict, List, Tuple
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid  # noqa: E402
-from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
+from kd_perception.cli.report_folder import (  # noqa: E402
+    REPORT_HTML, REPORT_JSON, report_folder, write_report)
+from kd_perception.errors import ConfigError  # noqa: E402
 from kd_perception.evaluation.class_account import account_of_renames  # noqa: E402
 from kd_perception.evaluation.conditions import (  # noqa: E402
     automatic_tags, condition_masks, load_frame_info, scene_groups)
 from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
 from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
 from kd_perception.evaluation.report import evaluate_frames, Evaluation, EvaluationOptions  # noqa: E402
-from kd_perception.files import write_whole  # noqa: E402
+from kd_perception.output_folder import OutputFolder  # noqa: E402
 import numpy as np  # noqa: E402
 
 HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or '
@@ -46,7 +48,6 @@ EXAMPLES = """\
   kd_perception evaluate drift --help              false alarms and delay of the drift monitors"""
 
 EXIT_OK = 0
-REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,8 +106,13 @@ def run(args: argparse.Namespace) -> int:
         return evaluate_hybrid.run(args)
     if args.action == 'drift':
         return evaluate_drift.run(args)
-    started = time.monotonic()
     options = _options(args)
+    with report_folder(Path(args.out)) as folder:
+        return _evaluate(args, options, folder)
+
+
+def _evaluate(args: argparse.Namespace, options: EvaluationOptions, folder: OutputFolder) -> int:
+    started = time.monotonic()
     frames = _frame_set(args)
     renamed = dict(parse_rename(text) for text in args.rename or ())
     if renamed:
@@ -123,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         groups = scene_groups(info, names)
     evaluation = evaluate_frames(frames, options, conditions, groups, ['kd_perception', *_command()])
     evaluation.report['runtime'] = _runtime(started)
-    _write(args, frames, options, evaluation)
+    write_report(folder, _files(args, frames, options, evaluation))
     _print_summary(evaluation.report, Path(args.out))
     return EXIT_OK
 
@@ -218,23 +224,20 @@ def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
     return automatic_tags(frames.signals)
 
 
-def _write(args: argparse.Namespace, frames: FrameSet, options: EvaluationOptions,
-           evaluation: Evaluation) -> None:
-    """Write the report's files, each of them whole or not at all."""
-    out = Path(args.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not args.no_html:
-            from kd_perception.evaluation.report_html import render
-            gallery = {}
-            if args.gallery and frames.images:
-                from kd_perception.evaluation.gallery import make_gallery
-                gallery = make_gallery(frames, evaluation.evaluator, options.classes, evaluation.points,
-                                       args.gallery)
-            write_whole(out / REPORT_HTML, render(evaluation.report, gallery, args.title))
-        write_whole(out / REPORT_JSON, json.dumps(evaluation.report, indent=1, allow_nan=False) + '\n')
-    except OSError as error:
-        raise EvaluationError(f'{out}: cannot be written: {error.strerror}') from None
+def _files(args: argparse.Namespace, frames: FrameSet, options: EvaluationOptions,
+           evaluation: Evaluation) -> Dict[str, str]:
+    """Return the report's files by name."""
+    files = {}
+    if not args.no_html:
+        from kd_perception.evaluation.report_html import render
+        gallery = {}
+        if args.gallery and frames.images:
+            from kd_perception.evaluation.gallery import make_gallery
+            gallery = make_gallery(frames, evaluation.evaluator, options.classes, evaluation.points,
+                                   args.gallery)
+        files[REPORT_HTML] = render(evaluation.report, gallery, args.title)
+    files[REPORT_JSON] = json.dumps(evaluation.report, indent=1, allow_nan=False) + '\n'
+    return files
 
 
 def _shown(value: Any, scale: float = 1.0, digits: int = 2) -> str:

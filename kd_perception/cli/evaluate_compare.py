@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judge(args: argparse.Namespace) -> Comparison:
-    from kd_perception.cli.evaluate import write_whole
+    from kd_perception.files import write_whole
     try:
         limits = VerdictLimits(
             args.max_ap_loss, args.max_ap_loss_bound, args.max_miss_rate_rise, args.max_miss_rate_rise_bound,

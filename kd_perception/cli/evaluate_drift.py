@@ -7,7 +7,8 @@ from pathlib import Path
 import sys
 from typing import Any, Dict, List, Tuple
 
-from kd_perception.errors import ConfigError, EvaluationError
+from kd_perception.cli.report_folder import REPORT_JSON, report_folder, write_report
+from kd_perception.errors import ConfigError
 
 EXIT_OK = 0
 HELP = ('False alarms of the drift monitors on unchanged frames, and their delay after changes: fog or '
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.cli.attach_reference import load_detectors, progress, sources_of
     from kd_perception.evaluation.corruptions import corruptions, CORRUPTIONS
     from kd_perception.evaluation.drift_frames import measure_images
+    from kd_perception.evaluation.drift_report import markdown
     settings, replay = _settings(args)
     chosen = corruptions(args.conditions)
     changes = dict(_parse_change(text) for text in args.change)
@@ -80,22 +82,24 @@ def run(args: argparse.Namespace) -> int:
     changed_sets = dict(zip(changes, ([source] for source in sources[last:])))
     detector, teacher = load_detectors((args.model, args.teacher), args.threads)
     out = Path(args.out)
-    with progress(args.quiet, [*sources, *(len(chosen) * unchanged_sets)]) as bar:
-        reference = _reference(args, detector, teacher, reference_sets, bar.update)
-        unchanged = measure_images(unchanged_sets, detector, teacher, tick=bar.update)
-        conditions = {name: measure_images(item, detector, teacher, tick=bar.update)
-                      for name, item in changed_sets.items()}
-        conditions.update({name: measure_images(unchanged_sets, detector, teacher, CORRUPTIONS[name],
-                                                bar.update) for name in chosen})
-    report = _evaluate(args, reference, unchanged, conditions, settings, replay)
-    report = {
-        'command': ['kd_perception', *sys.argv[1:]],
-        'models': {name: f'{model.spec.name}, sha256 {model.sha256}'
-                   for name, model in (('model', detector), ('teacher', teacher)) if model},
-        'sets': {'unchanged': unchanged.sets, **{name: item.sets for name, item in conditions.items()}},
-        **report,
-        'warnings': [line for item in (unchanged, *conditions.values()) for line in item.problems]}
-    text = _write(report, out)
+    with report_folder(out) as folder:
+        with progress(args.quiet, [*sources, *(len(chosen) * unchanged_sets)]) as bar:
+            reference = _reference(args, detector, teacher, reference_sets, bar.update)
+            unchanged = measure_images(unchanged_sets, detector, teacher, tick=bar.update)
+            conditions = {name: measure_images(item, detector, teacher, tick=bar.update)
+                          for name, item in changed_sets.items()}
+            conditions.update({name: measure_images(unchanged_sets, detector, teacher, CORRUPTIONS[name],
+                                                    bar.update) for name in chosen})
+        report = _evaluate(args, reference, unchanged, conditions, settings, replay)
+        report = {
+            'command': ['kd_perception', *sys.argv[1:]],
+            'models': {name: f'{model.spec.name}, sha256 {model.sha256}'
+                       for name, model in (('model', detector), ('teacher', teacher)) if model},
+            'sets': {'unchanged': unchanged.sets, **{name: item.sets for name, item in conditions.items()}},
+            **report,
+            'warnings': [line for item in (unchanged, *conditions.values()) for line in item.problems]}
+        text = markdown(report)
+        write_report(folder, _files(report, text))
     print(text)
     for line in report['warnings']:
         print(f'warning: {line}', file=sys.stderr)
@@ -175,17 +179,8 @@ def _bar(quiet: bool, total: int) -> Any:
     return tqdm(total=total, desc='streams', disable=True if quiet else None)
 
 
-def _write(report: Dict[str, Any], out: Path) -> str:
-    from kd_perception.cli.evaluate import write_whole
-    from kd_perception.evaluation.drift_report import draw, markdown
+def _files(report: Dict[str, Any], text: str) -> Dict[str, Any]:
+    from kd_perception.evaluation.drift_report import draw
     from kd_perception.evaluation.hybrid_plots import png
-    text = markdown(report)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if report['conditions']:
-            (out / 'delays.png').write_bytes(png(draw, report))
-        write_whole(out / 'report.md', text)
-        write_whole(out / 'report.json', json.dumps(report, indent=1, allow_nan=False) + '\n')
-    except OSError as error:
-        raise EvaluationError(f'{out}: cannot be written: {error.strerror}') from None
-    return text
+    files = {'delays.png': png(draw, report)} if report['conditions'] else {}
+    return {**files, 'report.md': text, REPORT_JSON: json.dumps(report, indent=1, allow_nan=False) + '\n'}

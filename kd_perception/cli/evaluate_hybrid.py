@@ -7,8 +7,8 @@ from pathlib import Path
 import sys
 from typing import Any, Dict, List, Sequence, Tuple
 
-from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.files import write_whole
+from kd_perception.cli.report_folder import REPORT_HTML, REPORT_JSON, report_folder, write_report
+from kd_perception.errors import ConfigError
 
 EXIT_OK = 0
 HELP = ('Average precision against the share of frames sent to the teacher, for the learned gate, each '
@@ -72,16 +72,17 @@ def run(args: argparse.Namespace) -> int:
             1 <= args.burst <= 1000):
         raise ConfigError('--share above 0 and below 1, --bootstrap 0 to 100000, --burst 1 to 1000 expected')
     classes = tuple(parse_class(text) for text in args.classes) if args.classes else KITTI_CLASSES
-    student, teacher, facts = load_models(args.student, args.teacher, args.threads)
-    estimator = Estimator.of_model(student.spec, args.student)
-    source = Source(args.bag or args.images, args.labels, args.drive or bool(args.bag), args.camera)
-    with progress(args.quiet, [source]) as bar:
-        frames = run_both([source], student, teacher, bar.update)
-    facts['data'] = {'images': source.images, 'labels': source.labels}
-    options = HybridOptions(args.share, MergeSettings(policy=args.merge), args.bootstrap, args.seed,
-                            args.burst)
-    report = evaluate_hybrid(frames, estimator, options, classes, facts, ['kd_perception', *sys.argv[1:]])
-    _write(report, Path(args.out), args.title)
+    with report_folder(Path(args.out)) as folder:
+        student, teacher, facts = load_models(args.student, args.teacher, args.threads)
+        estimator = Estimator.of_model(student.spec, args.student)
+        source = Source(args.bag or args.images, args.labels, args.drive or bool(args.bag), args.camera)
+        with progress(args.quiet, [source]) as bar:
+            frames = run_both([source], student, teacher, bar.update)
+        facts['data'] = {'images': source.images, 'labels': source.labels}
+        options = HybridOptions(args.share, MergeSettings(policy=args.merge), args.bootstrap, args.seed,
+                                args.burst)
+        report = evaluate_hybrid(frames, estimator, options, classes, facts, ['kd_perception', *sys.argv[1:]])
+        write_report(folder, _files(report, args.title))
     _print(report)
     print(f'wrote {Path(args.out) / "report.html"}')
     return EXIT_OK
@@ -131,18 +132,13 @@ def progress(quiet: bool, sources: Sequence[Any]):
     return tqdm(total=total, unit='frame', desc='both models', disable=True if quiet else None)
 
 
-def _write(report: Dict[str, Any], out: Path, title: str) -> None:
+def _files(report: Dict[str, Any], title: str) -> Dict[str, Any]:
     from kd_perception.evaluation import hybrid_plots as plots
     from kd_perception.evaluation.hybrid_html import render
     metric = next(iter(report['metrics'].values()))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / 'ap_share.png').write_bytes(plots.png(plots.ap_share, metric, report['share']))
-        (out / 'risk_coverage.png').write_bytes(plots.png(plots.risk_coverage, metric))
-        write_whole(out / 'report.html', render(report, title))
-        write_whole(out / 'report.json', json.dumps(report, indent=1, allow_nan=False) + '\n')
-    except OSError as error:
-        raise EvaluationError(f'{out}: cannot be written: {error.strerror}') from None
+    return {'ap_share.png': plots.png(plots.ap_share, metric, report['share']),
+            'risk_coverage.png': plots.png(plots.risk_coverage, metric), REPORT_HTML: render(report, title),
+            REPORT_JSON: json.dumps(report, indent=1, allow_nan=False) + '\n'}
 
 
 def _cell(value: Any, digits: int = 1, scale: float = 1.0) -> str:

@@ -6,7 +6,7 @@ A command is a module with `HELP`, `EXAMPLES`, `add_arguments(parser)` and `run(
 imported only when it is asked for, so that one command's dependencies are not another's.
 
 Exit codes: 0 success; 1 a check that the command makes has failed; 2 wrong usage or input, with
-one line on stderr; 130 interrupted.
+one line on stderr; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import argparse
 from collections.abc import Sequence
 import importlib
 import os
+import signal
 import sys
 
 from kd_perception import __version__
+from kd_perception.cli.interrupts import end_quietly, exit_code, raised_signals, word_for
 from kd_perception.errors import KdPerceptionError
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 # Command -> one line of help. The line stands here so that `--help` imports no command.
 COMMANDS = {
@@ -63,11 +64,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT
 
 
+def process_main(name: str | None = None) -> int:
+    """
+    Run one command as what this process is for; returns the exit code.
+
+    :param name: of the command; None: it stands on the command line.
+    """
+    try:
+        return main() if name is None else run_command(name)
+    finally:
+        end_quietly()
+
+
 def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     """
     Run the command `name` with its own arguments; returns the exit code.
 
-    Errors of this package become one line on stderr.
+    Errors of this package, and files that cannot be read or written, become one line on stderr.
     """
     prog = f'kd_perception {name}'
     try:
@@ -81,23 +94,61 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        return int(module.run(args))
-    except KdPerceptionError as error:
+    with raised_signals() as received:
+        try:
+            code = int(module.run(args))
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt as error:
+            return _interrupted(prog, received, error)
+        except Exception as error:
+            if received:    # whoever was interrupted has made another error of it
+                return _interrupted(prog, received, error)
+            return _failed(prog, error)
+
+
+def _interrupted(prog: str, received: Sequence[int], error: BaseException) -> int:
+    number = received[0] if received else signal.SIGINT
+    more = f'; {error}' if isinstance(error, KeyboardInterrupt) and error.args else ''
+    print(f'{prog}: {word_for(number)}{more}', file=sys.stderr)
+    return exit_code(number)
+
+
+def _failed(prog: str, error: Exception) -> int:
+    """Return the exit code of an error that its one line explains; raise what is a mistake of ours."""
+    if isinstance(error, KdPerceptionError):
         print(f'{prog}: error: {error}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print(f'{prog}: interrupted', file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) went away: not an error. Python would complain
-        # again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
-    except ModuleNotFoundError as error:
+    elif isinstance(error, ModuleNotFoundError):
         if not error.name or error.name.split('.')[0] == 'kd_perception':
-            raise
+            raise error
         return _missing_package(prog, error)
+    elif isinstance(error, OSError):
+        return _unusable_file(prog, error)
+    else:
+        raise error
+    return EXIT_BAD_INPUT
+
+
+def _unusable_file(prog: str, error: OSError) -> int:
+    """Explain an error of the operating system: a full disk, a file that cannot be opened."""
+    broken = _drop_output()
+    if isinstance(error, BrokenPipeError):
+        return EXIT_OK      # the reader of our output (head, less) went away: not an error
+    place = error.filename or ('standard output' if broken else '')
+    if isinstance(place, bytes):
+        place = os.fsdecode(place)
+    print(f'{prog}: error: {f"{place}: " if place else ""}{error.strerror or error}', file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _drop_output() -> bool:
+    """Flush stdout; where that fails, let the rest go nowhere, as Python would complain again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def module_name(command: str) -> str:

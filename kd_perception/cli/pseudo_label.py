@@ -15,9 +15,11 @@ from kd_perception.bags.folders import images_in, read_image_file
 from kd_perception.cli.label_merge import merge_labels, Thresholds
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
-from kd_perception.errors import ConfigError, ImageError
+from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
 from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects, read_label_file
 from kd_perception.evaluation.label_folder import list_frames
+from kd_perception.files import read_text, write_whole
+from kd_perception.output_folder import cannot_be_written, OutputFolder
 
 HELP = "Write KITTI labels of a model's sure detections; doubtful ones become DontCare regions."
 EXAMPLES = """\
@@ -93,22 +95,26 @@ def run(args: argparse.Namespace) -> int:
     thresholds = _thresholds(args.score, args.uncertain, labels)
     # All labels are read before the first image: an error in the last file should not cost an hour.
     sets = _image_sets(args.input, _covered(args.labelled, labels))
-    _prepare_output(args.out, sets, args.overwrite, args.link_images)
+    _check_places(args.out, sets)
     summary = {
         'command': _COMMAND,
         'model': {'name': detector.spec.name, 'file': str(args.model), 'sha256': detector.sha256,
                   'labels': list(labels)},
         'scores': dict(thresholds.sure), 'uncertain': thresholds.uncertain, 'sets': []}
-    with _progress(sum(len(image_set.images) for image_set in sets), args.quiet) as bar:
-        for image_set in sets:
-            summary['sets'].append(_label_set(image_set, detector, thresholds, args.out, bar))
-    _write(args.out / SUMMARY_NAME, json.dumps(summary, indent=1) + '\n')
+    with OutputFolder(args.out, _COMMAND, lambda: _earlier_files(args.out)) as out:
+        out.make_room(args.overwrite, alone=False)
+        _prepare(out, sets, args.link_images)
+        with _progress(sum(len(image_set.images) for image_set in sets), args.quiet) as bar:
+            for image_set in sets:
+                summary['sets'].append(_label_set(image_set, detector, thresholds, out, bar))
+        summary['files'] = out.files
+        write_whole(out.new(SUMMARY_NAME), json.dumps(summary, indent=1) + '\n')
     return _report(summary, args.out)
 
 
-def _label_set(image_set: ImageSet, detector: OnnxDetector, thresholds: Thresholds, out: Path, bar) -> dict:
+def _label_set(image_set: ImageSet, detector: OnnxDetector, thresholds: Thresholds, out: OutputFolder,
+               bar) -> dict:
     labels = detector.spec.labels
-    folder = out / image_set.name / 'label_2'
     added, ignored, known, skipped, given = Counter(), Counter(), Counter(), [], Counter()
     for path in image_set.images:
         bar.update()
@@ -123,7 +129,7 @@ def _label_set(image_set: ImageSet, detector: OnnxDetector, thresholds: Threshol
         objects = KittiObjects.empty() if objects is None else objects
         found = detector.detect(image, score_threshold=thresholds.uncertain).detections
         merged = merge_labels(objects, complete, found, labels, thresholds, image.shape[:2])
-        _write(folder / f'{path.stem}.txt', format_objects(merged.objects))
+        write_whole(out.new(f'{image_set.name}/label_2/{path.stem}.txt'), format_objects(merged.objects))
         given.update(objects.types)
         for total, part in ((added, merged.added), (ignored, merged.ignored), (known, merged.known)):
             total.update(part)
@@ -234,46 +240,42 @@ def _image_sets(folders: Sequence[Path], covered: dict[str, frozenset[str]]) -> 
     return sets
 
 
-def _prepare_output(out: Path, sets: Sequence[ImageSet], overwrite: bool, link: bool) -> None:
-    """
-    Make room for the labels; only labels of an earlier run of this command are removed.
-
-    :raises ConfigError: there are labels already, and they are not ours or not to be replaced.
-    """
-    try:
-        ours = json.loads((out / SUMMARY_NAME).read_text(encoding='utf-8'))['command'] == _COMMAND
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
+def _check_places(out: Path, sets: Sequence[ImageSet]) -> None:
+    """Refuse to write where the given labels lie."""
     for image_set in sets:
         source = image_set.folder.parent if image_set.folder.name == 'images' else image_set.folder
         if image_set.given and (source / 'label_2').resolve() == (out / image_set.name / 'label_2').resolve():
             raise ConfigError(f'{source / "label_2"}: would be replaced by its own completion; '
                               'choose another --out')
-    present = {image_set.name: list((out / image_set.name / 'label_2').glob('*.txt')) for image_set in sets}
-    for name, files in present.items():
-        if files and not (ours and overwrite):
-            hint = 'give --overwrite or another --out' if ours else 'choose another --out'
-            raise ConfigError(f'{out / name / "label_2"}: holds labels already; {hint}')
+
+
+def _earlier_files(out: Path) -> list[str] | None:
+    """Return what a finished run has written here, None where there is none."""
     try:
-        for image_set in sets:
-            for path in present[image_set.name]:
-                path.unlink()
-            (out / image_set.name / 'label_2').mkdir(parents=True, exist_ok=True)
-            images = out / image_set.name / 'images'
+        summary = json.loads(read_text(out / SUMMARY_NAME))
+        return [*map(str, summary['files']), SUMMARY_NAME] if summary['command'] == _COMMAND else None
+    except (KdPerceptionError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _prepare(out: OutputFolder, sets: Sequence[ImageSet], link: bool) -> None:
+    """
+    Make the folders of the labels, and links to the images.
+
+    :raises ConfigError: they hold labels that no earlier run of this command has written.
+    """
+    for image_set in sets:
+        labels, images = (out.path / image_set.name / name for name in ('label_2', 'images'))
+        try:
+            labels.mkdir(parents=True, exist_ok=True)
+            if list_frames(labels):
+                raise ConfigError(f'{labels}: holds labels that are not of an earlier run; choose another '
+                                  '--out')
             if link and not images.exists():
+                images = out.new(f'{image_set.name}/images')
                 images.symlink_to(image_set.folder.resolve(), target_is_directory=True)
-        (out / SUMMARY_NAME).unlink(missing_ok=True)
-        # Marks the labels as ours even if the run is interrupted.
-        _write(out / SUMMARY_NAME, json.dumps({'command': _COMMAND, 'complete': False}) + '\n')
-    except OSError as error:
-        raise ConfigError(f'{out}: cannot be written ({error.strerror or error})') from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise ConfigError(f'{path}: cannot be written ({error.strerror or error})') from error
+        except OSError as error:
+            raise cannot_be_written(labels.parent, error) from error
 
 
 class _Silent:

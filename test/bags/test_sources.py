@@ -9,6 +9,7 @@ import pytest
 from kd_perception.bags import messages
 from kd_perception.bags import typestore as ts
 from kd_perception.bags.folders import read_timestamps
+from kd_perception.bags.frames import folder_names
 from kd_perception.bags.sources import camera_of_topic, open_source
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError, ImageError
@@ -293,3 +294,30 @@ def test_nothing_usable_is_one_clear_line(tmp_path):
         with pytest.raises(BagError, match=told):
             open_source(tmp_path / name)
     assert PERIOD_NS == 100_000_000
+
+
+def test_topics_that_would_make_one_camera_are_told_apart(tmp_path):
+    path = tmp_path / 'bag'
+    topics = ('/cam/image_raw', '/cam', '/left/color/image_raw', '/left_color/image_raw')
+    with BagWriter(path) as bag:
+        for camera, topic in enumerate(topics):
+            image, stamp = numbered_image(7, camera=camera), stamp_of(0)
+            png = cv2.imencode('.png', image)[1].tobytes()
+            bag.write(topic, messages.raw_image(image, stamp, 'f'), stamp)
+            bag.write(f'{topic}/compressed', messages.compressed_image(png, 'png', stamp, 'f'), stamp)
+    with open_source(path) as source:
+        assert {camera.name: camera.topic for camera in source.cameras} == {
+            'cam': '/cam/image_raw', 'cam_2': '/cam', 'left/color': topics[2], 'left_color': topics[3]}
+        assert sorted(int(frame.decode()[0, 0, 1]) for frame in source) == [0, 1, 2, 3]
+        assert source.problems == ["topic /cam is camera cam_2 here: cam is another topic's"]
+    for wanted, topic in (('cam', '/cam/image_raw'), ('cam_2', '/cam'), ('/cam', '/cam')):
+        with open_source(path, [wanted]) as source:
+            assert [camera.topic for camera in source.cameras] == [topic]
+
+
+def test_folders_of_cameras_differ():
+    names = folder_names(['left/color', 'left_color', 'front', 'Front', 'annotated', '..', 'rear/wide'],
+                         ['annotated'])
+    assert len({name.casefold() for name in names.values()} - {'annotated', '..'}) == 7
+    assert names['rear/wide'] == 'rear_wide' and names['left_color'].startswith('left_color_')
+    assert folder_names(['front'])['front'] == 'front'
