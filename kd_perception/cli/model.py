@@ -19,8 +19,11 @@ from kd_perception.detection.decode import output_shapes
 from kd_perception.detection.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.model_spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
+from kd_perception.detection.output_checks import check_detector
 from kd_perception.errors import ModelError
+from kd_perception.files import write_whole
 from kd_perception.health.drift_reference import DriftReference
+from kd_perception.output_folder import cannot_be_written
 from kd_perception.resources import models_folder
 
 HELP = ('Show what a model file says about itself, verify that it is sound, or describe your own; promote '
@@ -211,8 +214,10 @@ def _verify(path: Path, expected_sha256: str | None) -> int:
         detector.warm_up(1)
         checks.append(f'runs at {detector.spec.input.width}x{detector.spec.input.height}; '
                       f'outputs as declared: {", ".join(output_shapes(detector.spec))}')
+        check_detector(detector)
+        checks.append('outputs are finite; scores and boxes lie where the description has them')
         _check_repeatable(detector)
-        checks.append('gives finite and repeatable detections')
+        checks.append('gives repeatable detections')
     except ModelError as error:
         for check in checks:
             print(f'ok    {check}')
@@ -240,9 +245,14 @@ def _attach(path: Path, spec_path: Path, out: Path) -> int:
     onnx.helper.set_model_props(model, {**kept, **spec.to_metadata()})
     content = model.SerializeToString()
     # Written only once it is known to be sound, so that a mistake leaves nothing behind.
-    detector = OnnxDetector.from_bytes(content, out)
+    detector = OnnxDetector.from_bytes(content, path)
     detector.warm_up(1)
-    out.write_bytes(content)
+    check_detector(detector)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, content)
+    except OSError as error:
+        raise cannot_be_written(out, error) from error
     print(f'{out}: {len(content):,} bytes, sha256 {detector.sha256}')
     return EXIT_OK
 

@@ -179,16 +179,9 @@ class OnnxDetector:
         max_detections = thresholds.max_detections if max_detections is None else max_detections
 
         start = time.perf_counter_ns()
-        letterbox = Letterbox.fit(image_bgr.shape[:2], self.spec.input.hw, self.spec.input.fit)
-        letterbox.apply(image_bgr, self.spec.input.pad_value, out=self._canvas)
-        tensor = to_tensor(self._canvas, self.spec.input)
+        letterbox, tensor = self._tensor(image_bgr)
         preprocessed = time.perf_counter_ns()
-        try:
-            outputs = self.session.run(
-                self._output_names, {self._input_name: tensor, **self._constants})
-        except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
-            raise ModelError(
-                f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
+        outputs = self._infer(tensor)
         inferred = time.perf_counter_ns()
         self._check_shapes(outputs)
         kept = self._detections(outputs, score_threshold, nms_iou, max_detections)
@@ -198,6 +191,28 @@ class OnnxDetector:
         done = time.perf_counter_ns()
         return DetectionResult(
             detections, StageTimings(preprocessed - start, inferred - preprocessed, done - inferred))
+
+    def outputs(self, image_bgr: np.ndarray) -> list[np.ndarray]:
+        """
+        Return what the model gives for an image, as the decoder gets it: for checks of its description.
+
+        :raises ModelError: the session failed, or a shape is not as declared.
+        """
+        outputs = self._infer(self._tensor(image_bgr)[1])
+        self._check_shapes(outputs)
+        return [_as_float32(output) for output in outputs]
+
+    def _tensor(self, image_bgr: np.ndarray) -> tuple[Letterbox, np.ndarray]:
+        letterbox = Letterbox.fit(image_bgr.shape[:2], self.spec.input.hw, self.spec.input.fit)
+        letterbox.apply(image_bgr, self.spec.input.pad_value, out=self._canvas)
+        return letterbox, to_tensor(self._canvas, self.spec.input)
+
+    def _infer(self, tensor: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self.session.run(self._output_names, {self._input_name: tensor, **self._constants})
+        except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
+            raise ModelError(
+                f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
 
     def _detections(self, outputs: list[np.ndarray], score_threshold: float, nms_iou: float,
                     max_detections: int) -> Detections:
