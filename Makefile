@@ -29,7 +29,7 @@ PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 -n 2 --dist loadfile $(PYTE
 SLOW_TESTS = $(wildcard test/integration test/launch test/training test/test_lint.py)
 FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 
-.PHONY: help demo test env env-train test-fast test-integration lint clean distclean
+.PHONY: help demo test env env-train test-fast test-integration lint docs docs-check clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -63,6 +63,13 @@ env-train: ## the environment, with PyTorch
 
 lint: env ## flake8
 	@"$$VENV/bin/python" -m flake8
+
+docs: ## the documentation as web pages: build/docs/index.html; needs Sphinx, which it installs
+	@$(MAKE_ENV) --docs
+	@"$$VENV/bin/python" -m sphinx -W --keep-going -q docs build/docs
+
+docs-check: env ## links, commands and line widths of the documentation; runs the blocks that are marked
+	@"$$VENV/bin/python" tools/docs_check.py --run
 
 clean: ## remove what was built, but for the environment
 	rm -rf build install log dist .pytest_cache .hypothesis kd_perception.egg-info

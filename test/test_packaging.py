@@ -158,12 +158,12 @@ def test_colcon_ignores_the_interface_package():
 def test_locks_are_exact_and_complete():
     folder = ROOT / 'requirements'
     wanted = {}
-    for name in ('build', 'runtime', 'test', 'train'):
+    for name in ('build', 'runtime', 'test', 'docs', 'train'):
         lines = (folder / f'{name}.in').read_text().splitlines()
         names = [re.split('[<>=~!]', line)[0].strip() for line in lines if line and not line.startswith('#')]
         wanted[name] = set(names)
     pinned = {}
-    for name in ('build', 'lock', 'train'):
+    for name in ('build', 'lock', 'docs', 'train'):
         text = (folder / f'{name}.txt').read_text().replace('\\\n', ' ')
         pinned[name] = {}
         for line in filter(None, text.splitlines()):
@@ -173,9 +173,11 @@ def test_locks_are_exact_and_complete():
             pinned[name].setdefault(match.group(1), set()).add(match.group(2))
     assert wanted['build'] <= set(pinned['build'])
     assert wanted['runtime'] | wanted['test'] <= set(pinned['lock'])
-    assert wanted['train'] <= set(pinned['train'])
-    for name in set(pinned['train']) & set(pinned['lock']):
-        assert pinned['lock'][name] <= pinned['train'][name], f'train.txt and lock.txt disagree on {name}'
+    for further in ('docs', 'train'):
+        assert wanted[further] <= set(pinned[further])
+        for name in set(pinned[further]) & set(pinned['lock']):
+            assert pinned['lock'][name] <= pinned[further][name], \
+                f'{further}.txt and lock.txt disagree on {name}'
 
 
 def python_files():

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-# Write requirements/build.txt, lock.txt and train.txt anew from the .in files. Needs uv on PATH.
+# Write requirements/build.txt, lock.txt, docs.txt and train.txt anew from the .in files. Needs uv on PATH.
 # Pins already in the lock are kept where they still fit; `tools/lock.sh --upgrade` moves them to the newest.
 set -eu
 cd "$(dirname "$0")/../requirements"
@@ -11,6 +11,7 @@ compile() {
 
 compile --generate-hashes "$@" build.in --output-file build.txt
 compile --generate-hashes "$@" runtime.in test.in --constraint build.txt --output-file lock.txt
+compile --generate-hashes "$@" docs.in --constraint build.txt --constraint lock.txt --output-file docs.txt
 
 # torch has one build for each kind of GPU and one for none, with different files (no hashes here) and different
 # companions, which each build pins itself (left out here).

@@ -2,12 +2,12 @@
 """
 Create or bring up to date the virtual environment of a machine without a ROS install.
 
-    python3 tools/make_env.py --venv .venv [--train]
+    python3 tools/make_env.py --venv .venv [--train] [--docs]
 
-The steps are: the environment itself, the locked wheels, vision_msgs, this package (editable), and with
---train PyTorch. Each step leaves a stamp that holds a digest of all it was made from, its predecessors
-included; a step whose stamp agrees is skipped, so a second call does nothing. Exit code 0, or 1 with one line
-that says what to do.
+The steps are: the environment itself, the locked wheels, vision_msgs, this package (editable), with --train
+PyTorch, and with --docs what builds the documentation. Each step leaves a stamp that holds a digest of all it
+was made from, its predecessors included; a step whose stamp agrees is skipped, so a second call does nothing.
+Exit code 0, or 1 with one line that says what to do.
 
 Only the standard library is used, and pip of the new environment.
 """
@@ -85,9 +85,9 @@ class Environment:
             raise EnvironmentFailure(f'python {" ".join(arguments)} failed\n{result.stderr}')
         return result.stdout
 
-    def install_wheels(self) -> None:
-        """Install the lock files: exact versions, checked digests, nothing that they do not list."""
-        for name in ('build.txt', 'lock.txt'):
+    def install_wheels(self, *names: str) -> None:
+        """Install lock files: exact versions, checked digests, nothing that they do not list."""
+        for name in names:
             self.pip('install', '--require-hashes', '--no-deps', '--no-build-isolation',
                      '-r', str(ROOT / 'requirements' / name))
 
@@ -148,13 +148,14 @@ def create(venv: Path) -> None:
             f'{" ".join(command)} failed; on Debian and Ubuntu: apt install python3-venv\n{result.stdout}')
 
 
-def update(venv: Path, train: bool) -> None:
+def update(venv: Path, train: bool, docs: bool) -> None:
     """Do the steps that are not done yet."""
     environment = Environment(venv)
     base = Path(sys.base_prefix).resolve()
     environment.step('python', [str(venv), str(base), sys.version], lambda: create(venv))
     locks = [ROOT / 'requirements' / name for name in ('build.txt', 'lock.txt')]
-    environment.step('wheels', locks, environment.install_wheels)
+    environment.step('wheels', locks,
+                     lambda: environment.install_wheels('build.txt', 'lock.txt'))
     after_wheels = environment.digest
     environment.step('vision_msgs', _files(ROOT / 'tools' / 'vision_msgs'), environment.install_vision_msgs)
     # The Python modules are not among these sources: an editable install reads them in place.
@@ -165,6 +166,10 @@ def update(venv: Path, train: bool) -> None:
     if train:
         environment.digest = after_wheels
         environment.step('train', [ROOT / 'requirements' / 'train.txt'], environment.install_train)
+    if docs:
+        environment.digest = after_wheels
+        environment.step('docs', [ROOT / 'requirements' / 'docs.txt'],
+                         lambda: environment.install_wheels('docs.txt'))
 
 
 def _files(folder: Path) -> list:
@@ -202,6 +207,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='folder of the environment')
     parser.add_argument('--train', action='store_true', help='install PyTorch too')
+    parser.add_argument('--docs', action='store_true', help='install Sphinx too')
     arguments = parser.parse_args()
     if sys.version_info < OLDEST_PYTHON:
         print(f'make_env: error: Python {sys.version.split()[0]} is too old, 3.10 or newer is needed',
@@ -211,7 +217,7 @@ def main() -> int:
     venv.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _exclusive(venv):
-            update(venv, arguments.train)
+            update(venv, arguments.train, arguments.docs)
     except EnvironmentFailure as error:
         print(f'make_env: error: {error}', file=sys.stderr)
         return 1
