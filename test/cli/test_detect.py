@@ -2,16 +2,12 @@
 """`detect` with a model that finds bright rectangles to the pixel: formats, broken images, who owns OUT."""
 
 import json
-from pathlib import Path
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'bags'))
 
 from bag_helpers import stamp_of, write_bag  # noqa: E402
 

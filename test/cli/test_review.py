@@ -3,17 +3,12 @@
 
 import base64
 import json
-from pathlib import Path
 import re
-import sys
 
 import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
-
-for folder in ('bags', 'recording'):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
 
 from bag_helpers import write_bag  # noqa: E402
 from hard_frames import hard_frame, START_NS  # noqa: E402

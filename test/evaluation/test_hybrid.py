@@ -2,8 +2,6 @@
 """Shares, curves and gates on made-up frames: ends of the curve, oracle, chance, and a gate that learns."""
 import dataclasses
 import json
-from pathlib import Path
-import sys
 
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import EvaluationError, TrainingError
@@ -22,7 +20,6 @@ from kd_perception.fallback.scores import Ambiguity
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hybrid_world import world  # noqa: E402
 
 COUNT = 60

@@ -1,6 +1,4 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-from pathlib import Path
-import sys
 
 import cv2
 from kd_perception.bags import messages, typestore as ts
@@ -16,7 +14,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip('onnx', reason='onnx, which the rectangle model\'s drawing comes with, is not installed')
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from kitti_drive import (FRAMES, HW, PROJECTION, TEXTS, write_object, write_raw,  # noqa: E402
                          write_tracking)
 

@@ -2,7 +2,6 @@
 import gzip
 import json
 from pathlib import Path
-import sys
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.errors import EvaluationError
@@ -13,7 +12,6 @@ from kd_perception.evaluation.object_table import ObjectTable
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 from kitti_reference import precision_points  # noqa: E402  (a helper beside the tests, no package)
 
 # Output of the official C++ program, precision printed with 6 digits and AP with 4.

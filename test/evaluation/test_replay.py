@@ -1,9 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 from concurrent.futures import ThreadPoolExecutor
 import json
-from pathlib import Path
 import pickle
-import sys
 
 from kd_perception.bags import messages, typestore as ts
 from kd_perception.bags.reader import BagReader
@@ -18,7 +16,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from kitti_drive import HW, write_object  # noqa: E402
 
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402

@@ -1,14 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The windowed tests: as many false alarms as allowed, also on correlated frames; alarms on changes."""
 import dataclasses
-from pathlib import Path
-import sys
 
 from kd_perception.health.drift_monitor import Alarm, DriftSettings, DriftTests
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from drift_world import correlated, frames_of, reference_of  # noqa: E402
 
 # So many alarms are allowed that a few minutes show them.

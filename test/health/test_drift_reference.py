@@ -2,8 +2,6 @@
 """The reference statistics: what they are worth, and their way through a model's metadata."""
 import dataclasses
 import json
-from pathlib import Path
-import sys
 
 from kd_perception.detection.model_spec import DecoderSpec, document_text, InputSpec, ModelSpec
 from kd_perception.errors import ConfigError, ModelError
@@ -12,7 +10,6 @@ from kd_perception.health.drift_reference import (
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from drift_world import correlated, frames_of, reference_of  # noqa: E402
 
 SPEC = ModelSpec('m', ('Car',), InputSpec(96, 128), DecoderSpec('boxes_scores'))

@@ -1,8 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The nodes use nothing that the shipped SROS2 policy denies, as they themselves say."""
 
-from pathlib import Path
-import sys
 import time
 
 import pytest
@@ -10,8 +8,6 @@ import pytest
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'cli'))
 
 from kd_perception.cli.security_policy import policy_text  # noqa: E402
 from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402

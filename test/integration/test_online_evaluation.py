@@ -2,15 +2,11 @@
 """A recording through the real nodes gives the figures of the evaluation without DDS, to the last digit."""
 
 import json
-from pathlib import Path
-import sys
 
 import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'evaluation'))
 
 import kitti_drive  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402

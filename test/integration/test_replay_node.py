@@ -2,9 +2,7 @@
 """replay_node as a process: what goes out, when, and when it ends."""
 
 import json
-from pathlib import Path
 import signal
-import sys
 from types import SimpleNamespace
 
 import cv2
@@ -12,8 +10,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'bags'))
 
 from bag_helpers import numbered_image, PERIOD_NS, START_NS, stamp_of, write_bag  # noqa: E402
 from kd_perception.bags import messages  # noqa: E402

@@ -2,16 +2,12 @@
 """replay_node and detector_node together: byte-identical lockstep, loops under sim time."""
 
 import json
-from pathlib import Path
-import sys
 
 import numpy as np
 import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'bags'))
 
 from bag_helpers import stamp_of  # noqa: E402
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402

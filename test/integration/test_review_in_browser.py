@@ -11,8 +11,6 @@ import threading
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'recording'))
-
 from browser import Browser, find_browser  # noqa: E402
 from hard_frames import hard_frame  # noqa: E402
 from label_editor import editor  # noqa: E402

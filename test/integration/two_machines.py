@@ -12,7 +12,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'support'))
 
 from detector_client import DetectorClient  # noqa: E402
 from hybrid_client import check_promise, HybridClient  # noqa: E402

@@ -4,7 +4,6 @@
 import atexit
 import contextlib
 from pathlib import Path
-import sys
 import tempfile
 import unittest
 
@@ -14,8 +13,6 @@ for package in ('launch', 'launch_ros', 'launch_testing'):
     pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
 pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'integration'))
 
 from detector_client import CameraClient, DetectorClient  # noqa: E402
 from detector_scenarios import (  # noqa: E402

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 import re
 import signal
-import sys
 import tempfile
 import unittest
 import urllib.request
@@ -19,8 +18,6 @@ for package in ('launch', 'launch_ros', 'launch_testing'):
 pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'integration'))
 
 from detector_client import DetectorClient  # noqa: E402
 from hybrid_client import HybridClient, PARAMETERS, STUDENT_LABELS, TEACHER_LABELS  # noqa: E402

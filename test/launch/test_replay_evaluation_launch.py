@@ -5,7 +5,6 @@ import atexit
 import contextlib
 import json
 from pathlib import Path
-import sys
 import tempfile
 import time
 import unittest
@@ -18,8 +17,6 @@ pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / 'test' / 'integration'), str(ROOT / 'test' / 'evaluation')]
-
 from kd_perception.cli.main import run_command  # noqa: E402
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
 import kitti_drive  # noqa: E402

@@ -4,7 +4,6 @@
 import atexit
 import contextlib
 from pathlib import Path
-import sys
 import tempfile
 import unittest
 
@@ -16,8 +15,6 @@ pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / 'test' / 'integration'), str(ROOT / 'test' / 'bags')]
-
 from bag_helpers import stamp_of, write_bag  # noqa: E402
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
 from launch import LaunchDescription  # noqa: E402

@@ -14,8 +14,6 @@ pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / 'test' / 'integration'), str(ROOT / 'test' / 'bags')]
-
 from bag_helpers import write_bag  # noqa: E402
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
 from ros_harness import own_domain  # noqa: E402

@@ -3,14 +3,11 @@
 
 from pathlib import Path
 import re
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'bags'))
 
 from bag_helpers import numbered_image, stamp_of, write_bag  # noqa: E402
 

@@ -324,7 +324,7 @@ time.sleep(60)
 
 def test_what_a_killed_process_leaves_is_put_in_its_place_and_read(tmp_path):
     folder = tmp_path / 'hard'
-    script = CRASH.format(root=str(ROOT), tests=str(Path(__file__).parent), folder=str(folder))
+    script = CRASH.format(root=str(ROOT), tests=str(ROOT / 'test' / 'support'), folder=str(folder))
     with subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == 'written\n'
         process.send_signal(signal.SIGKILL)

@@ -3,16 +3,11 @@
 
 import http.client
 import json
-from pathlib import Path
 import socket
-import sys
 import threading
 
 from hypothesis import given, settings, strategies as st
 import pytest
-
-for folder in ('bags', 'recording'):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
 
 from hard_frames import hard_frame, START_NS  # noqa: E402
 from label_editor import arguments, ask, editor  # noqa: E402

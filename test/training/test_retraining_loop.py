@@ -8,15 +8,12 @@ each step takes what the one before gives, and that nothing but accepted frames 
 
 from pathlib import Path
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'recording'))
 
 from hard_frames import hard_frame  # noqa: E402
 from label_editor import ask, editor  # noqa: E402

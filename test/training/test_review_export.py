@@ -1,14 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What `review` exports of recorded hard frames is a set that training reads."""
 
-from pathlib import Path
-import sys
 
 import pytest
 
 pytest.importorskip('torch', reason='needs torch')
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'recording'))
 
 from hard_frames import hard_frame  # noqa: E402
 
