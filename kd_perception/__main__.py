@@ -3,7 +3,7 @@
 
 import sys
 
-from kd_perception.cli.interrupts import end_at_once
+from kd_perception.processes.interrupts import end_at_once
 
 if __name__ == '__main__':
     end_at_once()

@@ -23,8 +23,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from kd_perception.bags.sources import open_source
-from kd_perception.detection.manifest import resolve_model
+from kd_perception.sources.any_source import open_source
+from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
 from kd_perception.nodes.launch_arguments import boolean

@@ -28,7 +28,12 @@ PURE = {*CORE, 'bags', 'detection', 'evaluation', 'fallback', 'health', 'recordi
 # Part of the package -> the installed packages that it may import, beyond the standard library.
 THIRD_PARTY = {
     **{part: {'yaml'} for part in CORE},
-    'bags': {'backports', 'compression', 'cv2', 'mcap', 'numpy', 'rosbags', 'yaml'},
+    'bags': {'backports', 'compression', 'mcap', 'rosbags', 'yaml'},
+    'labels': {'cv2', 'numpy', 'rosbags', 'yaml'},
+    'messages': {'numpy', 'rosbags'},
+    'models': {'onnx', 'yaml'},
+    'processes': set(),
+    'sources': {'cv2', 'numpy'},
     'detection': {'cv2', 'numpy', 'onnxruntime', 'yaml'},
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},

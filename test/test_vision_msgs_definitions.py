@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
-from kd_perception.bags.typestore import typestore, VISION_MSGS_DEFINITIONS
+from kd_perception.messages.typestore import typestore, VISION_MSGS_DEFINITIONS
 
 MESSAGES = Path(__file__).resolve().parents[1] / 'tools' / 'vision_msgs' / 'msg'
 # Of a stock install of ROS 2 Jazzy.

@@ -1,2 +1,2 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Recordings without a ROS installation: bags, image folders, videos."""
+"""Recordings: read and written without a ROS installation."""

@@ -7,7 +7,7 @@ import tempfile
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from kd_perception.bags.typestore import serialize, typestore
+from kd_perception.messages.typestore import serialize, typestore
 from kd_perception.errors import BagError
 
 _STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
@@ -82,7 +82,7 @@ class BagWriter:
         self._types[topic] = msgtype
 
     def write(self, topic: str, message, stamp_ns: int) -> None:
-        """Write a rosbags message (see `kd_perception.bags.messages`) with the log time `stamp_ns`."""
+        """Write a rosbags message (see `kd_perception.messages.build`) with the log time `stamp_ns`."""
         self.write_raw(topic, message.__msgtype__, serialize(message), stamp_ns)
 
     def write_raw(self, topic: str, msgtype: str, raw: bytes, stamp_ns: int) -> None:

@@ -96,7 +96,7 @@ def sources_of(paths: List[str], drives: Sequence[str], trained: Sequence[str] =
 def run(args: argparse.Namespace) -> int:
     """Measure, compute and write; every input is checked before the first image."""
     from kd_perception.cli.main import EXIT_OK
-    from kd_perception.cli.model_document import write_document
+    from kd_perception.models.document import write_document
     from kd_perception.evaluation.drift_frames import measure_images
     from kd_perception.health.drift_reference import build_reference, DOCUMENT, DriftReference
     sources = sources_of(args.images, args.drive, args.trained_on)
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 def document_bytes(document: Any) -> int:
     """Return how many bytes a drift document takes in a model file."""
-    from kd_perception.detection.model_spec import document_text
+    from kd_perception.models.spec import document_text
     return len(document_text(document))
 
 

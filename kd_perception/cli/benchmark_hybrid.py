@@ -27,7 +27,7 @@ from kd_perception.cli.hybrid_faults import LEVELS, plan
 from kd_perception.cli.hybrid_load import IMAGE_DEPTH, Load
 from kd_perception.cli.hybrid_processes import Nodes
 from kd_perception.cli.hybrid_report import make_report, markdown, Run
-from kd_perception.cli.interrupts import remembered_interrupts
+from kd_perception.processes.interrupts import remembered_interrupts
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
@@ -165,7 +165,7 @@ def _images(source: Path | None, size: tuple[int, int]) -> list[np.ndarray]:
     """Decode or draw the images beforehand, (H, W, 3) uint8 BGR; no more than fit into the pool."""
     import cv2
 
-    from kd_perception.bags.sources import open_source
+    from kd_perception.sources.any_source import open_source
     from kd_perception.cli.demo_scene import draw_frame, FPS
     limit = max(1, min(POOL_IMAGES, POOL_BYTES // (3 * size[0] * size[1])))
     if source is None:

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.cli.benchmark_accuracy import accuracy, labelled_images
 from kd_perception.cli.benchmark_memory import cost_alone
 from kd_perception.cli.benchmark_models_report import markdown, plot
 from kd_perception.cli.benchmark_node import describe_machine, publish_report
 from kd_perception.cli.benchmark_variants import batch_cost, quartiles, write_resized, write_variants
 from kd_perception.cli.main import EXIT_OK
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.resources import models_folder

@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
-from kd_perception.detection.manifest import resolve_model
+from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import RosInterfaceError
 from kd_perception.resources import models_folder

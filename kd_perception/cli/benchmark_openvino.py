@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.errors import ModelError
 
@@ -58,6 +58,6 @@ def openvino_detector(path: Path, threads: int = 1, expected_sha256: str | None 
         raise ModelError(f'{path}: running it with OpenVINO needs the Python package onnx') from error
     model = onnx.load_from_string(content)
     spec = ModelSpec.from_metadata({entry.key: entry.value for entry in model.metadata_props}, str(path))
-    from kd_perception.training.model_functions import spelt_out
+    from kd_perception.models.functions import spelt_out
     session = OpenVinoSession(spelt_out(model, path).SerializeToString(), threads, path)
     return OnnxDetector(session, spec, model.graph.input[0].name, digest, path, 'OpenVINO')

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError
 

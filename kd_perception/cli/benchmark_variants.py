@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.detection.manifest import pinned_sha256
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.manifest import pinned_sha256
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import (
     create_session, ExecutionOptions, OnnxDetector, read_model)
 from kd_perception.errors import ModelError

@@ -10,8 +10,8 @@ from pathlib import Path
 import sys
 
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
-from kd_perception.evaluation.label_check import check_labels, CLASSES, FolderCheck
-from kd_perception.evaluation.label_folder import list_frames
+from kd_perception.labels.label_check import check_labels, CLASSES, FolderCheck
+from kd_perception.labels.label_folder import list_frames
 
 HELP = ('Check folders of labelled images before training on them: every wrong line, missing or broken image '
         'and doubtful box, each with file and line.')

@@ -5,8 +5,8 @@ from pathlib import Path
 import sys
 
 from kd_perception.errors import ConfigError
-from kd_perception.evaluation.kitti_bag import CAMERA_NAMES, convert, IMAGE_FORMATS
-from kd_perception.evaluation.kitti_folder import LAYOUTS, open_kitti_folder
+from kd_perception.labels.kitti_bag import CAMERA_NAMES, convert, IMAGE_FORMATS
+from kd_perception.labels.kitti_folder import LAYOUTS, open_kitti_folder
 
 HELP = 'Make rosbag2 recordings, with ground truth, out of KITTI object, raw and tracking folders.'
 EXAMPLES = """\

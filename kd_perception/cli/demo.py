@@ -9,7 +9,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.cli import demo_footage, demo_plan, demo_report, demo_run, demo_scene, demo_table
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.errors import BagError, ConfigError

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.judge import Judge

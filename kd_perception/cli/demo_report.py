@@ -11,15 +11,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kd_perception.bags import messages
-from kd_perception.bags.frames import Frame, FrameSource
-from kd_perception.bags.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
+from kd_perception.messages import build as messages
+from kd_perception.sources.frames import Frame, FrameSource
+from kd_perception.messages.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli import demo_overview, demo_timeline
 from kd_perception.cli.demo_answers import (
     Answer, answers_of, detections_of, FROM_TEACHER, Key, Span, states_of, verified_figures)
 from kd_perception.cli.demo_wire import DemoRun, PROVENANCE, STUDENT
-from kd_perception.cli.detection_writers import encode_jpeg
+from kd_perception.labels.detection_writers import encode_jpeg
 from kd_perception.errors import ImageError
 
 STAGE_ORDER = ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total')

@@ -22,7 +22,7 @@ import yaml
 
 from kd_perception.cli.demo_plan import NodeSpec
 from kd_perception.cli.demo_wire import DemoRun, Wire
-from kd_perception.cli.ros_environment import require_ros
+from kd_perception.processes.ros_environment import require_ros
 from kd_perception.errors import RosInterfaceError
 
 READY_TIMEOUT_S = 60.0

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from kd_perception.bags import messages
-from kd_perception.bags.typestore import deserialize, DIAGNOSTIC_ARRAY
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import deserialize, DIAGNOSTIC_ARRAY
 from kd_perception.cli.demo_plan import NodeSpec
 
 # Topics below a camera's namespace.

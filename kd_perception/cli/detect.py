@@ -13,9 +13,9 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.bags.frames import folder_names, FrameSource
-from kd_perception.bags.sources import open_source
-from kd_perception.cli.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
+from kd_perception.sources.frames import folder_names, FrameSource
+from kd_perception.sources.any_source import open_source
+from kd_perception.labels.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.drawing import draw_detections
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS

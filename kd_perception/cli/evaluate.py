@@ -192,7 +192,7 @@ def _frame_set(args: argparse.Namespace) -> FrameSet:
     if not sources:
         return read_frame_set(args.labels, args.detections, args.images)
     # Imported here: finished text files are evaluated without OpenCV, onnxruntime and rosbags.
-    from kd_perception.detection.manifest import pinned_sha256, resolve_model
+    from kd_perception.models.manifest import pinned_sha256, resolve_model
     from kd_perception.evaluation.replay import replay_frame_set, ReplayJob
     from kd_perception.resources import models_folder
     model = str(resolve_model(args.model, models_folder())) if args.model else ''
@@ -213,7 +213,7 @@ def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
     if frames.signals is None:
         if frames.images is None:
             return {}
-        from kd_perception.fallback.scene import measure_scene
+        from kd_perception.detection.scene import measure_scene
         count = len(frames.labels.frames)
         found, sizes = {}, {}
         for index, image in frames.images(range(count)):

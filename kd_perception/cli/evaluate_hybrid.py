@@ -121,7 +121,7 @@ class Silent:
 
 def progress(quiet: bool, sources: Sequence[Any]):
     """Return a progress bar over labelled frames, with `update()`; silent unless stderr is a terminal."""
-    from kd_perception.evaluation.label_folder import list_frames
+    from kd_perception.labels.label_folder import list_frames
     folders = [source.labels for source in sources]
     # A topic does not say beforehand how many of its labels have an image.
     total = sum(len(list_frames(folder)) for folder in folders) if all(map(os.path.isdir, folders)) else None

@@ -8,7 +8,7 @@ Loading this module loads no command, so that Ctrl-C while its packages are impo
 from collections.abc import Callable
 import functools
 
-from kd_perception.cli.interrupts import end_at_once
+from kd_perception.processes.interrupts import end_at_once
 
 end_at_once()
 

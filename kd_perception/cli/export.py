@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Export."""
     from kd_perception.cli.train import run_folder
     from kd_perception.config import load_config
-    from kd_perception.detection.manifest import write_entry
+    from kd_perception.models.manifest import write_entry
     from kd_perception.training.assemble import assemble
     from kd_perception.training.export import write_model
     from kd_perception.training.measure import format_table

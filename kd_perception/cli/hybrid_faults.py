@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.bags.cdr import write_result
+from kd_perception.messages.wire import write_result
 from kd_perception.detection.detections import Detections
 
 LEVELS = ('none', 'some', 'many')

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kd_perception.bags.cdr import CdrReader
+from kd_perception.messages.wire import CdrReader
 from kd_perception.cli.hybrid_faults import Fault, Injector
 from kd_perception.cli.hybrid_processes import Nodes
 from kd_perception.errors import BagError, RosInterfaceError

@@ -19,7 +19,7 @@ import signal
 import sys
 
 from kd_perception import __version__
-from kd_perception.cli.interrupts import end_quietly, exit_code, raised_signals, word_for
+from kd_perception.processes.interrupts import end_quietly, exit_code, raised_signals, word_for
 from kd_perception.errors import KdPerceptionError
 
 EXIT_OK = 0

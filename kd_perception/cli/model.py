@@ -16,8 +16,8 @@ from kd_perception.cli import attach_reference, model_store
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import load_config, to_mapping
 from kd_perception.detection.decode import output_shapes
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.manifest import pinned_sha256, resolve_model
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.detection.output_checks import check_detector
 from kd_perception.errors import ModelError
@@ -139,7 +139,7 @@ def _layers(path: Path, precision: Any) -> list[dict] | None:
         import onnx
     except ImportError:
         return None
-    from kd_perception.training.model_functions import spelt_out
+    from kd_perception.models.functions import spelt_out
     graph = spelt_out(onnx.load(str(path), load_external_data=False), path).graph
     facts = _layer_facts(precision)
     integers = any(fact['activation_bits'] != _FLOAT_BITS for fact in facts.values())

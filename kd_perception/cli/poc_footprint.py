@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 
-from kd_perception.bags.folders import images_in, read_image_file
+from kd_perception.sources.folders import images_in, read_image_file
 from kd_perception.cli.benchmark_memory import resident_kib
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import KdPerceptionError

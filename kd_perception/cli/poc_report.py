@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kd_perception.bags.folders import images_in, read_image_file
+from kd_perception.sources.folders import images_in, read_image_file
 from kd_perception.detection.drawing import contact_sheet, draw_detections
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import EvaluationError
@@ -20,7 +20,7 @@ from kd_perception.evaluation import site_gaps
 from kd_perception.evaluation.camera_cost import CameraPlan, cost_table, least_share
 from kd_perception.evaluation.compare import compare, load_report
 from kd_perception.evaluation.hybrid_gates import DEFAULT, LEARNED
-from kd_perception.evaluation.label_check import FolderCheck
+from kd_perception.labels.label_check import FolderCheck
 from kd_perception.evaluation.poc_html import render
 from kd_perception.evaluation.site_split import SiteSplit
 from kd_perception.files import write_whole

@@ -24,11 +24,11 @@ from typing import Any, IO, Optional
 
 import yaml
 
-from kd_perception.bags.folders import images_in
+from kd_perception.sources.folders import images_in
 from kd_perception.config import load_config, to_mapping
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.evaluation.label_folder import list_frames
+from kd_perception.labels.label_folder import list_frames
 from kd_perception.evaluation.site_split import SiteSplit
 from kd_perception.files import take_lock, write_whole
 

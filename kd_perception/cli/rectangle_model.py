@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')

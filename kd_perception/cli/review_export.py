@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kd_perception.cli.label_merge import merge_labels, Merged, Thresholds
+from kd_perception.labels.label_merge import merge_labels, Merged, Thresholds
 from kd_perception.cli.pseudo_label import DEFAULT_SCORE, DEFAULT_SCORES, DEFAULT_UNCERTAIN
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import ConfigError
-from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects
+from kd_perception.labels.kitti_text import format_objects, KittiObjects
 from kd_perception.recording.recorded import Boxes, RecordedFrame, RecordedImage
 
 

@@ -20,7 +20,7 @@ from kd_perception.detection.decoders.values import sigmoid
 from kd_perception.detection.decoders.yolo import decode_yolo, decode_yolox
 from kd_perception.detection.decoders.yolov2 import decode_yolov2
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 
 __all__ = ['decode', 'output_shapes', 'shape_fits', 'sigmoid']
 

@@ -8,11 +8,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from kd_perception.detection.manifest import entry_of, Manifest, MANIFEST_NAME, manifest_text, pinned_sha256
-from kd_perception.detection.model_spec import ModelSpec
-from kd_perception.detection.model_store import MODEL_FILE, ModelStore, utc_now
+from kd_perception.models.manifest import entry_of, Manifest, MANIFEST_NAME, manifest_text, pinned_sha256
+from kd_perception.models.spec import ModelSpec
+from kd_perception.models.store import MODEL_FILE, ModelStore, utc_now
 from kd_perception.detection.onnx_detector import OnnxDetector, read_model
-from kd_perception.detection.store_history import Event
+from kd_perception.models.history import Event
 from kd_perception.errors import EvaluationError, ModelError, PromotionRefused
 from kd_perception.evaluation.compare import load_report, MAX_REPORT_BYTES
 from kd_perception.evaluation.verdict import (

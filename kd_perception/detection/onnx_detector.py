@@ -16,8 +16,8 @@ from kd_perception.detection.boxes import clip_boxes
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.letterbox import Letterbox
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
-from kd_perception.detection.model_spec import InputSpec, ModelSpec
+from kd_perception.models.manifest import pinned_sha256, resolve_model
+from kd_perception.models.spec import InputSpec, ModelSpec
 from kd_perception.detection.nms import nms
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Dict, Iterable, List, Mapping, Sequence
 
 from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES
-from kd_perception.evaluation.object_table import fold_case, ObjectTable
+from kd_perception.labels.object_table import fold_case, ObjectTable
 import numpy as np
 
 # Every type of KITTI's label files; those outside the evaluated classes are there on purpose.

@@ -5,7 +5,7 @@ import io
 from typing import Dict, Optional, Sequence
 
 from kd_perception.evaluation.kitti_eval import ClassProtocol, DONT_CARE
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 
 # Order of COCOeval.stats.

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from kd_perception.bags.reader import is_bag
-from kd_perception.bags.sources import open_source
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.sources.any_source import open_source
+from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.evaluation.hybrid_frames import Detector
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.estimator import DOCUMENT as GATE
 from kd_perception.fallback.judge import Judge
-from kd_perception.fallback.scene import measure_scene
+from kd_perception.detection.scene import measure_scene
 from kd_perception.health.drift_quantities import AMBIGUITY, detection_values, scene_values, Values
 from kd_perception.health.fallback_drift import Audit, audit
 import numpy as np

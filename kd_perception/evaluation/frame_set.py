@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from kd_perception.errors import EvaluationError, ImageError
-from kd_perception.evaluation.label_folder import list_frames, read_label_folder
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.label_folder import list_frames, read_label_folder
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 
 # Reasons of frames.dropped; those of undecodable images are `kd_perception.detection.image.REASONS`.
@@ -130,7 +130,7 @@ def attach_images(frames: FrameSet, folder: Union[str, os.PathLike]) -> None:
     :raises EvaluationError: no such folder, or no image of any frame in it.
     """
     # Imported here: finished text files are evaluated without OpenCV and rosbags.
-    from kd_perception.bags.folders import images_in, read_image_file
+    from kd_perception.sources.folders import images_in, read_image_file
     if not Path(folder).is_dir():
         raise EvaluationError(f'{folder}: no such folder of images')
     files = {path.stem: path for path in images_in(Path(folder))}

@@ -9,20 +9,20 @@ import itertools
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
 
-from kd_perception.bags.frames import Frame
+from kd_perception.sources.frames import Frame
 from kd_perception.bags.reader import is_bag
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import DetectionResult
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.evaluation.frame_set import names as some_names
-from kd_perception.evaluation.kitti_labels import KittiObjects
-from kd_perception.evaluation.label_source import LabelSource
-from kd_perception.evaluation.object_table import concatenate_tables, ObjectTable
+from kd_perception.labels.kitti_text import KittiObjects
+from kd_perception.labels.label_source import LabelSource
+from kd_perception.labels.object_table import concatenate_tables, ObjectTable
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
-from kd_perception.fallback.scene import measure_scene, SceneSignals
+from kd_perception.detection.scene import measure_scene, SceneSignals
 import numpy as np
 
 

@@ -18,7 +18,7 @@ from typing import Sequence
 from kd_perception.evaluation.hybrid_frames import Answers
 from kd_perception.evaluation.kitti_eval import ClassProtocol, Difficulty, KittiEvaluator
 from kd_perception.evaluation.matching import VALID
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 
 

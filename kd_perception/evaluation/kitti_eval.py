@@ -14,9 +14,9 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.bootstrap import BootstrapCurve, percentile_interval
-from kd_perception.evaluation.kitti_labels import KittiObjects
+from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.evaluation.matching import FrameMatcher, IGNORED, OTHER, overlapping_pairs, Pairs, VALID
-from kd_perception.evaluation.object_table import fold_case, ObjectTable
+from kd_perception.labels.object_table import fold_case, ObjectTable
 import numpy as np
 
 RECALL_POINTS = 41

@@ -9,7 +9,7 @@ every frame is matched at the same time, and only against detections that overla
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 
 # Pairs of boxes or (threshold, pair) cells worked on at once: small enough for the processor's cache.

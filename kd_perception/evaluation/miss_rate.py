@@ -12,7 +12,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.bootstrap import percentile_interval, resampled_weights
 from kd_perception.evaluation.matching import frame_products
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 
 # Python's power, not numpy's: numpy 1.26 makes 10^-1 a little less than 0.1, and a curve that has a point at

@@ -5,7 +5,7 @@ from typing import List, Optional, Tuple
 
 from kd_perception.evaluation.kitti_eval import ClassProtocol, Difficulty, KittiEvaluator
 from kd_perception.evaluation.matching import VALID
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 
 

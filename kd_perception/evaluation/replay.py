@@ -12,17 +12,17 @@ from pathlib import Path
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from kd_perception.bags import typestore as ts
+from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import BagError, EvaluationError, ImageError, LabelError
 from kd_perception.evaluation.frame_set import FrameSet, names as some_names, NO_DETECTIONS, NO_LABELS
-from kd_perception.evaluation.kitti_bag import parse_objects, require_topic
-from kd_perception.evaluation.kitti_labels import KittiObjects
-from kd_perception.evaluation.label_source import LabelSource
-from kd_perception.evaluation.object_table import ObjectTable
-from kd_perception.fallback.scene import measure_scene
+from kd_perception.labels.kitti_bag import parse_objects, require_topic
+from kd_perception.labels.kitti_text import KittiObjects
+from kd_perception.labels.label_source import LabelSource
+from kd_perception.labels.object_table import ObjectTable
+from kd_perception.detection.scene import measure_scene
 import numpy as np
 
 NOT_RECORDED = 'not_recorded'

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from kd_perception.evaluation.compare import compare
 from kd_perception.evaluation.conditions import scene_masks
 from kd_perception.evaluation.kitti_eval import MIN_GROUND_TRUTHS
-from kd_perception.evaluation.label_check import FolderCheck
+from kd_perception.labels.label_check import FolderCheck
 from kd_perception.evaluation.site_split import SiteSplit
 import numpy as np
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from kd_perception.detection.boxes import box_iou
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ThresholdSpec
-from kd_perception.fallback.scene import SceneSignals
+from kd_perception.models.spec import ThresholdSpec
+from kd_perception.detection.scene import SceneSignals
 
 # With more classes than this the two features of each class are left out.
 MAX_CLASSES_WITH_FEATURES = 32

@@ -18,7 +18,7 @@ from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.fallback.provenance import Output, Source
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.fallback.running_threshold import RunningThreshold
-from kd_perception.fallback.scene import SceneSignals
+from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
 

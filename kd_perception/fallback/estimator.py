@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.fallback.ambiguity import features_for, FeatureSettings, FeatureVector
 from kd_perception.fallback.scores import Ambiguity, PRIOR

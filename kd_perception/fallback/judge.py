@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.ambiguity import FeatureSettings
 from kd_perception.fallback.estimator import Estimator
-from kd_perception.fallback.scene import SceneSignals
+from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import DEFAULT_WEIGHTS, Scorer, SIGNALS, SignalScorer
 
 SCENE_FEATURES = frozenset(field.name for field in dataclasses.fields(SceneSignals))

@@ -8,7 +8,7 @@ import enum
 
 from kd_perception.fallback.breaker import MS
 from kd_perception.fallback.steady import SteadyTime
-from kd_perception.health.levels import Finding, HeldLevel, Level, summarise
+from kd_perception.levels import Finding, HeldLevel, Level, summarise
 
 
 class FallbackState(enum.Enum):

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import threading
 from typing import NamedTuple
 
-from kd_perception.health.levels import Level, Report
+from kd_perception.levels import Level, Report
 
 MAX_NODES = 64
 MAX_COMPONENTS = 64         # of a node

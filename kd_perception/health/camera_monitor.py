@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import threading
 from typing import Callable, List, Mapping, Optional, Tuple
 
-from kd_perception.health.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
+from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
 from kd_perception.health.windows import RateWindow, ReasonCounter, SampleWindow
 
 # A newer frame replaced one that waited, detection was switched off, or the node was being deactivated:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.fallback.gate import GateDecision
 from kd_perception.health.camera_drift import drift_report, NO_REFERENCE, read_reference, SWITCHED_OFF
 from kd_perception.health.drift_monitor import Alarm, BOUND, DriftSettings, DriftTests
@@ -24,7 +24,7 @@ from kd_perception.health.drift_quantities import AMBIGUITY
 from kd_perception.health.drift_reference import DriftReference, QuantityReference
 from kd_perception.health.drift_tests import (
     cluster_trials, Cusum, cusum_threshold, greater_share, wilson_interval)
-from kd_perception.health.levels import HeldLevel, Report
+from kd_perception.levels import HeldLevel, Report
 from kd_perception.recording.disagreement import compare_boxes
 from kd_perception.recording.recorded import Boxes
 

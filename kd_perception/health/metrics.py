@@ -19,7 +19,7 @@ import threading
 from typing import NamedTuple
 
 from kd_perception.health.board import DiagnosticsBoard, RawStatus
-from kd_perception.health.levels import Report
+from kd_perception.levels import Report
 from kd_perception.health.metric_table import (
     CAMERA, CAMERA_KEY, CHOICES, COMMON, DRIFT, FALLBACK, FALLBACK_KEY, INFOS, LIFECYCLE_STATES, MetricSpec,
     MODEL, OMITTED, PREFIX, QUANTILES, RECORDER, TABLE, TEACHER)

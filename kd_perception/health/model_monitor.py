@@ -5,7 +5,7 @@ import threading
 from typing import Callable, Optional, Sequence, Tuple
 
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
-from kd_perception.health.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
+from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
 from kd_perception.health.windows import RateWindow
 
 SECOND_NS = 1_000_000_000

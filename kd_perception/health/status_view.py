@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from kd_perception.health.board import NodeView
-from kd_perception.health.levels import Level, Report
+from kd_perception.levels import Level, Report
 from kd_perception.health.metric_table import CAMERA, FALLBACK, MODEL, TEACHER
 from kd_perception.health.metrics import source_of
 

@@ -16,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
+from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector, PROVIDERS
 from kd_perception.errors import KdPerceptionError
 from kd_perception.health.model_monitor import model_facts, ModelMonitor

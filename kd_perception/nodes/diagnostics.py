@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.serialization import deserialize_message
 
 from kd_perception.health.board import RawStatus
-from kd_perception.health.levels import Report
+from kd_perception.levels import Report
 from kd_perception.nodes import qos
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024

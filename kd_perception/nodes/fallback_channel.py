@@ -14,9 +14,9 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from kd_perception.bags.cdr import (
+from kd_perception.messages.wire import (
     CdrReader, read_result, SerializedImage, SerializedResult, write_result)
-from kd_perception.bags.typestore import COMPRESSED_IMAGE, IMAGE
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.image import decode_compressed, decode_raw
 from kd_perception.errors import BagError, ImageError
@@ -25,10 +25,10 @@ from kd_perception.fallback.arbiter import Verdict
 from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
-from kd_perception.fallback.scene import measure_scene, SceneSignals
+from kd_perception.detection.scene import measure_scene, SceneSignals
 from kd_perception.health.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
-from kd_perception.health.levels import Report
+from kd_perception.levels import Report
 from kd_perception.health.throttle import Throttle
 from kd_perception.nodes import qos
 from kd_perception.nodes.conversions import ns_to_stamp

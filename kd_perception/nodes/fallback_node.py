@@ -16,8 +16,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from kd_perception.detection.manifest import pinned_sha256, resolve_model
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.manifest import pinned_sha256, resolve_model
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
 from kd_perception.fallback.ambiguity import FeatureExtractor

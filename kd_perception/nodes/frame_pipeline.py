@@ -10,10 +10,10 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from kd_perception.bags.cdr import NS_PER_S, write_result
+from kd_perception.messages.wire import NS_PER_S, write_result
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.drawing import draw_detections
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ImageError
 from kd_perception.health.camera_monitor import DISABLED

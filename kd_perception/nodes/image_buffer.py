@@ -7,7 +7,7 @@ from collections import deque
 import dataclasses
 from typing import NamedTuple
 
-from kd_perception.bags.cdr import SerializedImage
+from kd_perception.messages.wire import SerializedImage
 
 # Results that wait for their image at once: more than a camera has in flight.
 MAX_AWAITED = 64

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from rclpy.parameter import Parameter
 
 from kd_perception.errors import KdPerceptionError, ModelError
-from kd_perception.health.levels import Level, Report
+from kd_perception.levels import Level, Report
 from kd_perception.nodes.runtime import InvalidHandle, one_line
 
 IDLE, LOADING, DONE, FAILED = 'idle', 'loading', 'done', 'failed'

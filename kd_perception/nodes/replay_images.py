@@ -7,9 +7,9 @@ import struct
 
 import cv2
 
-from kd_perception.bags import messages
-from kd_perception.bags.frames import Frame, NS_PER_S
-from kd_perception.bags.typestore import COMPRESSED_IMAGE, IMAGE, serialize
+from kd_perception.messages import build as messages
+from kd_perception.sources.frames import Frame, NS_PER_S
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE, serialize
 from kd_perception.errors import ImageError
 
 JPEG_QUALITY = 95

@@ -23,10 +23,10 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from kd_perception.bags.frames import Frame
+from kd_perception.sources.frames import Frame
 from kd_perception.bags.salvage import Record
-from kd_perception.bags.sources import BagSource, open_source
-from kd_perception.bags.typestore import canonical, DETECTION_ARRAY
+from kd_perception.sources.any_source import BagSource, open_source
+from kd_perception.messages.typestore import canonical, DETECTION_ARRAY
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import ImageError
 from kd_perception.nodes import parameters

@@ -15,11 +15,11 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from kd_perception.bags import messages
-from kd_perception.bags.frames import FrameSource, NS_PER_S
+from kd_perception.messages import build as messages
+from kd_perception.sources.frames import FrameSource, NS_PER_S
 from kd_perception.bags.salvage import Record
-from kd_perception.bags.sources import BagSource
-from kd_perception.bags.typestore import COMPRESSED_IMAGE, IMAGE
+from kd_perception.sources.any_source import BagSource
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.errors import BagError, RosInterfaceError
 from kd_perception.nodes import qos
 from kd_perception.nodes.replay_images import with_stamp

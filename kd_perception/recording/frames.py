@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from kd_perception.bags import messages, typestore
-from kd_perception.bags.sources import decode_image_message
+from kd_perception.messages import build as messages, typestore
+from kd_perception.sources.any_source import decode_image_message
 from kd_perception.errors import ConfigError, ImageError
 
 MIB = 1 << 20

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from kd_perception.config import changed_from_defaults
 from kd_perception.detection.letterbox import Letterbox
-from kd_perception.detection.model_spec import ModelSpec, ThresholdSpec
+from kd_perception.models.spec import ModelSpec, ThresholdSpec
 from kd_perception.training.activations import (
     adopt_uniform_input, calibrate_activations, INPUT_ZERO, without_rounding)
 from kd_perception.training.binarization import activate_all

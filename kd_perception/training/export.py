@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.detection.model_spec import ModelSpec
+from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.activations import (

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ThresholdSpec
+from kd_perception.models.spec import ThresholdSpec
 from kd_perception.training.datasets import LabelledImage, load_dataset
 from kd_perception.training.models.picodet import PicoDet
 from kd_perception.training.models.picodet_onnx import COCO_CLASSES

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import ThresholdSpec
+from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.datasets import LabelledImage

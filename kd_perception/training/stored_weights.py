@@ -12,7 +12,7 @@ import numpy as np
 
 from kd_perception.errors import ModelError, TrainingError
 from kd_perception.training.integer_onnx import UNROLLED_SHAPE, unrolled_codes
-from kd_perception.training.model_functions import spelt_out
+from kd_perception.models.functions import spelt_out
 from kd_perception.training.packed_onnx import unpack_signs
 
 _MAX_RANGE = 256

@@ -11,7 +11,7 @@ import numpy as np
 from kd_perception.detection.boxes import box_intersection_over_area, box_iou
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.riders import joined_boxes, ridden_machines
-from kd_perception.evaluation.kitti_labels import KittiObjects
+from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.training.settings import DatasetSettings, PseudoLabelSettings
 
 # COCO classes (80-class order) that tell a rider from a pedestrian.

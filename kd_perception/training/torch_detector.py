@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.training.preprocess import FromCamera
 

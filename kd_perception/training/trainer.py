@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.detection.model_spec import ThresholdSpec
+from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.averaging import follow

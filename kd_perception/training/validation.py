@@ -19,9 +19,9 @@ from kd_perception.detection.detections import Detections
 from kd_perception.evaluation.bootstrap import percentile_interval
 from kd_perception.evaluation.kitti_eval import (
     ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator)
-from kd_perception.evaluation.kitti_labels import KittiObjects
+from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.evaluation.matching import VALID
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 
 MIN_HEIGHT_PX = 25.0
 IOU = 0.5

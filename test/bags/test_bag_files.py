@@ -10,8 +10,8 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 import yaml
 
-from kd_perception.bags import messages
-from kd_perception.bags import typestore as ts
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader, is_bag
 from kd_perception.bags.writer import BagWriter
 from kd_perception.detection.detections import Detections

@@ -12,11 +12,11 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 import yaml
 
-from kd_perception.bags import messages
+from kd_perception.messages import build as messages
 from kd_perception.bags import parts as parts_module
-from kd_perception.bags import typestore as ts
+from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader, is_bag
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError
 

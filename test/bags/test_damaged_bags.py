@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from kd_perception.bags import messages
-from kd_perception.bags import typestore as ts
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.errors import BagError
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')

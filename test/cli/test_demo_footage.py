@@ -11,7 +11,7 @@ import zipfile
 import cv2
 import pytest
 
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.cli import demo_footage
 from kd_perception.cli.demo_footage import fetch, Footage, FOOTAGE
 from kd_perception.cli.demo_scene import draw_frame, SIZE_HW, write_scene

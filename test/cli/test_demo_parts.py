@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from kd_perception.bags import messages
-from kd_perception.bags.cdr import write_result
-from kd_perception.bags.typestore import DIAGNOSTIC_ARRAY, message_class, serialize
+from kd_perception.messages import build as messages
+from kd_perception.messages.wire import write_result
+from kd_perception.messages.typestore import DIAGNOSTIC_ARRAY, message_class, serialize
 from kd_perception.cli import demo, demo_overview, demo_plan, demo_report, demo_timeline
 from kd_perception.cli.demo_answers import Answer, answers_of, detections_of, states_of, verified_figures
 from kd_perception.cli.demo_run import Child, prepare_environment

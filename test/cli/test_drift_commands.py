@@ -4,7 +4,7 @@ import json
 
 import cv2
 from kd_perception.cli.main import run_command
-from kd_perception.detection.manifest import pinned_sha256
+from kd_perception.models.manifest import pinned_sha256
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.health.drift_reference import DOCUMENT, DriftReference
 import numpy as np

@@ -4,7 +4,7 @@ import json
 
 import cv2
 from kd_perception.cli.main import run_command
-from kd_perception.detection.manifest import pinned_sha256
+from kd_perception.models.manifest import pinned_sha256
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.fallback.estimator import Estimator
 import numpy as np
@@ -133,7 +133,7 @@ def test_wrong_input_of_evaluate_hybrid(capsys, change, message):
 
 def test_a_recording_is_a_drive(scene, tmp_path):
     """The same frames as a bag: the same answers, and frames that follow one another."""
-    from kd_perception.bags import messages
+    from kd_perception.messages import build as messages
     from kd_perception.bags.writer import BagWriter
     from kd_perception.evaluation.hybrid_frames import run_both, Source
     folder = scene / 'day' / 'images'

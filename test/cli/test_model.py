@@ -4,8 +4,8 @@
 import json
 
 from kd_perception.cli.main import main
-from kd_perception.detection.manifest import write_entry
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.models.manifest import write_entry
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 import numpy as np
 import onnx
 from onnx import helper, TensorProto

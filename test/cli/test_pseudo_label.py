@@ -11,7 +11,7 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 
 from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
-from kd_perception.evaluation.kitti_labels import read_label_file  # noqa: E402
+from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 
 HW = (96, 128)
 # (class, box, brightness): scores 0.784, 0.392 and 0.471.

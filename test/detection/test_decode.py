@@ -3,7 +3,7 @@
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.detection.decode import decode, output_shapes, sigmoid
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 import numpy as np
 import pytest
 

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from kd_perception.cli.main import main
-from kd_perception.detection.manifest import load_manifest, pinned_sha256, resolve_model
-from kd_perception.detection.model_store import ModelStore
+from kd_perception.models.manifest import load_manifest, pinned_sha256, resolve_model
+from kd_perception.models.store import ModelStore
 from kd_perception.evaluation.verdict import Check, Comparison, SetVerdict, VerdictLimits
 import pytest
 

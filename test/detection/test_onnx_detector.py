@@ -3,7 +3,7 @@
 
 import hashlib
 
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, to_tensor
 from kd_perception.errors import ModelError
 import numpy as np

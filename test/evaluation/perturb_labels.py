@@ -7,7 +7,7 @@ Usage: python perturb_labels.py LABELS OUT [--per-frame 100] [--frames N] [--see
 import argparse
 from pathlib import Path
 
-from kd_perception.evaluation.kitti_labels import format_objects, KittiObjects, read_label_file
+from kd_perception.labels.kitti_text import format_objects, KittiObjects, read_label_file
 import numpy as np
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.kitti_eval import (average_precision, ClassProtocol, Difficulty, evaluate_kitti,
                                                  KITTI_CLASSES, KittiEvaluator, recall_indices)
-from kd_perception.evaluation.kitti_labels import KittiObjects, parse_label_text
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 import pytest
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.kitti_labels import parse_label_text
+from kd_perception.labels.kitti_text import parse_label_text
 from kd_perception.evaluation.miss_rate import (caltech_frames, CALTECH_SUBSETS, log_average_miss_rate,
                                                 REFERENCE_FPPI, visible_share)
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 import pytest
 

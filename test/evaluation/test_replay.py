@@ -3,9 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 import pickle
 
-from kd_perception.bags import messages, typestore as ts
+from kd_perception.messages import build as messages, typestore as ts
 from kd_perception.bags.reader import BagReader
-from kd_perception.bags.sources import open_source
+from kd_perception.sources.any_source import open_source
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli.main import run_command
 from kd_perception.detection.detections import Detections

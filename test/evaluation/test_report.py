@@ -12,9 +12,9 @@ from kd_perception.evaluation.frame_set import FrameSet
 from kd_perception.evaluation.gallery import make_gallery
 from kd_perception.evaluation.kitti_eval import (ClassProtocol, KITTI_CLASSES, KITTI_DIFFICULTIES,
                                                  KittiEvaluator)
-from kd_perception.evaluation.kitti_labels import parse_label_text
+from kd_perception.labels.kitti_text import parse_label_text
 from kd_perception.evaluation.mistakes import operating_point, worst_false_alarms, worst_misses
-from kd_perception.evaluation.object_table import ObjectTable
+from kd_perception.labels.object_table import ObjectTable
 from kd_perception.evaluation.report import evaluate_frames, EvaluationOptions
 from kd_perception.evaluation.report_html import render
 import numpy as np

@@ -10,9 +10,9 @@ import pytest
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation import site_gaps
 from kd_perception.evaluation.camera_cost import CameraPlan, cost_table, least_share, LOAD
-from kd_perception.evaluation.label_check import FolderCheck
+from kd_perception.labels.label_check import FolderCheck
 from kd_perception.evaluation.site_split import find_sequences, SiteSplit, split_site
-from kd_perception.fallback.scene import SceneSignals
+from kd_perception.detection.scene import SceneSignals
 
 LEVELS = ('easy', 'moderate', 'hard')
 

@@ -3,18 +3,18 @@
 
 import json
 
-from kd_perception.bags import messages
-from kd_perception.bags.folders import read_timestamps
+from kd_perception.messages import build as messages
+from kd_perception.sources.folders import read_timestamps
 from kd_perception.bags.reader import BagReader
-from kd_perception.bags.typestore import IMAGE
+from kd_perception.messages.typestore import IMAGE
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli.main import run_command
 from kd_perception.config import load_yaml
 from kd_perception.errors import KdPerceptionError
-from kd_perception.evaluation.kitti_folder import read_frame_labels, read_projection, read_tracking_labels
-from kd_perception.evaluation.kitti_labels import read_label_file
-from kd_perception.evaluation.label_check import check_labels
-from kd_perception.evaluation.label_folder import read_label_folder
+from kd_perception.labels.kitti_folder import read_frame_labels, read_projection, read_tracking_labels
+from kd_perception.labels.kitti_text import read_label_file
+from kd_perception.labels.label_check import check_labels
+from kd_perception.labels.label_folder import read_label_folder
 import numpy as np
 import pytest
 

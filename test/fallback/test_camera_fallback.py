@@ -12,7 +12,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSetti
 from kd_perception.fallback.estimator import Estimator, FeatureWeight
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
-from kd_perception.fallback.scene import SceneSignals
+from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, SignalScorer
 from kd_perception.fallback.state import FallbackState, StateSettings
 import numpy as np

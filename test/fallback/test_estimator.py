@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 from kd_perception.errors import ModelError
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
 from kd_perception.fallback.estimator import Estimator, FeatureWeight, Z_LIMIT

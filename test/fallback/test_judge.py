@@ -4,7 +4,7 @@
 import dataclasses
 
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.estimator import Estimator, FeatureWeight

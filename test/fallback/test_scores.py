@@ -4,7 +4,7 @@
 from kd_perception.detection.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.gate import GateSettings
-from kd_perception.fallback.scene import SceneSignals
+from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import CLEAR, DEFAULT_WEIGHTS, SIGNALS, SignalScorer
 import numpy as np
 import pytest

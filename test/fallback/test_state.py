@@ -3,7 +3,7 @@
 
 from kd_perception.fallback.breaker import MS
 from kd_perception.fallback.state import FallbackState, StateMonitor, StateSettings
-from kd_perception.health.levels import Level
+from kd_perception.levels import Level
 import pytest
 
 NOMINAL, DEGRADED, ERROR = FallbackState.NOMINAL, FallbackState.DEGRADED, FallbackState.ERROR

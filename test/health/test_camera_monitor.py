@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor, SUPERSEDED
-from kd_perception.health.levels import Level
+from kd_perception.levels import Level
 import pytest
 
 MS, S = 1_000_000, 1_000_000_000

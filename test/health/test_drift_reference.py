@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from kd_perception.detection.model_spec import DecoderSpec, document_text, InputSpec, ModelSpec
+from kd_perception.models.spec import DecoderSpec, document_text, InputSpec, ModelSpec
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.health.drift_reference import (
     build_reference, correlation_frames, DOCUMENT, DriftReference, scenes_of)

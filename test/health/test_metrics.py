@@ -7,7 +7,7 @@ import re
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.health.board import DiagnosticsBoard, RawStatus
-from kd_perception.health.levels import Level, Report
+from kd_perception.levels import Level, Report
 from kd_perception.health.metric_table import (
     CAMERA_STATES, COMMON, INFOS, labels_of, LIFECYCLE_STATES, PREFIX, TABLE)
 from kd_perception.health.metrics import MetricsExporter, samples_of

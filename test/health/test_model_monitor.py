@@ -1,9 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What the model's diagnostic says, under an injected clock."""
 
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
-from kd_perception.health.levels import Level
+from kd_perception.levels import Level
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
 import pytest
 

@@ -16,7 +16,7 @@ pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not install
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 psutil = pytest.importorskip('psutil', reason='psutil is not installed')
 
-from kd_perception.bags import messages  # noqa: E402
+from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
 from kd_perception.cli.rectangle_model import draw_rectangles  # noqa: E402
 from ros_harness import REPOSITORY  # noqa: E402

@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from bag_helpers import numbered_image, PERIOD_NS, START_NS, stamp_of, write_bag  # noqa: E402
-from kd_perception.bags import messages  # noqa: E402
+from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.bags.typestore import message_class  # noqa: E402
+from kd_perception.messages.typestore import message_class  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.nodes.replay_topics import ReplayTopics, SETTLE_NS  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402

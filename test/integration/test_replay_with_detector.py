@@ -12,9 +12,9 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 from bag_helpers import stamp_of  # noqa: E402
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
 from detector_scenarios import EMPTY_IMAGE  # noqa: E402
-from kd_perception.bags import messages  # noqa: E402
+from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.bags.typestore import canonical, DETECTION_ARRAY  # noqa: E402
+from kd_perception.messages.typestore import canonical, DETECTION_ARRAY  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.nodes.recorder import Recorder  # noqa: E402

@@ -16,7 +16,7 @@ from hard_frames import hard_frame  # noqa: E402
 from label_editor import editor  # noqa: E402
 
 from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.evaluation.kitti_labels import read_label_file  # noqa: E402
+from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason='no Chromium is installed')
 HW = (240, 480)

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from kd_perception.bags.typestore import serialize, typestore  # noqa: E402
+from kd_perception.messages.typestore import serialize, typestore  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from ros_harness import LATCHED  # noqa: E402
 from vision_msgs import msg as vision_msgs  # noqa: E402

@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from builtin_interfaces.msg import Time  # noqa: E402
-from kd_perception.bags.cdr import read_result  # noqa: E402
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec  # noqa: E402
+from kd_perception.messages.wire import read_result  # noqa: E402
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor  # noqa: E402
-from kd_perception.health.levels import Level  # noqa: E402
+from kd_perception.levels import Level  # noqa: E402
 from kd_perception.health.model_monitor import ModelMonitor  # noqa: E402
 from kd_perception.health.throttle import Throttle  # noqa: E402
 from kd_perception.nodes.camera_channel import CameraChannel, Frame  # noqa: E402

@@ -11,9 +11,9 @@ import yaml
 
 from bag_helpers import numbered_image, stamp_of, write_bag  # noqa: E402
 
-from kd_perception.bags import messages  # noqa: E402
-from kd_perception.bags import typestore as ts  # noqa: E402
-from kd_perception.bags.sources import decode_image_message, open_source  # noqa: E402
+from kd_perception.messages import build as messages  # noqa: E402
+from kd_perception.messages import typestore as ts  # noqa: E402
+from kd_perception.sources.any_source import decode_image_message, open_source  # noqa: E402
 from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
 from kd_perception.nodes.detector_parameters import DETECTOR_PARAMETERS  # noqa: E402
 from kd_perception.nodes.parameters import check_values, markdown_table  # noqa: E402

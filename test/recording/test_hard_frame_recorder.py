@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
-from kd_perception.bags import typestore
+from kd_perception.messages import typestore
 from kd_perception.bags.reader import BagReader
-from kd_perception.bags.sources import decode_image_message
+from kd_perception.sources.any_source import decode_image_message
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError, ConfigError
 from kd_perception.recording import recorder as recorder_module

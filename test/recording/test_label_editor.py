@@ -16,7 +16,7 @@ from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli import review_edit  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.errors import ConfigError  # noqa: E402
-from kd_perception.evaluation.kitti_labels import read_label_file  # noqa: E402
+from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 from kd_perception.recording.label_server import MAX_BODY_BYTES  # noqa: E402
 from kd_perception.recording.label_store import checked_boxes, LabelStore  # noqa: E402
 

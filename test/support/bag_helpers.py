@@ -4,7 +4,7 @@
 import cv2
 import numpy as np
 
-from kd_perception.bags import messages
+from kd_perception.messages import build as messages
 from kd_perception.bags.writer import BagWriter
 
 PERIOD_NS = 100_000_000

@@ -4,7 +4,7 @@
 import cv2
 import numpy as np
 
-from kd_perception.bags import messages, typestore
+from kd_perception.messages import build as messages, typestore
 from kd_perception.detection.detections import Detections
 from kd_perception.recording.frames import HardFrame
 

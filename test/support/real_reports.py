@@ -10,7 +10,7 @@ from kd_perception.fallback.state import FallbackState, StateReport
 from kd_perception.health.board import RawStatus
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor
 from kd_perception.health.fallback_monitor import FallbackMonitor, recorder_report, teacher_report
-from kd_perception.health.levels import Level, Report
+from kd_perception.levels import Level, Report
 from kd_perception.health.model_monitor import ModelMonitor
 
 MS, S = 1_000_000, 1_000_000_000

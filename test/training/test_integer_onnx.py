@@ -15,7 +15,7 @@ from onnx import numpy_helper  # noqa: E402
 from test_activations import camera_images, plain  # noqa: E402
 
 from kd_perception.detection.decode import output_shapes  # noqa: E402
-from kd_perception.detection.model_spec import ModelSpec  # noqa: E402
+from kd_perception.models.spec import ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.activation_settings import ActivationSettings  # noqa: E402

@@ -8,7 +8,7 @@ torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
 from kd_perception.detection.boxes import box_iou  # noqa: E402
 from kd_perception.detection.decode import decode  # noqa: E402
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
 from kd_perception.training.assigner import assign  # noqa: E402
 from kd_perception.training.box_losses import (  # noqa: E402
     distribution_focal_loss, flatten_levels, giou_loss, pairwise_iou)

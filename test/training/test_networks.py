@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.decode import output_shapes  # noqa: E402
-from kd_perception.detection.model_spec import InputSpec, ModelSpec  # noqa: E402
+from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
 from kd_perception.training.binarization import binarize  # noqa: E402
 from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
 from kd_perception.training.models.darknet import DarkNet19YoloV2  # noqa: E402

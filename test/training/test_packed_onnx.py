@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from hypothesis import given, settings, strategies as st  # noqa: E402
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.binarization import activate_all, binarize  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.config import load_config  # noqa: E402
-from kd_perception.detection.model_spec import ModelSpec  # noqa: E402
+from kd_perception.models.spec import ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.training.binarization import activate_all  # noqa: E402
 from kd_perception.training.export import parity, to_onnx  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.detection.decode import decode  # noqa: E402
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.distillation_settings import RegionSettings  # noqa: E402
 from kd_perception.training.head_views import gfl_reader, HeadView, log_odds, yolov2_reader  # noqa: E402

@@ -14,7 +14,7 @@ pytest.importorskip('onnxruntime', reason='the exported file is run')
 
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
-from kd_perception.detection.manifest import load_manifest  # noqa: E402
+from kd_perception.models.manifest import load_manifest  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
 from kd_perception.training.ablation import AblationSettings  # noqa: E402

@@ -14,7 +14,7 @@ pytest.importorskip('onnxruntime', reason='the exported file is run')
 
 from hypothesis import given, settings as hypothesis_settings, strategies as st  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
-from kd_perception.detection.model_spec import InputSpec, ModelSpec  # noqa: E402
+from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.binarization import activate_all, BinarizationSchedule  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.detection.decode import decode  # noqa: E402
-from kd_perception.detection.model_spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
 from kd_perception.training.losses import ImageTargets  # noqa: E402
 from kd_perception.training.yolov2_loss import YoloV2Loss  # noqa: E402
 

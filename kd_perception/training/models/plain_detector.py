@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from kd_perception.detection.model_spec import DecoderSpec
+from kd_perception.models.spec import DecoderSpec
 from kd_perception.training.models.plain_blocks import check_size, ConvNormAct, FeatureNetwork, scaled
 
 STRIDES = (8, 16, 32, 64)
