@@ -29,6 +29,7 @@ setup(
     name=PACKAGE,
     version='0.1.0',
     packages=find_packages(exclude=['test*']),
+    package_data={f'{PACKAGE}.review': ['web/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [os.path.join('resource', PACKAGE)]),
         (os.path.join('share', PACKAGE), ['package.xml']),

@@ -37,8 +37,11 @@ THIRD_PARTY = {
     'detection': {'cv2', 'numpy', 'onnxruntime', 'yaml'},
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},
+    'drift': {'numpy', 'yaml'},
     'health': {'numpy', 'yaml'},
+    'monitoring': set(),
     'recording': {'cv2', 'numpy'},
+    'review': {'cv2', 'numpy'},
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
     'nodes': {'cv2', 'numpy', 'prometheus_client', 'psutil', 'yaml', *ROS},
     # A command may need anything when it runs; what it may import when it is merely loaded is checked below.

@@ -60,8 +60,9 @@ def manifest():
 def distribution():
     script = ('import json, setuptools; from distutils.core import run_setup; '
               'd = run_setup("setup.py", stop_after="init"); print(json.dumps('
-              '[d.get_name(), d.get_version(), d.packages, d.entry_points["console_scripts"]]))')
-    keys = ('name', 'version', 'packages', 'scripts')
+              '[d.get_name(), d.get_version(), d.packages, d.entry_points["console_scripts"], '
+              'd.package_data]))')
+    keys = ('name', 'version', 'packages', 'scripts', 'package_data')
     return dict(zip(keys, json.loads(setup('-c', script).splitlines()[-1])))
 
 
@@ -201,11 +202,13 @@ def test_scripts_are_executable():
         assert os.access(path, os.X_OK), f'{path.name} is not executable'
 
 
-def test_the_package_holds_python_modules_only():
-    """setup.py installs no other files from there; what a module reads belongs under config/."""
-    others = [str(path.relative_to(ROOT)) for path in PACKAGE.rglob('*')
-              if path.is_file() and path.suffix not in ('.py', '.pyc')]
-    assert not others
+def test_all_files_of_the_package_are_installed(distribution):
+    """Beside modules, only what package_data names; what users may want to change belongs under config/."""
+    others = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob('*')
+              if path.is_file() and path.suffix not in ('.py', '.pyc')}
+    named = {str(path.relative_to(ROOT)) for package, patterns in distribution['package_data'].items()
+             for pattern in patterns for path in (ROOT / package.replace('.', '/')).glob(pattern)}
+    assert others == named and others
 
 
 def test_file_names_in_the_tests_are_unique():

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.cli.main import EXIT_OK
     from kd_perception.models.document import write_document
     from kd_perception.evaluation.drift_frames import measure_images
-    from kd_perception.health.drift_reference import build_reference, DOCUMENT, DriftReference
+    from kd_perception.drift.reference import build_reference, DOCUMENT, DriftReference
     sources = sources_of(args.images, args.drive, args.trained_on)
     if not args.out.parent.is_dir():
         raise ConfigError(f'{args.out.parent}: no such folder')
@@ -144,7 +144,7 @@ def progress(quiet: bool, sources: Sequence[Any], times: int = 1) -> Any:
 
 
 def _print(reference: Any, measured: Any) -> None:
-    from kd_perception.health.drift_reference import correlation_frames
+    from kd_perception.drift.reference import correlation_frames
     print(f'{reference.frames} frames in {reference.scenes} scenes of up to {reference.scene_frames} frames')
     print(f'{"quantity":<22}{"10 %":>10}{"median":>10}{"90 %":>10}{"a frame":>10}'
           f'{"independent":>13}{"correlated":>12}')

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> Tuple[Any, Any]:
     from kd_perception.evaluation.drift_replay import ReplaySettings
-    from kd_perception.health.drift_monitor import DriftSettings
+    from kd_perception.drift.monitor import DriftSettings
     if not 0 < args.hours <= 10_000 or not 1 <= args.runs <= 10_000 or not 1 <= args.limit <= 10_000_000:
         raise ConfigError('--hours above 0, --runs 1 to 10000, --limit 1 to 10000000 expected')
     if not 0 < args.share < 1 or not 0 <= args.audit_share <= args.share:
@@ -133,7 +133,7 @@ def _parse_change(text: str) -> Tuple[str, str]:
 
 def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: List[Any], tick: Any) -> Any:
     from kd_perception.evaluation.drift_frames import measure_images
-    from kd_perception.health.drift_reference import build_reference, DriftReference
+    from kd_perception.drift.reference import build_reference, DriftReference
     if not sets:
         reference = DriftReference.of_model(detector.spec, str(detector.path))
         if reference is None:
@@ -147,7 +147,7 @@ def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: List
 def _evaluate(args: argparse.Namespace, reference: Any, unchanged: Any, conditions: Dict[str, Any],
               settings: Any, replay: Any) -> Dict[str, Any]:
     from kd_perception.evaluation.drift_replay import delays, false_alarms
-    from kd_perception.health.fallback_drift import AuditedRates
+    from kd_perception.drift.fallback_drift import AuditedRates
     lengths = [reference.scene_frames, *args.stream_scene_frames]
     with _bar(args.quiet, len(lengths) * round(args.hours * 3600 * reference.rate_hz)) as bar:
         alarms = [{'scene_frames': length, **false_alarms(

@@ -22,7 +22,7 @@ from kd_perception.detection.onnx_detector import OnnxDetector, read_model
 from kd_perception.detection.output_checks import check_detector
 from kd_perception.errors import ModelError
 from kd_perception.files import write_whole
-from kd_perception.health.drift_reference import DriftReference
+from kd_perception.drift.reference import DriftReference
 from kd_perception.output_folder import cannot_be_written
 from kd_perception.resources import models_folder
 

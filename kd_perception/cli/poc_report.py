@@ -24,7 +24,7 @@ from kd_perception.labels.label_check import FolderCheck
 from kd_perception.evaluation.poc_html import render
 from kd_perception.evaluation.site_split import SiteSplit
 from kd_perception.files import write_whole
-from kd_perception.recording.review_page import picture_uri
+from kd_perception.review.page import picture_uri
 
 SCHEMA, SCHEMA_VERSION = 'kd_perception.poc', 1
 LEVEL = 'moderate'

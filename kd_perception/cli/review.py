@@ -14,7 +14,7 @@ from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError, ImageError
 from kd_perception.recording.disagreement import compare, Disagreement, MIN_IOU, WorkingScores
 from kd_perception.recording.recorded import Boxes, HardFrameSet, RecordedFrame
-from kd_perception.recording.review_page import draw_thumbnail, picture_uri, render
+from kd_perception.review.page import draw_thumbnail, picture_uri, render
 
 HELP = 'Show recorded hard frames with the boxes of student and teacher; write them as labelled images.'
 EXAMPLES = """\

@@ -15,10 +15,9 @@ from kd_perception.cli.review import chosen_frames, print_notes, progress, recor
 from kd_perception.cli.review_export import image_file, propose_labels
 from kd_perception.errors import ConfigError, ImageError
 from kd_perception.recording.disagreement import Disagreement, WorkingScores
-from kd_perception.recording.label_server import EditFrame, LabelServer
-from kd_perception.recording.label_store import checked_boxes, LabelBox, LabelStore
+from kd_perception.review.label_server import EditFrame, LabelServer
+from kd_perception.review.label_store import checked_boxes, LabelBox, LabelStore
 from kd_perception.recording.recorded import Boxes, RecordedFrame
-from kd_perception.resources import share_folder
 
 FIRST_CLASSES, LAST_CLASS = ('Car', 'Pedestrian', 'Cyclist'), 'DontCare'
 _MAX_CLASS = 40
@@ -88,7 +87,7 @@ def prepare(args: argparse.Namespace, store: LabelStore) -> LabelServer:
     shown = [ready[frame.key] for frame in frames if frame.key in ready]
     if not shown:
         raise ConfigError(f'{args.input}: none of its frames has an image that can be decoded')
-    return LabelServer(store, shown, classes, share_folder() / 'config' / 'review_editor', args.port)
+    return LabelServer(store, shown, classes, args.port)
 
 
 def _names(frames: Sequence[RecordedFrame]) -> tuple[dict[Any, str], int]:

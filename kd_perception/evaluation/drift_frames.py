@@ -14,8 +14,8 @@ from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.estimator import DOCUMENT as GATE
 from kd_perception.fallback.judge import Judge
 from kd_perception.detection.scene import measure_scene
-from kd_perception.health.drift_quantities import AMBIGUITY, detection_values, scene_values, Values
-from kd_perception.health.fallback_drift import Audit, audit
+from kd_perception.drift.quantities import AMBIGUITY, detection_values, scene_values, Values
+from kd_perception.drift.fallback_drift import Audit, audit
 import numpy as np
 
 NOT_COMPARED = Audit(0, 0, 0, 0)

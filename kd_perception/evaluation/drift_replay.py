@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from kd_perception.evaluation.drift_frames import MeasuredFrames
-from kd_perception.health.drift_monitor import Alarm, DriftSettings, DriftTests
-from kd_perception.health.drift_quantities import AMBIGUITY
-from kd_perception.health.drift_reference import DriftReference, scenes_of
-from kd_perception.health.drift_tests import chi_squared_quantile, wilson_interval
-from kd_perception.health.fallback_drift import FallbackTests
+from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
+from kd_perception.drift.quantities import AMBIGUITY
+from kd_perception.drift.reference import DriftReference, scenes_of
+from kd_perception.drift.change_tests import chi_squared_quantile, wilson_interval
+from kd_perception.drift.fallback_drift import FallbackTests
 import numpy as np
 
 ANY = 'any'

@@ -10,7 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from kd_perception.health.camera_drift import CameraDrift
+from kd_perception.drift.camera_drift import CameraDrift
 from kd_perception.health.camera_monitor import CameraMonitor
 from kd_perception.health.throttle import Throttle
 from kd_perception.nodes import qos

@@ -10,7 +10,7 @@ from typing import Any
 
 from kd_perception.detection.onnx_detector import ExecutionOptions, PROVIDERS
 from kd_perception.health.camera_monitor import CameraLimits
-from kd_perception.health.drift_monitor import DriftSettings
+from kd_perception.drift.monitor import DriftSettings
 from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
 from kd_perception.nodes.parameters import ParameterSpec, require_valid
 

@@ -8,7 +8,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.serialization import deserialize_message
 
-from kd_perception.health.board import RawStatus
+from kd_perception.monitoring.board import RawStatus
 from kd_perception.levels import Report
 from kd_perception.nodes import qos
 

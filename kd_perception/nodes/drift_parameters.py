@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kd_perception.health.drift_monitor import DriftSettings
+from kd_perception.drift.monitor import DriftSettings
 from kd_perception.nodes.parameters import ParameterSpec
 
 DRIFT_PARAMETERS = (

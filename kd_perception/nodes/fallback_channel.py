@@ -26,7 +26,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSetti
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
 from kd_perception.detection.scene import measure_scene, SceneSignals
-from kd_perception.health.fallback_drift import FallbackDrift
+from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.levels import Report
 from kd_perception.health.throttle import Throttle

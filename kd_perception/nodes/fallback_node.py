@@ -26,7 +26,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.rate_budget import RateBucket
-from kd_perception.health.fallback_drift import FallbackDrift
+from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import recorder_report, teacher_report
 from kd_perception.health.throttle import Throttle
 from kd_perception.nodes import parameters, qos

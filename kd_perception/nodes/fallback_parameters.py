@@ -14,7 +14,7 @@ from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.scores import SIGNALS
 from kd_perception.fallback.state import StateSettings
-from kd_perception.health.drift_monitor import DriftSettings
+from kd_perception.drift.monitor import DriftSettings
 from kd_perception.nodes.detector_parameters import check_cameras
 from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
 from kd_perception.nodes.parameters import ParameterSpec, require_valid

@@ -10,7 +10,7 @@ from typing import Any
 from wsgiref.simple_server import make_server, WSGIRequestHandler
 
 from kd_perception.errors import RosInterfaceError
-from kd_perception.health.metrics import Family
+from kd_perception.monitoring.metrics import Family
 
 # Who opens a connection and says nothing does not hold it for ever.
 REQUEST_TIMEOUT_S = 10.0

@@ -19,8 +19,8 @@ from typing import Any
 
 from rclpy.node import Node
 
-from kd_perception.health.board import DiagnosticsBoard
-from kd_perception.health.metrics import MetricsExporter
+from kd_perception.monitoring.board import DiagnosticsBoard
+from kd_perception.monitoring.metrics import MetricsExporter
 from kd_perception.nodes import parameters
 from kd_perception.nodes.diagnostics import subscribe_diagnostics
 from kd_perception.nodes.metrics_endpoint import MetricsEndpoint

@@ -6,7 +6,7 @@ import cv2
 from kd_perception.cli.main import run_command
 from kd_perception.models.manifest import pinned_sha256
 from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.health.drift_reference import DOCUMENT, DriftReference
+from kd_perception.drift.reference import DOCUMENT, DriftReference
 import numpy as np
 import pytest
 

@@ -7,7 +7,7 @@ import sys
 
 from kd_perception.cli import status as command
 from kd_perception.cli.main import main
-from kd_perception.health.board import RawStatus
+from kd_perception.monitoring.board import RawStatus
 import pytest
 
 PLAIN = [RawStatus('student: model', 0, 'model ready'), RawStatus('fallback: camera front', 0, 'NOMINAL')]

@@ -5,9 +5,9 @@ import itertools
 from kd_perception.evaluation.drift_frames import MeasuredFrames
 from kd_perception.evaluation.drift_replay import (
     delays, false_alarms, monitor_of, poisson_interval, ReplaySettings, SceneStream)
-from kd_perception.health.drift_monitor import DriftSettings
-from kd_perception.health.drift_reference import build_reference
-from kd_perception.health.fallback_drift import Audit
+from kd_perception.drift.monitor import DriftSettings
+from kd_perception.drift.reference import build_reference
+from kd_perception.drift.fallback_drift import Audit
 import numpy as np
 import pytest
 

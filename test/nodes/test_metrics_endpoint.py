@@ -7,8 +7,8 @@ import urllib.error
 import urllib.request
 
 from kd_perception.errors import RosInterfaceError
-from kd_perception.health.board import DiagnosticsBoard, RawStatus
-from kd_perception.health.metrics import MetricsExporter
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.metrics import MetricsExporter
 from kd_perception.nodes.metrics_endpoint import MetricsEndpoint
 import pytest
 

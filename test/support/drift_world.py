@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Streams of made-up frames whose correlation is known."""
-from kd_perception.health.drift_reference import build_reference
+from kd_perception.drift.reference import build_reference
 import numpy as np
 
 

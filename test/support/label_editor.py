@@ -12,7 +12,7 @@ import urllib.request
 from kd_perception.cli import review
 from kd_perception.cli.review_edit import prepare
 from kd_perception.files import write_whole
-from kd_perception.recording.label_store import LabelStore
+from kd_perception.review.label_store import LabelStore
 
 
 def arguments(bag, out, *more):

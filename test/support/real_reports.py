@@ -7,7 +7,7 @@ from kd_perception.detection.detections import Detections
 from kd_perception.fallback.breaker import TeacherBreaker
 from kd_perception.fallback.provenance import Output, Provenance, Source
 from kd_perception.fallback.state import FallbackState, StateReport
-from kd_perception.health.board import RawStatus
+from kd_perception.monitoring.board import RawStatus
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor
 from kd_perception.health.fallback_monitor import FallbackMonitor, recorder_report, teacher_report
 from kd_perception.levels import Level, Report

@@ -29,14 +29,15 @@ import threading
 from typing import Any
 
 from kd_perception.errors import ConfigError
-from kd_perception.recording.label_store import (checked_boxes, LabelBox, LabelStore, OPEN, StaleDecision,
-                                                 STATUSES)
+from kd_perception.review.label_store import (
+    checked_boxes, LabelBox, LabelStore, OPEN, StaleDecision, STATUSES)
 
 HOST = '127.0.0.1'
 # 2,000 boxes take 200 kB.
 MAX_BODY_BYTES = 1 << 20
 # An idle or very slow connection holds a thread; a browser opens another one by itself.
 IDLE_S = 30.0
+WEB = Path(__file__).parent / 'web'
 ASSETS = {'': ('editor.html', 'text/html; charset=utf-8'), 'editor.js': ('editor.js', 'text/javascript'),
           'editor.css': ('editor.css', 'text/css'), 'icon.svg': ('icon.svg', 'image/svg+xml')}
 _FRAME = re.compile(r'api/frames/(\d{1,7})(/image)?')
@@ -74,22 +75,21 @@ class LabelServer(ThreadingHTTPServer):
     """
     Serves frames of a store; `url` is the address to open, `serve_forever` runs it until `finish`.
 
-    :param assets: folder of the files of `ASSETS`.
     :param classes: labels that may be given, in the order of the keys 1 to 9.
     :param port: 0 takes a free one.
-    :raises ConfigError: the port cannot be had, or an asset is missing.
+    :raises ConfigError: the port cannot be had.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self, store: LabelStore, frames: Sequence[EditFrame], classes: Sequence[str],
-                 assets: Path, port: int = 0):
+                 port: int = 0):
         self.store, self.frames, self.classes = store, tuple(frames), tuple(classes)
         self.token = secrets.token_urlsafe(24)
         self.guard = threading.Lock()
         try:
-            self.assets = {name: (assets / file).read_bytes() for name, (file, _) in ASSETS.items()}
+            self.assets = {name: (WEB / file).read_bytes() for name, (file, _) in ASSETS.items()}
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(f'--port {port}: the editor cannot be served at {HOST}:{port} ({error})'

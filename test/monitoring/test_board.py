@@ -3,8 +3,8 @@
 
 import itertools
 
-from kd_perception.health import board as board_module
-from kd_perception.health.board import DiagnosticsBoard, RawStatus, split_name
+from kd_perception.monitoring import board as board_module
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus, split_name
 from kd_perception.levels import Level
 import pytest
 from real_reports import hybrid

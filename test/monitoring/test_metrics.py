@@ -6,11 +6,11 @@ import math
 import re
 
 from hypothesis import given, settings, strategies as st
-from kd_perception.health.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.levels import Level, Report
-from kd_perception.health.metric_table import (
+from kd_perception.monitoring.metric_table import (
     CAMERA_STATES, COMMON, INFOS, labels_of, LIFECYCLE_STATES, PREFIX, TABLE)
-from kd_perception.health.metrics import MetricsExporter, samples_of
+from kd_perception.monitoring.metrics import MetricsExporter, samples_of
 import pytest
 from real_reports import COUNTS, detector_reports, drift_report, fallback_reports, hybrid, raw
 

@@ -5,11 +5,11 @@ import dataclasses
 from kd_perception.detection.detections import Detections
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.fallback.gate import GateDecision
-from kd_perception.health.camera_drift import CameraDrift
-from kd_perception.health.drift_monitor import DriftSettings
-from kd_perception.health.drift_quantities import detection_values, scene_values
-from kd_perception.health.drift_reference import build_reference, DOCUMENT
-from kd_perception.health.fallback_drift import Audit, audit, AuditedRates, demand_edge, FallbackDrift
+from kd_perception.drift.camera_drift import CameraDrift
+from kd_perception.drift.monitor import DriftSettings
+from kd_perception.drift.quantities import detection_values, scene_values
+from kd_perception.drift.reference import build_reference, DOCUMENT
+from kd_perception.drift.fallback_drift import Audit, audit, AuditedRates, demand_edge, FallbackDrift
 from kd_perception.levels import Level
 import numpy as np
 import pytest

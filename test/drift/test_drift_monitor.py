@@ -2,7 +2,7 @@
 """The windowed tests: as many false alarms as allowed, also on correlated frames; alarms on changes."""
 import dataclasses
 
-from kd_perception.health.drift_monitor import Alarm, DriftSettings, DriftTests
+from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
 import numpy as np
 import pytest
 

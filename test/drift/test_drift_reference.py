@@ -5,7 +5,7 @@ import json
 
 from kd_perception.models.spec import DecoderSpec, document_text, InputSpec, ModelSpec
 from kd_perception.errors import ConfigError, ModelError
-from kd_perception.health.drift_reference import (
+from kd_perception.drift.reference import (
     build_reference, correlation_frames, DOCUMENT, DriftReference, scenes_of)
 import numpy as np
 import pytest

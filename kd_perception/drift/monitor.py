@@ -15,9 +15,9 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.health.drift_quantities import finite, Values
-from kd_perception.health.drift_reference import DriftReference, QuantityReference
-from kd_perception.health.drift_tests import (
+from kd_perception.drift.quantities import finite, Values
+from kd_perception.drift.reference import DriftReference, QuantityReference
+from kd_perception.drift.change_tests import (
     Cusum, cusum_threshold, ks_statistic, ks_threshold, psi_statistic, psi_threshold, wilson_interval)
 
 KS, PSI, TAILS = 'ks', 'psi', 'tails'

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
-from kd_perception.health.board import NodeView
+from kd_perception.monitoring.board import NodeView
 from kd_perception.levels import Level, Report
-from kd_perception.health.metric_table import CAMERA, FALLBACK, MODEL, TEACHER
-from kd_perception.health.metrics import source_of
+from kd_perception.monitoring.metric_table import CAMERA, FALLBACK, MODEL, TEACHER
+from kd_perception.monitoring.metrics import source_of
 
 _COLOURS = {Level.OK: '32', Level.WARN: '33', Level.ERROR: '31', Level.STALE: '35'}
 _NONE = '-'

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 
 from kd_perception.detection.image import REASONS
-from kd_perception.health.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.health.camera_monitor import INTENDED_DROPS
-from kd_perception.health.metrics import MetricsExporter
+from kd_perception.monitoring.metrics import MetricsExporter
 from kd_perception.recording.recorder import DROP_REASONS
 import pytest
 from real_reports import hybrid

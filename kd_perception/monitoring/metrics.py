@@ -18,9 +18,9 @@ import re
 import threading
 from typing import NamedTuple
 
-from kd_perception.health.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.levels import Report
-from kd_perception.health.metric_table import (
+from kd_perception.monitoring.metric_table import (
     CAMERA, CAMERA_KEY, CHOICES, COMMON, DRIFT, FALLBACK, FALLBACK_KEY, INFOS, LIFECYCLE_STATES, MetricSpec,
     MODEL, OMITTED, PREFIX, QUANTILES, RECORDER, TABLE, TEACHER)
 

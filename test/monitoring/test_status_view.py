@@ -6,9 +6,9 @@ from pathlib import Path
 import re
 
 from kd_perception.fallback.state import FallbackState
-from kd_perception.health.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.levels import Level
-from kd_perception.health.status_view import as_json, GraphStatus, render
+from kd_perception.monitoring.status_view import as_json, GraphStatus, render
 import pytest
 from real_reports import detector_reports, drift_report, fallback_reports, hybrid, raw
 

@@ -17,8 +17,8 @@ from kd_perception.cli import review_edit  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.errors import ConfigError  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
-from kd_perception.recording.label_server import MAX_BODY_BYTES  # noqa: E402
-from kd_perception.recording.label_store import checked_boxes, LabelStore  # noqa: E402
+from kd_perception.review.label_server import MAX_BODY_BYTES  # noqa: E402
+from kd_perception.review.label_store import checked_boxes, LabelStore  # noqa: E402
 
 CAR, FAR = (5, 5, 35, 30), (45, 10, 70, 50)
 

@@ -11,9 +11,9 @@ import numpy as np
 from kd_perception.detection.detections import Detections
 from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ModelError
-from kd_perception.health.drift_monitor import Alarm, DriftSettings, DriftTests
-from kd_perception.health.drift_quantities import detection_values, scene_values
-from kd_perception.health.drift_reference import DriftReference
+from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
+from kd_perception.drift.quantities import detection_values, scene_values
+from kd_perception.drift.reference import DriftReference
 from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise
 
 HOLD_NS = 10_000_000_000    # a level falls only after this long without an alarm
