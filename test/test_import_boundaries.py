@@ -44,6 +44,7 @@ THIRD_PARTY = {
     'review': {'cv2', 'numpy'},
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
     'nodes': {'cv2', 'numpy', 'prometheus_client', 'psutil', 'yaml', *ROS},
+    'poc': {'cv2', 'matplotlib', 'numpy', 'yaml'},
     # A command may need anything when it runs; what it may import when it is merely loaded is checked below.
     'cli': {'cv2', 'matplotlib', 'ncnn', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'psutil', 'rosbags',
             'tqdm', 'yaml', *ROS, *TORCH},
@@ -54,13 +55,15 @@ PARTS = {
     **{part: PURE for part in PURE},
     'training': {*PURE, 'training'},
     'nodes': {*PURE, 'nodes'},
-    'cli': {*PURE, 'cli', 'nodes', 'training'},
+    'poc': {*PURE, 'cli', 'poc', 'training'},
+    'cli': {*PURE, 'cli', 'nodes', 'poc', 'training'},
     '__main__': {'cli'},
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
               'ncnn': 'cli/benchmark_peers.py', 'openvino': 'cli/benchmark_openvino.py',
-              'prometheus_client': 'nodes/metrics_endpoint.py', 'pycocotools': 'evaluation/coco_ap.py'}
+              'prometheus_client': 'nodes/metrics_endpoint.py',
+              'pycocotools': 'evaluation/metrics/coco_ap.py'}
 
 
 @functools.cache     # each module is looked at by several tests

@@ -84,7 +84,7 @@ def sources_of(paths: List[str], drives: Sequence[str], trained: Sequence[str] =
     :raises ConfigError: `drives` or `trained` names a set that there is not.
     """
     from kd_perception.cli.fit_gate import set_names
-    from kd_perception.evaluation.drift_frames import Images
+    from kd_perception.evaluation.drift.frames import Images
     names = set_names(paths)
     for option, chosen in (('--drive', drives), ('--trained-on', trained)):
         unknown = sorted(set(chosen) - set(names))
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, compute and write; every input is checked before the first image."""
     from kd_perception.cli.main import EXIT_OK
     from kd_perception.models.document import write_document
-    from kd_perception.evaluation.drift_frames import measure_images
+    from kd_perception.evaluation.drift.frames import measure_images
     from kd_perception.drift.reference import build_reference, DOCUMENT, DriftReference
     sources = sources_of(args.images, args.drive, args.trained_on)
     if not args.out.parent.is_dir():
@@ -133,7 +133,7 @@ def document_bytes(document: Any) -> int:
 def progress(quiet: bool, sources: Sequence[Any], times: int = 1) -> Any:
     """Return a progress bar over images, with `update()`; silent unless stderr is a terminal."""
     from kd_perception.cli.evaluate_hybrid import Silent
-    from kd_perception.evaluation.drift_frames import count_images
+    from kd_perception.evaluation.drift.frames import count_images
     total = count_images(sources)
     try:
         from tqdm import tqdm

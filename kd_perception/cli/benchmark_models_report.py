@@ -83,7 +83,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    from kd_perception.evaluation.plots import COLORS, GRID, TEXT
+    from kd_perception.evaluation.report.plots import COLORS, GRID, TEXT
     threads, entries = next(iter(report['threads'].items()))
     labels = [f'{entry["name"]} {entry["input_hw"][1]}x{entry["input_hw"][0]}' for entry in entries]
     classes = [name for name, found in entries[0].get('accuracy', {}).items() if found['objects'] >= 10]

@@ -20,12 +20,12 @@ from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid 
 from kd_perception.cli.report_folder import (  # noqa: E402
     REPORT_HTML, REPORT_JSON, report_folder, write_report)
 from kd_perception.errors import ConfigError  # noqa: E402
-from kd_perception.evaluation.class_account import account_of_renames  # noqa: E402
+from kd_perception.evaluation.metrics.class_account import account_of_renames  # noqa: E402
 from kd_perception.evaluation.conditions import (  # noqa: E402
     automatic_tags, condition_masks, load_frame_info, scene_groups)
 from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
-from kd_perception.evaluation.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
-from kd_perception.evaluation.report import evaluate_frames, Evaluation, EvaluationOptions  # noqa: E402
+from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
+from kd_perception.evaluation.report.content import evaluate_frames, Evaluation, EvaluationOptions  # noqa: E402
 from kd_perception.output_folder import OutputFolder  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -229,10 +229,10 @@ def _files(args: argparse.Namespace, frames: FrameSet, options: EvaluationOption
     """Return the report's files by name."""
     files = {}
     if not args.no_html:
-        from kd_perception.evaluation.report_html import render
+        from kd_perception.evaluation.report.page import render
         gallery = {}
         if args.gallery and frames.images:
-            from kd_perception.evaluation.gallery import make_gallery
+            from kd_perception.evaluation.report.gallery import make_gallery
             gallery = make_gallery(frames, evaluation.evaluator, options.classes, evaluation.points,
                                    args.gallery)
         files[REPORT_HTML] = render(evaluation.report, gallery, args.title)

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.evaluation.compare import compare, Delta, load_report
-from kd_perception.evaluation.verdict import Comparison, judge, PASS, VerdictLimits
+from kd_perception.evaluation.report.compare import compare, Delta, load_report
+from kd_perception.evaluation.report.verdict import Comparison, judge, PASS, VerdictLimits
 
 EXIT_OK, EXIT_WORSE = 0, 1
 DEFAULTS = VerdictLimits()

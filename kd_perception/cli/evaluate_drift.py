@@ -69,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `evaluate drift`."""
     from kd_perception.cli.attach_reference import load_detectors, progress, sources_of
-    from kd_perception.evaluation.corruptions import corruptions, CORRUPTIONS
-    from kd_perception.evaluation.drift_frames import measure_images
-    from kd_perception.evaluation.drift_report import markdown
+    from kd_perception.evaluation.drift.corruptions import corruptions, CORRUPTIONS
+    from kd_perception.evaluation.drift.frames import measure_images
+    from kd_perception.evaluation.drift.report import markdown
     settings, replay = _settings(args)
     chosen = corruptions(args.conditions)
     changes = dict(_parse_change(text) for text in args.change)
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Tuple[Any, Any]:
-    from kd_perception.evaluation.drift_replay import ReplaySettings
+    from kd_perception.evaluation.drift.replay import ReplaySettings
     from kd_perception.drift.monitor import DriftSettings
     if not 0 < args.hours <= 10_000 or not 1 <= args.runs <= 10_000 or not 1 <= args.limit <= 10_000_000:
         raise ConfigError('--hours above 0, --runs 1 to 10000, --limit 1 to 10000000 expected')
@@ -132,7 +132,7 @@ def _parse_change(text: str) -> Tuple[str, str]:
 
 
 def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: List[Any], tick: Any) -> Any:
-    from kd_perception.evaluation.drift_frames import measure_images
+    from kd_perception.evaluation.drift.frames import measure_images
     from kd_perception.drift.reference import build_reference, DriftReference
     if not sets:
         reference = DriftReference.of_model(detector.spec, str(detector.path))
@@ -146,7 +146,7 @@ def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: List
 
 def _evaluate(args: argparse.Namespace, reference: Any, unchanged: Any, conditions: Dict[str, Any],
               settings: Any, replay: Any) -> Dict[str, Any]:
-    from kd_perception.evaluation.drift_replay import delays, false_alarms
+    from kd_perception.evaluation.drift.replay import delays, false_alarms
     from kd_perception.drift.fallback_drift import AuditedRates
     lengths = [reference.scene_frames, *args.stream_scene_frames]
     with _bar(args.quiet, len(lengths) * round(args.hours * 3600 * reference.rate_hz)) as bar:
@@ -180,7 +180,7 @@ def _bar(quiet: bool, total: int) -> Any:
 
 
 def _files(report: Dict[str, Any], text: str) -> Dict[str, Any]:
-    from kd_perception.evaluation.drift_report import draw
-    from kd_perception.evaluation.hybrid_plots import png
+    from kd_perception.evaluation.drift.report import draw
+    from kd_perception.evaluation.hybrid.plots import png
     files = {'delays.png': png(draw, report)} if report['conditions'] else {}
     return {**files, 'report.md': text, REPORT_JSON: json.dumps(report, indent=1, allow_nan=False) + '\n'}

@@ -60,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `evaluate hybrid`."""
     from kd_perception.cli.evaluate import parse_class
-    from kd_perception.evaluation.hybrid_frames import run_both, Source
-    from kd_perception.evaluation.hybrid_gates import HybridOptions
-    from kd_perception.evaluation.hybrid_report import evaluate_hybrid
-    from kd_perception.evaluation.kitti_eval import KITTI_CLASSES
+    from kd_perception.evaluation.hybrid.frames import run_both, Source
+    from kd_perception.evaluation.hybrid.gates import HybridOptions
+    from kd_perception.evaluation.hybrid.report import evaluate_hybrid
+    from kd_perception.evaluation.metrics.kitti_eval import KITTI_CLASSES
     from kd_perception.fallback.estimator import Estimator
     from kd_perception.fallback.merge import MergeSettings
     if bool(args.images) == bool(args.bag):
@@ -133,8 +133,8 @@ def progress(quiet: bool, sources: Sequence[Any]):
 
 
 def _files(report: Dict[str, Any], title: str) -> Dict[str, Any]:
-    from kd_perception.evaluation import hybrid_plots as plots
-    from kd_perception.evaluation.hybrid_html import render
+    from kd_perception.evaluation.hybrid import plots
+    from kd_perception.evaluation.hybrid.page import render
     metric = next(iter(report['metrics'].values()))
     return {'ap_share.png': plots.png(plots.ap_share, metric, report['share']),
             'risk_coverage.png': plots.png(plots.risk_coverage, metric), REPORT_HTML: render(report, title),

@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and write; every input is checked before the first image."""
-    from kd_perception.evaluation.hybrid_fit import describe, FEATURES, fit_gate
-    from kd_perception.evaluation.class_account import account_of_classes
-    from kd_perception.evaluation.hybrid_frames import run_both, Source
+    from kd_perception.evaluation.hybrid.fit import describe, FEATURES, fit_gate
+    from kd_perception.evaluation.metrics.class_account import account_of_classes
+    from kd_perception.evaluation.hybrid.frames import run_both, Source
     from kd_perception.fallback.ambiguity import features_for
     if len(args.images) != len(args.labels):
         raise ConfigError(f'{len(args.images)} --images and {len(args.labels)} --labels: one of each a set '
@@ -122,7 +122,7 @@ def write_gate(student: Path, document: Dict[str, Any], out: Path, manifest: str
 
 
 def _print(result: Any, sets: Any) -> None:
-    from kd_perception.evaluation.hybrid_fit import weight_table
+    from kd_perception.evaluation.hybrid.fit import weight_table
     trained = result.fit.estimator.trained
     print(f'{trained["frames"]} frames, {trained["folds"]} folds by {trained["held_out_by"]}, '
           f'l2 {trained["l2"]:g}; the teacher improves {trained["frames_improved"]:.0%} of the frames')

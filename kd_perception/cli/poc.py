@@ -76,12 +76,12 @@ def run(args: argparse.Namespace, execute: Any = None) -> int:
     :param execute: as `poc_steps.run_process`, which is the default; a seam for tests.
     """
     # Here, not at the top: --help needs neither models nor plots.
-    from kd_perception.cli import poc_steps
-    from kd_perception.cli.poc_report import Findings, write_page
+    from kd_perception.poc import steps as poc_steps
+    from kd_perception.poc.report import Findings, write_page
     from kd_perception.models.manifest import resolve_model
     from kd_perception.detection.onnx_detector import OnnxDetector
-    from kd_perception.evaluation.camera_cost import CameraPlan
-    from kd_perception.evaluation.site_gaps import count_objects
+    from kd_perception.poc.camera_cost import CameraPlan
+    from kd_perception.poc.site_gaps import count_objects
     from kd_perception.resources import models_folder
     _check(args)
     plan = CameraPlan(args.cameras, args.camera_hz)
@@ -109,7 +109,7 @@ def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, l
     from kd_perception.cli.check_labels import label_progress
     from kd_perception.labels.label_check import check_labels
     from kd_perception.labels.label_folder import list_frames
-    from kd_perception.evaluation.site_split import split_site
+    from kd_perception.poc.site_split import split_site
     from kd_perception.detection.scene import measure_scene
     signals: dict[str, Any] = {}
     with label_progress(len(list_frames(args.labels)), args.quiet) as tick:
@@ -126,7 +126,7 @@ def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, l
 
 def _measure(args: argparse.Namespace, steps: Any, spec: Any, models: dict[str, Path]) -> tuple[Any, Any]:
     """Run the steps; return reports' folders and footprint by role. Adds the adapted model to `models`."""
-    from kd_perception.cli import poc_steps
+    from kd_perception.poc import steps as poc_steps
     from kd_perception.resources import share_folder
     held_out = args.out / 'data' / poc_steps.HELD_OUT
     folders = {name: poc_steps.evaluate(steps, name, models[name], held_out)
@@ -174,7 +174,7 @@ def _words() -> list[str]:
 
 def _settings(args: argparse.Namespace, student: Any, teacher: Any) -> dict[str, Any]:
     """Return what the figures depend on."""
-    from kd_perception.cli import poc_steps
+    from kd_perception.poc import steps as poc_steps
     from kd_perception.labels.label_folder import list_frames
     length = {'no_train': True} if args.no_train else (
         {'minutes': args.minutes} if args.minutes is not None else {'steps': args.steps})

@@ -22,7 +22,7 @@ from kd_perception.config import to_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.labels.kitti_text import KittiObjects
-from kd_perception.evaluation.miss_rate import CALTECH_SUBSETS, caltech_frames, log_average_miss_rate
+from kd_perception.evaluation.metrics.miss_rate import CALTECH_SUBSETS, caltech_frames, log_average_miss_rate
 from kd_perception.labels.object_table import ObjectTable
 from kd_perception.training.binarization_settings import BinarizationSettings, StageSettings
 from kd_perception.training.datasets import LabelledImage

@@ -87,7 +87,7 @@ def plot(summary: Mapping[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from kd_perception.evaluation.plots import COLORS, GRID, TEXT
+    from kd_perception.evaluation.report.plots import COLORS, GRID, TEXT
     panels = [(name, figure) for name, entry in summary['sets'].items() for figure in entry['figures']
               if (entry['objects'].get(figure) or 0) >= 10]
     arms = [arm for arm in summary['titles'] if any(run['arm'] == arm for run in summary['runs'])]

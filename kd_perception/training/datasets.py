@@ -21,7 +21,7 @@ import torch
 
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import TrainingError
-from kd_perception.evaluation.class_account import KITTI_TYPES, shown_counts
+from kd_perception.evaluation.metrics.class_account import KITTI_TYPES, shown_counts
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
 from kd_perception.files import read_text

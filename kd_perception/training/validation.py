@@ -16,11 +16,11 @@ import dataclasses
 import numpy as np
 
 from kd_perception.detection.detections import Detections
-from kd_perception.evaluation.bootstrap import percentile_interval
-from kd_perception.evaluation.kitti_eval import (
+from kd_perception.evaluation.metrics.bootstrap import percentile_interval
+from kd_perception.evaluation.metrics.kitti_eval import (
     ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator)
 from kd_perception.labels.kitti_text import KittiObjects
-from kd_perception.evaluation.matching import VALID
+from kd_perception.evaluation.metrics.matching import VALID
 from kd_perception.labels.object_table import ObjectTable
 
 MIN_HEIGHT_PX = 25.0

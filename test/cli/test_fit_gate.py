@@ -135,7 +135,7 @@ def test_a_recording_is_a_drive(scene, tmp_path):
     """The same frames as a bag: the same answers, and frames that follow one another."""
     from kd_perception.messages import build as messages
     from kd_perception.bags.writer import BagWriter
-    from kd_perception.evaluation.hybrid_frames import run_both, Source
+    from kd_perception.evaluation.hybrid.frames import run_both, Source
     folder = scene / 'day' / 'images'
     with BagWriter(tmp_path / 'bag') as bag:
         for i, path in enumerate(sorted(folder.iterdir())):

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.calibration import class_calibration, detection_ece, reliability
-from kd_perception.evaluation.kitti_eval import KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator
+from kd_perception.evaluation.metrics.calibration import class_calibration, detection_ece, reliability
+from kd_perception.evaluation.metrics.kitti_eval import KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator
 from kd_perception.labels.kitti_text import parse_label_text
 from kd_perception.labels.object_table import ObjectTable
 import numpy as np

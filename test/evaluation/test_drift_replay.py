@@ -2,8 +2,8 @@
 """Streams out of few frames, and what is counted on them."""
 import itertools
 
-from kd_perception.evaluation.drift_frames import MeasuredFrames
-from kd_perception.evaluation.drift_replay import (
+from kd_perception.evaluation.drift.frames import MeasuredFrames
+from kd_perception.evaluation.drift.replay import (
     delays, false_alarms, monitor_of, poisson_interval, ReplaySettings, SceneStream)
 from kd_perception.drift.monitor import DriftSettings
 from kd_perception.drift.reference import build_reference

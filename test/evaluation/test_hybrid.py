@@ -5,14 +5,14 @@ import json
 
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import EvaluationError, TrainingError
-from kd_perception.evaluation.hybrid_curve import (area, HybridAp, make_metrics, recovered,
-                                                   recovered_intervals, sent_frames)
-from kd_perception.evaluation.hybrid_fit import collected, fit_gate, held_out_groups, object_gains, ranks
-from kd_perception.evaluation.hybrid_gain import frame_gains
-from kd_perception.evaluation.hybrid_gates import (HybridOptions, LEARNED, online_settings, ORACLE, RANDOM,
-                                                   RankedGate, scored_gates, simulate_online)
-from kd_perception.evaluation.hybrid_report import evaluate_hybrid
-from kd_perception.evaluation.kitti_eval import evaluate_kitti, KITTI_CLASSES
+from kd_perception.evaluation.hybrid.curve import (
+    area, HybridAp, make_metrics, recovered, recovered_intervals, sent_frames)
+from kd_perception.evaluation.hybrid.fit import collected, fit_gate, held_out_groups, object_gains, ranks
+from kd_perception.evaluation.hybrid.gain import frame_gains
+from kd_perception.evaluation.hybrid.gates import (
+    HybridOptions, LEARNED, online_settings, ORACLE, RANDOM, RankedGate, scored_gates, simulate_online)
+from kd_perception.evaluation.hybrid.report import evaluate_hybrid
+from kd_perception.evaluation.metrics.kitti_eval import evaluate_kitti, KITTI_CLASSES
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.running_threshold import RunningThreshold

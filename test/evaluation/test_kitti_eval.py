@@ -5,8 +5,9 @@ from pathlib import Path
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.kitti_eval import (average_precision, ClassProtocol, Difficulty, evaluate_kitti,
-                                                 KITTI_CLASSES, KittiEvaluator, recall_indices)
+from kd_perception.evaluation.metrics.kitti_eval import (
+    average_precision, ClassProtocol, Difficulty, evaluate_kitti, KITTI_CLASSES, KittiEvaluator,
+    recall_indices)
 from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
 from kd_perception.labels.object_table import ObjectTable
 import numpy as np
@@ -181,7 +182,7 @@ class TestBootstrap:
     def test_resamples_are_exact_where_scores_are_few(self):
         """Each resample's AP must be what the evaluator gives for the repeated frames themselves."""
         labels, detections = self.frames(12)
-        from kd_perception.evaluation.bootstrap import percentile_interval, resampled_weights
+        from kd_perception.evaluation.metrics.bootstrap import percentile_interval, resampled_weights
         values = []
         for weights in resampled_weights(12, 50, 7):
             picked = np.repeat(np.arange(12), weights.astype(int))
@@ -195,7 +196,7 @@ class TestBootstrap:
         texts = ORACLE['rand_d_clean']['cases']
         labels, detections = parse(texts['label_2'], False), parse(texts['det'], True)
         table, found = ObjectTable.from_objects(labels), ObjectTable.from_objects(detections)
-        from kd_perception.evaluation.bootstrap import percentile_interval, resampled_weights
+        from kd_perception.evaluation.metrics.bootstrap import percentile_interval, resampled_weights
         values = []
         for weights in resampled_weights(500, 40, 7):
             picked = np.repeat(np.arange(500), weights.astype(int))

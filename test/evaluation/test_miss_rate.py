@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given, settings, strategies as st
 from kd_perception.errors import EvaluationError
 from kd_perception.labels.kitti_text import parse_label_text
-from kd_perception.evaluation.miss_rate import (caltech_frames, CALTECH_SUBSETS, log_average_miss_rate,
-                                                REFERENCE_FPPI, visible_share)
+from kd_perception.evaluation.metrics.miss_rate import (
+    caltech_frames, CALTECH_SUBSETS, log_average_miss_rate, REFERENCE_FPPI, visible_share)
 from kd_perception.labels.object_table import ObjectTable
 import numpy as np
 import pytest
@@ -139,7 +139,7 @@ class TestSubsets:
 
 def test_the_interval_is_that_of_resampled_frames():
     frames = arrays(ORACLE['rand1']['cases'])[:40]
-    from kd_perception.evaluation.bootstrap import percentile_interval, resampled_weights
+    from kd_perception.evaluation.metrics.bootstrap import percentile_interval, resampled_weights
     values = []
     for weights in resampled_weights(40, 60, 5):
         picked = np.repeat(np.arange(40), weights.astype(int))

@@ -6,17 +6,17 @@ import re
 from xml.etree import ElementTree
 
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.coco_ap import coco_ap
-from kd_perception.evaluation.compare import compare, load_report, metrics
+from kd_perception.evaluation.metrics.coco_ap import coco_ap
+from kd_perception.evaluation.report.compare import compare, load_report, metrics
 from kd_perception.evaluation.frame_set import FrameSet
-from kd_perception.evaluation.gallery import make_gallery
-from kd_perception.evaluation.kitti_eval import (ClassProtocol, KITTI_CLASSES, KITTI_DIFFICULTIES,
-                                                 KittiEvaluator)
+from kd_perception.evaluation.report.gallery import make_gallery
+from kd_perception.evaluation.metrics.kitti_eval import (
+    ClassProtocol, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator)
 from kd_perception.labels.kitti_text import parse_label_text
-from kd_perception.evaluation.mistakes import operating_point, worst_false_alarms, worst_misses
+from kd_perception.evaluation.metrics.mistakes import operating_point, worst_false_alarms, worst_misses
 from kd_perception.labels.object_table import ObjectTable
-from kd_perception.evaluation.report import evaluate_frames, EvaluationOptions
-from kd_perception.evaluation.report_html import render
+from kd_perception.evaluation.report.content import evaluate_frames, EvaluationOptions
+from kd_perception.evaluation.report.page import render
 import numpy as np
 import pytest
 

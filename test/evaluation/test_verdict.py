@@ -7,7 +7,7 @@ import re
 
 from kd_perception.cli.main import run_command
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.verdict import judge, load_comparison, reports_of, VerdictLimits
+from kd_perception.evaluation.report.verdict import judge, load_comparison, reports_of, VerdictLimits
 import pytest
 
 OLD, NEW = 'a' * 64, 'b' * 64

@@ -21,7 +21,7 @@ from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
 from kd_perception.models.spec import ThresholdSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.evaluation.verdict import Comparison, SetVerdict, VerdictLimits  # noqa: E402
+from kd_perception.evaluation.report.verdict import Comparison, SetVerdict, VerdictLimits  # noqa: E402
 from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402

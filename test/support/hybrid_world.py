@@ -2,7 +2,7 @@
 """Frames whose detections are made up: a perfect teacher, and a student that is blind on half of them."""
 from kd_perception.detection.detections import Detections
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
-from kd_perception.evaluation.hybrid_frames import PairedFrames
+from kd_perception.evaluation.hybrid.frames import PairedFrames
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.object_table import ObjectTable
 from kd_perception.detection.scene import SceneSignals

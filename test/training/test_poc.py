@@ -14,10 +14,11 @@ import pytest
 pytest.importorskip('torch', reason='adapting needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 
-from kd_perception.cli import poc, poc_steps  # noqa: E402
+from kd_perception.cli import poc  # noqa: E402
+from kd_perception.poc import steps as poc_steps  # noqa: E402
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
 from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
-from kd_perception.evaluation.compare import load_report  # noqa: E402
+from kd_perception.evaluation.report.compare import load_report  # noqa: E402
 from kd_perception.training.rendered import render_dataset  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
@@ -47,7 +48,7 @@ def parsed(words):
 
 def execute(command, log):
     """Run a step in this process: starting a dozen of them takes longer than all that they do."""
-    if 'poc_footprint' in command[1]:
+    if 'footprint' in command[1]:
         return poc_steps.run_process(command, log)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

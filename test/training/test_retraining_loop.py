@@ -21,7 +21,7 @@ from label_editor import ask, editor  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli.main import EXIT_OK, main  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.evaluation.compare import load_report  # noqa: E402
+from kd_perception.evaluation.report.compare import load_report  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 from kd_perception.training.rendered import render_dataset, render_scene  # noqa: E402
 

@@ -1,0 +1,112 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""report.html of `evaluate hybrid`: one file, no script, nothing loaded from anywhere; all text escaped."""
+import shlex
+from typing import Any, Dict, List, Optional, Sequence
+
+from kd_perception.evaluation.hybrid import plots
+from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED, ORACLE, RANDOM
+from kd_perception.evaluation.report.page import _figure, _plots, _section, _STYLE, _table, _text
+
+
+def _interval(pair: Optional[Sequence[float]]) -> str:
+    return '' if not pair else f'<span class="ci">{100 * pair[0]:.0f} to {100 * pair[1]:.0f}</span>'
+
+
+def _order(metric: Dict[str, Any]) -> List[str]:
+    """Return the gates: learned, default, single signals by their curve, random, oracle."""
+    signals = sorted((name for name, gate in metric['gates'].items() if gate['kind'] == 'signal'),
+                     key=lambda name: -(metric['gates'][name]['relative_area'] or 0.0))
+    named = [*(name for name in (LEARNED, DEFAULT) if name in metric['gates']), *signals, RANDOM, ORACLE]
+    return named
+
+
+def _tiles(report: Dict[str, Any]) -> str:
+    tiles = []
+    name = LEARNED if report['estimator'] else DEFAULT
+    for metric in report['metrics'].values():
+        gate = metric['gates'][name]
+        tiles.append((_figure(gate['recovered_at_share'], 0, 100) + ' %',
+                      f'of the gain at {100 * report["share"]:g} % of the frames, {metric["text"]}',
+                      _interval(gate.get('recovered_ci95'))
+                      or f'random: {_figure(metric["gates"][RANDOM]["recovered_at_share"], 0, 100)} %'))
+        tiles.append((f'{metric["student_ap"]:.1f} &rarr; {metric["teacher_ap"]:.1f}',
+                      f'AP, student and teacher, {metric["text"]}', ''))
+    tiles.append((f'{report["frames"]:,}', 'frames', 'consecutive' if report['consecutive'] else 'unrelated'))
+    return '<div class="tiles">' + ''.join(
+        f'<div class="tile"><b>{figure}</b><span>{_text(label)}</span><small>{extra}</small></div>'
+        for figure, label, extra in tiles) + '</div>'
+
+
+def _metric(report: Dict[str, Any], metric: Dict[str, Any]) -> str:
+    shares, rows, measures = metric['shares'], [], []
+    for name in _order(metric):
+        gate = metric['gates'][name]
+        rows.append([_text(name)] + [_figure(value, 1) for value in gate['ap']])
+        measures.append([
+            _text(name), _figure(gate['recovered_at_share'], 0, 100), _interval(gate.get('recovered_ci95')),
+            _interval(gate.get('above_random_ci95')), _figure(gate['relative_area'], 2),
+            _figure(gate['auroc'], 2), _figure(gate['auroc_above_median'], 2), _figure(gate['aurc'], 3),
+            _figure(gate['e_aurc'], 3), _figure(gate['skill'], 2)])
+    share = f'{100 * report["share"]:g} %'
+    classes = [name for name in metric['classes'] if report['ground_truths'][name]]
+    improved = f'{100 * metric["frames_improved"]:.0f} %'
+    counts = ', '.join(f'{name} {report["ground_truths"][name]}' for name in metric['classes'])
+    return _section(
+        metric['text'],
+        f'<p class="sub">Mean over {_text(", ".join(metric["mean_over"]))}; valid ground truths: '
+        f'{_text(counts)}. The teacher improves {improved} of the frames.</p>',
+        _plots([plots.svg(plots.ap_share, metric, report['share']), plots.svg(plots.risk_coverage, metric)]),
+        '<h3>Mean AP R40 [%] by share sent</h3>',
+        _table(['gate', *(f'{100 * value:g} %' for value in shares)], rows),
+        '<h3>How well the gates rank</h3>',
+        _table(('gate', f'recovered at {share} [%]', '95 %', 'above random, 95 %',
+                'area (random 0, oracle 1)', 'AUROC, improved', 'AUROC, above median gain', 'AURC',
+                'E-AURC', 'skill'), measures),
+        '<h3>By class</h3>', _plots([plots.svg(plots.class_ap, metric, name) for name in classes]))
+
+
+def _online(report: Dict[str, Any]) -> str:
+    rows = []
+    for key, items in report['online'].items():
+        for item in items:
+            denied = item['counts']['share_budget']
+            rows.append([_text(item['gate']), _text(item['threshold']), _text(report['metrics'][key]['text']),
+                         _figure(item['share_sent'], 1, 100), str(item['counts']['ambiguous']), str(denied),
+                         _figure(item['ap'], 1), _figure(item['recovered'], 0, 100),
+                         _figure(item['ranked_recovered_at_that_share'], 0, 100),
+                         _figure(item['random_recovered_at_that_share'], 0, 100)])
+    return _section(
+        'Frame by frame', _table(
+            ('gate', 'threshold', 'metric', 'sent [%]', 'ambiguous', 'denied by the budget', 'AP [%]',
+             'recovered [%]', 'best of all frames first [%]', 'random [%]'), rows, 3),
+        '<p class="sub">The gate as the node runs it: threshold, hysteresis, token bucket and audits, not '
+        'knowing the frames to come. A running threshold follows the scores of the last frames. The last two '
+        'columns send as many frames, chosen from all.</p>')
+
+
+def _facts(report: Dict[str, Any]) -> str:
+    rows = [(key, report[key]) for key in ('merge', 'bootstrap', 'seed')]
+    for part in ('models', 'data', 'versions'):
+        rows += [(f'{part}: {name}', value) for name, value in report.get(part, {}).items()]
+    if report['estimator']:
+        rows += [(f'learned gate: {name}', value) for name, value in report['estimator']['trained'].items()]
+        rows += [(f'weight of {name}', f'{value:+.3f}')
+                 for name, value in report['estimator']['features'].items()]
+    cells = ''.join(f'<tr><td>{_text(name)}</td><td class="wrap">{_text(value)}</td></tr>'
+                    for name, value in rows)
+    command = f'<p><code>{_text(shlex.join(report["command"]))}</code></p>' if report['command'] else ''
+    return f'<h2>What was evaluated</h2><section>{command}<table><tbody>{cells}</tbody></table></section>'
+
+
+def render(report: Dict[str, Any], title: str = 'Hybrid') -> str:
+    """Return the report as one HTML document; `report` is the content of report.json."""
+    warnings = ''
+    if report['warnings']:
+        items = ''.join(f'<li>{_text(line)}</li>' for line in report['warnings'])
+        warnings = f'<div class="warn"><ul>{items}</ul></div>'
+    body = ''.join([_tiles(report), warnings, *(_metric(report, item) for item in report['metrics'].values()),
+                    _online(report), _facts(report)])
+    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<title>{_text(title)}</title><style>{_STYLE}</style></head><body><main>'
+            f'<h1>{_text(title)}</h1>{body}</main></body></html>\n')

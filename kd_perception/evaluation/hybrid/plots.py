@@ -1,0 +1,83 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""Plots of `evaluate hybrid`, in the style of the other reports, as SVG text or PNG bytes."""
+import io
+from typing import Any, Callable, Dict, Iterator, Tuple
+
+from kd_perception.evaluation.report import plots
+from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED, ORACLE, RANDOM
+import numpy as np
+
+_PNG_DPI = 160
+_BACK = '#b4bdc8'
+# Gates that stand out; single signals stay in the background.
+_SHOWN = {
+    ORACLE: {'color': '#8a95a3', 'linestyle': '--', 'label': 'oracle (true gain)'},
+    LEARNED: {'color': plots.COLORS[0], 'label': 'learned gate', 'marker': 'o', 'markersize': 4},
+    DEFAULT: {'color': plots.COLORS[2], 'label': 'signals, no training', 'marker': 's', 'markersize': 3.5},
+    RANDOM: {'color': plots.COLORS[1], 'linestyle': ':', 'label': 'random'},
+}
+
+
+def _ordered(metric: Dict[str, Any]) -> Iterator[Tuple[str, Dict[str, Any], Dict[str, Any]]]:
+    """Yield (name, gate, style), the background first."""
+    signals = [name for name, gate in metric['gates'].items() if gate['kind'] == 'signal']
+    for i, name in enumerate(signals):
+        yield name, metric['gates'][name], {
+            'color': _BACK, 'linewidth': 0.8, 'label': 'one signal alone' if i == 0 else None}
+    for name, style in reversed(_SHOWN.items()):
+        if name in metric['gates']:
+            yield name, metric['gates'][name], {'linewidth': 1.8, **style}
+
+
+def ap_share(metric: Dict[str, Any], share: float):
+    """Draw mean AP against the share of frames sent, every gate; return the figure."""
+    figure, axes = plots._figure(6.4, 4.2)
+    x = np.array(metric['shares'])
+    for name, gate, style in _ordered(metric):
+        axes.plot(x, gate['ap'], solid_joinstyle='round', **style)
+        if name == RANDOM:
+            low, high = (np.array(gate['ap']) + sign * np.array(gate['ap_spread']) for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=style['color'], alpha=0.13, linewidth=0)
+    axes.axvline(share, color='#8a95a3', linewidth=0.8)
+    half = (metric['student_ap'] + metric['teacher_ap']) / 2
+    axes.plot([share], [half], '+', color=plots.TEXT, markersize=9, label="half of the teacher's gain")
+    axes.set_xlim(0, 1)
+    over = ', '.join(metric['mean_over'])
+    plots._finish(axes, f'{metric["text"]}: mean AP of {over}', 'share of frames sent to the teacher',
+                  'AP R40 [%]')
+    return figure
+
+
+def class_ap(metric: Dict[str, Any], name: str):
+    """Draw one class's AP against the share sent; return the figure."""
+    figure, axes = plots._figure()
+    for _, gate, style in _ordered(metric):
+        if gate['kind'] != 'signal':
+            axes.plot(metric['shares'], gate['ap_by_class'][name], **style)
+    axes.set_xlim(0, 1)
+    plots._finish(axes, name, 'share sent', 'AP R40 [%]')
+    return figure
+
+
+def risk_coverage(metric: Dict[str, Any]):
+    """Draw the mean gain given up on the frames that stay with the student; return the figure."""
+    figure, axes = plots._figure(6.4, 4.2)
+    for _, gate, style in _ordered(metric):
+        curve = gate['risk_coverage']
+        axes.plot(curve['coverage'], curve['risk'], **{**style, 'marker': None})
+    axes.set_xlim(0, 1)
+    plots._finish(axes, f'{metric["text"]}: risk and coverage',
+                  'coverage: share of frames left to the student', 'gain given up a frame [AP points]')
+    return figure
+
+
+def svg(draw: Callable, *args: Any) -> str:
+    """Return a figure as SVG text."""
+    return plots._svg(draw(*args))
+
+
+def png(draw: Callable, *args: Any) -> bytes:
+    """Return a figure as PNG."""
+    buffer = io.BytesIO()
+    draw(*args).savefig(buffer, format='png', dpi=_PNG_DPI, metadata={'Software': None})
+    return buffer.getvalue()
