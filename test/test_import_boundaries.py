@@ -22,8 +22,9 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
             'unique_identifier_msgs', 'vision_msgs'}
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
-CORE = {'config', 'errors', 'files', 'output_folder', 'resources', '__init__'}
-PURE = {*CORE, 'bags', 'detection', 'evaluation', 'fallback', 'health', 'recording'}
+CORE = {'config', 'errors', 'files', 'levels', 'output_folder', 'resources', '__init__'}
+PURE = {*CORE, 'bags', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'labels', 'messages',
+        'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
 
 # Part of the package -> the installed packages that it may import, beyond the standard library.
 THIRD_PARTY = {
