@@ -25,7 +25,8 @@ from kd_perception.evaluation.conditions import (  # noqa: E402
     automatic_tags, condition_masks, load_frame_info, scene_groups)
 from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
-from kd_perception.evaluation.report.content import evaluate_frames, Evaluation, EvaluationOptions  # noqa: E402
+from kd_perception.evaluation.report.content import (  # noqa: E402
+    evaluate_frames, Evaluation, EvaluationOptions)
 from kd_perception.output_folder import OutputFolder  # noqa: E402
 import numpy as np  # noqa: E402
 
