@@ -58,7 +58,7 @@ PARTS = {
     'nodes': {*PURE, 'nodes'},
     'poc': {*PURE, 'cli', 'poc', 'training'},
     'cli': {*PURE, 'cli', 'nodes', 'poc', 'training'},
-    '__main__': {'cli'},
+    '__main__': {'cli', 'processes'},
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
