@@ -35,7 +35,7 @@ THIRD_PARTY = {
     'models': {'onnx', 'yaml'},
     'processes': set(),
     'sources': {'cv2', 'numpy'},
-    'detection': {'cv2', 'numpy', 'onnxruntime', 'yaml'},
+    'detection': {'cv2', 'numpy', 'onnxruntime', 'simplejpeg', 'yaml'},
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},
     'drift': {'numpy', 'yaml'},

@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-Decoding of `sensor_msgs/Image` and `sensor_msgs/CompressedImage` payloads into BGR arrays.
+Decoding of `sensor_msgs/Image` payloads into BGR arrays; `detection.compressed` has the compressed ones.
 
 Works on the messages' fields, not on messages: bags, tests and nodes share it. Encodings follow
 `sensor_msgs/image_encodings.hpp`. What is not listed here is left to cv_bridge (see
@@ -10,7 +10,6 @@ Works on the messages' fields, not on messages: bags, tests and nodes share it. 
 from __future__ import annotations
 
 import dataclasses
-import struct
 
 import cv2
 import numpy as np
@@ -111,37 +110,6 @@ def decode_raw(
     return cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_bgr)
 
 
-def decode_compressed(data, image_format: str = '') -> np.ndarray:
-    """
-    Decode the fields of a `sensor_msgs/CompressedImage` that holds a JPEG or PNG image.
-
-    The size is read from the file's header before anything is decompressed, and a truncated file
-    is refused: libjpeg would fill the missing part with grey without an error.
-
-    :param data: any C-contiguous buffer of bytes.
-    :param image_format: the message's `format`; compressedDepth is refused, otherwise the data's
-        own signature decides.
-    :return: (H, W, 3) uint8 BGR, as stored (EXIF orientation is not applied).
-    :raises ImageError: with a reason out of `REASONS`.
-    """
-    if 'compresseddepth' in image_format.lower():
-        raise ImageError('unsupported_encoding', f'{image_format[:60]!r} is a depth image')
-    buffer = memoryview(data).cast('B')
-    if buffer.nbytes > MAX_COMPRESSED_BYTES:
-        raise ImageError(
-            'too_large', f'{buffer.nbytes} compressed bytes, expected at most {MAX_COMPRESSED_BYTES}')
-    check_size(*_compressed_size_hw(buffer, image_format))
-    try:
-        image = cv2.imdecode(
-            np.frombuffer(buffer, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError('corrupt_compressed', ' '.join(str(error).split())[:200]) from error
-    if image is None:
-        raise ImageError(
-            'corrupt_compressed', f'{buffer.nbytes} bytes of {image_format[:40]!r} do not decode')
-    return image
-
-
 def check_size(height: int, width: int) -> None:
     """
     Refuse an image that is empty or absurdly large, before memory is spent on it.
@@ -166,37 +134,3 @@ def _to_uint8(pixels: np.ndarray, encoding: str) -> np.ndarray:
         raise ImageError(
             'value_range', f'{encoding} spans [{values.min():g}, {values.max():g}], expected [0, 1]')
     return np.rint(values * 255).astype(np.uint8)
-
-
-def _compressed_size_hw(buffer: memoryview, image_format: str) -> tuple[int, int]:
-    head = bytes(buffer[:8])
-    # Some cameras pad the file with zero bytes behind its end marker.
-    tail = bytes(buffer[-64:]).rstrip(b'\0')
-    if head == b'\x89PNG\r\n\x1a\n':
-        if buffer.nbytes < 33 or b'IEND' not in tail:
-            raise ImageError('corrupt_compressed', 'the PNG data ends early')
-        width, height = struct.unpack('>II', buffer[16:24])
-        return height, width
-    if head[:2] == b'\xff\xd8':
-        if not tail.endswith(b'\xff\xd9'):
-            raise ImageError('corrupt_compressed', 'the JPEG data ends early')
-        return _jpeg_size_hw(buffer)
-    if not head:
-        raise ImageError('short_data', 'the compressed image is empty')
-    raise ImageError('unsupported_encoding', f'{image_format[:40]!r}: the data is neither JPEG nor PNG')
-
-
-def _jpeg_size_hw(buffer: memoryview) -> tuple[int, int]:
-    """Find the start-of-frame segment (ITU-T T.81, B.2.2), which holds the size."""
-    position = 2
-    while position + 9 <= buffer.nbytes:
-        if buffer[position] != 0xFF:
-            break
-        marker = buffer[position + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            position += 1 if marker == 0xFF else 2
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack('>HH', buffer[position + 5:position + 9])
-        position += 2 + struct.unpack('>H', buffer[position + 2:position + 4])[0]
-    raise ImageError('corrupt_compressed', 'the JPEG data holds no frame header')

@@ -22,6 +22,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
 from kd_perception.detection import image as image_decoding
+from kd_perception.detection.compressed import decode_compressed
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import ImageError, RosInterfaceError
 
@@ -82,7 +83,7 @@ def compressed_to_bgr(message: CompressedImage) -> np.ndarray:
 
     :raises ImageError: with one of `detection.image.REASONS`.
     """
-    return image_decoding.decode_compressed(message.data, message.format)
+    return decode_compressed(message.data, message.format)
 
 
 def bgr_to_image(image_bgr: np.ndarray, header: Header) -> Image:

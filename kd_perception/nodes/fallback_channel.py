@@ -18,7 +18,8 @@ from kd_perception.messages.wire import (
     CdrReader, read_result, SerializedImage, SerializedResult, write_result)
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.image import decode_compressed, decode_raw
+from kd_perception.detection.compressed import decode_compressed
+from kd_perception.detection.image import decode_raw
 from kd_perception.errors import BagError, ImageError
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.arbiter import Verdict

@@ -20,7 +20,8 @@ from kd_perception.bags.reader import BagReader, BagTopic, is_bag
 from kd_perception.bags.salvage import Record
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, deserialize, IMAGE
 from kd_perception.sources.videos import VideoSource
-from kd_perception.detection.image import decode_compressed, decode_raw
+from kd_perception.detection.compressed import decode_compressed
+from kd_perception.detection.image import decode_raw
 from kd_perception.errors import BagError, ImageError
 
 __all__ = ['BagSource', 'Camera', 'FolderSource', 'Frame', 'FrameSource', 'VideoSource', 'camera_of_topic',

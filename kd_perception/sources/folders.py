@@ -11,11 +11,11 @@ import heapq
 from pathlib import Path
 import re
 
-import cv2
 import numpy as np
 
 from kd_perception.sources.frames import Camera, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS
-from kd_perception.detection.image import check_size, decode_compressed, MAX_COMPRESSED_BYTES
+from kd_perception.detection.compressed import decode_image_file
+from kd_perception.detection.image import MAX_COMPRESSED_BYTES
 from kd_perception.errors import BagError, ImageError
 from kd_perception.files import natural_key, read_text
 
@@ -42,17 +42,7 @@ def read_image_file(path: Path) -> np.ndarray:
     :return: (H, W, 3) uint8 BGR, as stored (EXIF orientation is not applied).
     :raises ImageError: missing, too large, truncated or not an image.
     """
-    data = read_image_bytes(path)
-    if path.suffix.lower() in _JPEG_PNG:
-        return decode_compressed(data, path.suffix)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError('corrupt_compressed', f'{path.name}: {error}') from None
-    if image is None:
-        raise ImageError('corrupt_compressed', f'{path.name} is not an image that OpenCV reads')
-    check_size(*image.shape[:2])
-    return image
+    return decode_image_file(read_image_bytes(path), path.name)
 
 
 def read_image_bytes(path: Path) -> bytes:

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from kd_perception.sources.frames import (
     Camera, DEFAULT_FPS, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS)
+from kd_perception.detection.compressed import decode_compressed
 from kd_perception.detection.image import MAX_IMAGE_PIXELS
-from kd_perception.errors import BagError
+from kd_perception.errors import BagError, ImageError
 
 
 class VideoSource(FrameSource):
@@ -20,7 +23,8 @@ class VideoSource(FrameSource):
 
     Stamps are the container's presentation times, counted from one second; where they are missing or do not
     rise, the frame rate stands in for them, and `problems` says so. Pixels are decoded while iterating (video
-    cannot be decoded out of order), so a frame holds its own image.
+    cannot be decoded out of order), so a frame holds its own image. Motion JPEG is taken apart into its JPEG
+    images, which are decoded as all others are: FFmpeg would conceal damage.
 
     :param cameras: at most one name.
     :param fps: frame rate to use instead of the file's stamps.
@@ -47,6 +51,22 @@ class VideoSource(FrameSource):
             self.note(f'the file gives no frame rate, {DEFAULT_FPS:g} frames a second are assumed')
         self.fps = fps or rate
         self.cameras = (Camera(one_camera(cameras, path), count=count if count > 0 else None),)
+        self._jpeg = self._is_jpeg(height, width)
+
+    def _is_jpeg(self, height: int, width: int) -> bool:
+        """Tell whether each frame is one JPEG image, stored upright."""
+        capture = self._open()
+        try:
+            code = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, 'little')
+            if code.upper() != b'MJPG' or capture.get(cv2.CAP_PROP_ORIENTATION_META) != 0:
+                return False
+            whole, packet = capture.set(cv2.CAP_PROP_FORMAT, -1) and capture.read() or (False, None)
+            # Interlaced Motion JPEG holds two images of half the height in a frame.
+            return whole and decode_compressed(packet).shape[:2] == (height, width)
+        except ImageError as error:
+            return error.reason == 'corrupt_compressed'
+        finally:
+            capture.release()
 
     def _open(self) -> cv2.VideoCapture:
         # Restricted to FFmpeg: OpenCV's other backends take a name such as `img_%03d.png` for a pattern.
@@ -60,6 +80,8 @@ class VideoSource(FrameSource):
         """Yield the frames in the order of the file."""
         camera = self.cameras[0]
         capture = self._open()
+        if self._jpeg:
+            capture.set(cv2.CAP_PROP_FORMAT, -1)    # packets as they are stored
         served, last_ns = 0, None
         try:
             while True:
@@ -75,7 +97,7 @@ class VideoSource(FrameSource):
                         self.note('presentation times are missing or do not rise; the frame rate stands in')
                 last_ns = stamp_ns
                 yield Frame(camera.name, stamp_ns, camera.name, f'{served:06d}', served, stamp_ns,
-                            _decode=lambda image=image: image)
+                            **self._pixels(image))
                 served += 1
         finally:
             capture.release()
@@ -87,3 +109,11 @@ class VideoSource(FrameSource):
             self.note(f'{self.lost} of {camera.count} frames cannot be read')
         if not served:
             raise BagError(f'{self.path}: no frame of this video can be read')
+
+    def _pixels(self, image: np.ndarray) -> dict:
+        """Return how a frame is decoded, and how it is had as it is stored."""
+        if not self._jpeg:
+            return {'_decode': lambda: image}
+        data = image.tobytes()
+        return {'_decode': functools.partial(decode_compressed, data, 'jpeg'),
+                '_encoded': lambda: (data, 'jpeg')}

@@ -15,16 +15,16 @@ import hashlib
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from kd_perception.detection.detections import Detections
-from kd_perception.errors import TrainingError
+from kd_perception.errors import ImageError, TrainingError
 from kd_perception.evaluation.metrics.class_account import KITTI_TYPES, shown_counts
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
 from kd_perception.files import read_text
+from kd_perception.sources.folders import read_image_file
 from kd_perception.training.augmentation import random_colours, random_crop
 from kd_perception.training.losses import ImageTargets
 from kd_perception.training.settings import DatasetSettings, TrainingSettings
@@ -45,10 +45,10 @@ class LabelledImage:
 
     def read(self) -> np.ndarray:
         """Return (H, W, 3) uint8 BGR; raise TrainingError if it cannot be decoded."""
-        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise TrainingError(f'{self.path}: cannot be decoded as an image')
-        return image
+        try:
+            return read_image_file(self.path)
+        except ImageError as error:
+            raise TrainingError(f'{self.path}: {error}') from error
 
 
 def hash_fraction(name: str) -> float:

@@ -1,12 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Image decoding: against rosbags-image, with padded rows, both byte orders, and every refusal."""
+"""Decoding of raw images: against rosbags-image, with padded rows, both byte orders, and every refusal."""
 
 import types
 
-import cv2
 from hypothesis import given, strategies as st
-from kd_perception.detection import image as image_module
-from kd_perception.detection.image import decode_compressed, decode_raw, REASONS, SUPPORTED_ENCODINGS
+from kd_perception.detection.image import decode_raw, REASONS, SUPPORTED_ENCODINGS
 from kd_perception.errors import ImageError
 import numpy as np
 import pytest
@@ -119,60 +117,3 @@ def test_any_message_is_an_image_or_an_image_error(encoding, height, width, step
         assert error.reason in REASONS
     else:
         assert image.shape == (height, width, 3) and image.dtype == np.uint8
-
-
-def encode(extension, size_hw=(20, 30)):
-    image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
-    return image, cv2.imencode(extension, image)[1].tobytes()
-
-
-def test_png_is_exact_and_jpeg_is_what_opencv_decodes():
-    image, data = encode('.png')
-    assert np.array_equal(decode_compressed(data, 'bgr8; png compressed bgr8'), image)
-    _, data = encode('.jpg')
-    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert np.array_equal(decode_compressed(data, 'jpeg'), expected)
-    assert np.array_equal(decode_compressed(data + bytes(7), 'jpeg'), expected)
-
-
-def test_grey_jpeg_becomes_bgr():
-    data = cv2.imencode('.jpg', np.full((5, 7), 90, np.uint8))[1].tobytes()
-    assert decode_compressed(data).shape == (5, 7, 3)
-
-
-@pytest.mark.parametrize('make,reason', [
-    (lambda: b'', 'short_data'),
-    (lambda: b'GIF89a' + bytes(50), 'unsupported_encoding'),
-    (lambda: encode('.jpg')[1][:-40], 'corrupt_compressed'),
-    (lambda: encode('.png')[1][:-20], 'corrupt_compressed'),
-    (lambda: b'\xff\xd8' + bytes(60) + b'\xff\xd9', 'corrupt_compressed'),
-    (lambda: encode('.png')[1][:16] + b'\0\xff\xff\xff\0\xff\xff\xff' + encode('.png')[1][24:], 'too_large'),
-    (lambda: encode('.png')[1][:40] + bytes(60) + encode('.png')[1][100:], 'corrupt_compressed'),
-])
-def test_bad_compressed_image(make, reason):
-    with pytest.raises(ImageError) as error:
-        decode_compressed(make(), 'jpeg')
-    assert error.value.reason == reason
-
-
-def test_depth_is_no_picture():
-    with pytest.raises(ImageError, match='depth'):
-        decode_compressed(encode('.png')[1], '16UC1; compressedDepth')
-
-
-def test_claimed_size_is_checked_before_decompression(monkeypatch):
-    """A decompression bomb must not reach the decoder."""
-    monkeypatch.setattr(image_module, 'MAX_IMAGE_PIXELS', 100)
-    monkeypatch.setattr(cv2, 'imdecode', lambda *_: pytest.fail('decompressed'))
-    for extension in ('.png', '.jpg'):
-        with pytest.raises(ImageError) as error:
-            decode_compressed(encode(extension)[1])
-        assert error.value.reason == 'too_large'
-
-
-@given(st.binary(max_size=300), st.sampled_from([b'', b'\xff\xd8', b'\x89PNG\r\n\x1a\n']))
-def test_any_bytes_are_an_image_or_an_image_error(data, prefix):
-    try:
-        assert decode_compressed(prefix + data).ndim == 3
-    except ImageError as error:
-        assert error.reason in REASONS

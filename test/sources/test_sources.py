@@ -96,12 +96,12 @@ class TestFolder:
             assert sorted(frame.name for frame in source) == ['a.bmp', 'a.png']
 
     @pytest.mark.parametrize('name,content,reason', [
-        ('a.png', b'', 'short_data'), ('a.png', b'nonsense', 'unsupported_encoding'),
+        ('a.png', b'', 'short_data'), ('a.png', b'nonsense', 'corrupt_compressed'),
         ('a.bmp', b'nonsense', 'corrupt_compressed'), ('a.jpg', None, 'corrupt_compressed')])
     def test_a_broken_image_is_an_image_error(self, tmp_path, name, content, reason):
         write_images(tmp_path, ['z.png'])
         if content is None:  # a JPEG that was cut
-            content = cv2.imencode('.jpg', numbered_image(0, (64, 64)))[1].tobytes()[:-200]
+            content = cv2.imencode('.jpg', numbered_image(0, (64, 64)))[1].tobytes()[:-200] + bytes(99)
         (tmp_path / name).write_bytes(content)
         with open_source(tmp_path) as source:
             broken, whole = list(source)
@@ -187,6 +187,28 @@ class TestVideo:
             assert 5 < served < 35
             # The index lies at the end of an AVI file; without it OpenCV may not know the count.
             assert source.lost in (None, source.cameras[0].count - served, 0)
+
+    def test_damage_inside_motion_jpeg_is_an_image_error(self, tmp_path):
+        """FFmpeg would conceal it: the frames are JPEG images and are decoded as such."""
+        writer = cv2.VideoWriter(str(tmp_path / 'a.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 25, (320, 240))
+        if not writer.isOpened():
+            pytest.skip('this OpenCV cannot write Motion JPEG')
+        noise = np.random.default_rng(0)
+        for _ in range(5):
+            writer.write(noise.integers(0, 256, (240, 320, 3), np.uint8))
+        writer.release()
+        data = bytearray((tmp_path / 'a.avi').read_bytes())
+        starts = [i for i in range(len(data)) if data[i:i + 3] == b'\xff\xd8\xff']
+        middle = (starts[2] + starts[3]) // 2
+        data[middle:middle + 2000] = bytes(2000)
+        (tmp_path / 'a.avi').write_bytes(data)
+        with open_source(tmp_path / 'a.avi') as source:
+            frames = list(source)
+            with pytest.raises(ImageError, match='corrupt_compressed'):
+                frames[2].decode()
+            assert [frames[i].decode().shape for i in (0, 1, 3, 4)] == [(240, 320, 3)] * 4
+            data, kind = frames[0].encoded()
+            assert kind == 'jpeg' and data.startswith(b'\xff\xd8') and source.lost == 0
 
     @pytest.mark.parametrize('content', [b'', b'nonsense' * 100])
     def test_what_is_no_video_is_an_error(self, tmp_path, content):

@@ -75,6 +75,15 @@ def test_bad_data_is_one_clear_line(root):
         load_dataset(root, DatasetSettings('scenes', (96, 128)))
 
 
+def test_a_damaged_image_stops_training_with_its_name(root):
+    training, _ = load_dataset(root, DatasetSettings('scenes', (96, 128)))
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    data = cv2.imencode('.jpg', noise)[1].tobytes()
+    training[0].path.write_bytes(data[:20_000] + data[22_000:])
+    with pytest.raises(TrainingError, match=f'{training[0].name}.*: corrupt_compressed'):
+        training[0].read()
+
+
 def test_crop_keeps_boxes_on_their_pixels():
     rng = np.random.default_rng(0)
     for seed in range(30):
