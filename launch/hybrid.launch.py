@@ -16,16 +16,17 @@ from pathlib import Path
 import shutil
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.actions import OpaqueFunction
 
-from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
+from kd_perception.nodes.launch_arguments import boolean, camera_names, image_remappings, number
+from kd_perception.nodes.launch_nodes import (
+    autostart, COMMON_ARGUMENTS, declare, fails_with, package_node, values)
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'hybrid.yaml'
 EXECUTABLES = {'student': 'detector_node', 'fallback': 'fallback_node', 'teacher': 'detector_node',
                'metrics': 'metrics_node'}
 NODES = tuple(EXECUTABLES)
+LIFECYCLE_NODES = ('student', 'fallback', 'teacher')
 ARGUMENTS = {
     'cameras': ('', 'Camera namespaces, separated by commas, such as front,rear. Empty: as in params_file.'),
     'student_model': ('', 'Path of an ONNX file, or a name in models/manifest.yaml. Empty: as in '
@@ -40,13 +41,10 @@ ARGUMENTS = {
     'compressed': ('', 'true: read C/image_raw/compressed, false: C/image_raw. Empty: as in params_file.'),
     'teacher_nice': ('10', "The teacher's niceness, 0 to 19: on a small computer the student and the "
                            'fallback go first.'),
-    'respawn': ('true', 'Start a node again that ended unasked.'),
-    'respawn_delay_s': ('2.0', 'Seconds until it is started again.'),
-    'enclave': ('', 'SROS2: node N runs in the enclave ENCLAVE/N (docs/how-to/security.md). Empty: none.'),
-    'namespace': ('', 'ROS namespace of the nodes; the camera namespaces lie below it.'),
     'params_file': (str(DEFAULT_PARAMS_FILE), 'YAML file with the parameters of the nodes.'),
     'use_sim_time': ('false', 'true: take the time from /clock, for simulation and replay.'),
-    'log_level': ('info', 'Least severity that is logged: debug, info, warn, error or fatal.'),
+    **COMMON_ARGUMENTS,
+    'respawn': ('true', 'Start a node again that ended unasked.'),
 }
 
 
@@ -66,6 +64,8 @@ def hybrid_parameters(arguments):
         raise ValueError('only:=teacher and teacher:=false contradict each other')
     metrics = boolean(arguments, 'metrics')
     parameters = {name: {'use_sim_time': boolean(arguments, 'use_sim_time')} for name in NODES}
+    for name in LIFECYCLE_NODES:
+        parameters[name].update(autostart(arguments))
     cameras = camera_names(arguments)
     if cameras:
         parameters['student']['cameras'] = parameters['fallback']['cameras'] = cameras
@@ -81,7 +81,7 @@ def hybrid_parameters(arguments):
     compressed = boolean(arguments, 'compressed', optional=True)
     if compressed is not None:
         transport = 'compressed' if compressed else 'raw'
-        for name in ('student', 'fallback', 'teacher'):
+        for name in LIFECYCLE_NODES:
             parameters[name]['image_transport'] = transport
     if teacher == 'false':
         parameters['fallback']['teacher'] = False
@@ -94,36 +94,22 @@ def hybrid_parameters(arguments):
     return parameters
 
 
-def enclave_arguments(arguments, name):
-    """Return the ROS arguments that put a node into its enclave."""
-    prefix = arguments['enclave'].rstrip('/')
-    if prefix and not prefix.startswith('/'):
-        raise ValueError(f'enclave:={prefix}: expected an absolute path such as /vehicle')
-    return ['--enclave', f'{prefix}/{name}'] if prefix else []
-
-
 def start_hybrid(context):
     """Make the nodes out of the arguments' values."""
-    arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    require_file(arguments, 'params_file')
+    arguments = values(context, ARGUMENTS)
     nice = int(number(arguments, 'teacher_nice', 0, 19))
-    nodes = []
+    images = image_remappings(arguments, camera_names(arguments))
+    actions = []
     for name, parameters in hybrid_parameters(arguments).items():
         prefix = f'nice -n {nice}' if name == 'teacher' and nice and shutil.which('nice') else ''
-        nodes.append(Node(
-            package='kd_perception', name=name, namespace=arguments['namespace'], output='screen',
-            executable=EXECUTABLES[name], emulate_tty=True,
-            prefix=prefix, respawn=boolean(arguments, 'respawn'),
-            respawn_delay=number(arguments, 'respawn_delay_s', 0, 3600),
-            parameters=[arguments['params_file'], parameters],
-            ros_arguments=['--log-level', arguments['log_level'], *enclave_arguments(arguments, name)]))
-    return nodes
+        # The teacher's images are those that the fallback sends.
+        remappings = images if name in ('student', 'fallback') else ()
+        node = package_node(EXECUTABLES[name], name, arguments, 'params_file', parameters, remappings, prefix)
+        alone = bool(arguments['only']) and not boolean(arguments, 'respawn')
+        actions += [fails_with(node, name, alone), node]
+    return actions
 
 
 def generate_launch_description():
     """Declare the arguments and the nodes."""
-    return LaunchDescription([
-        *(DeclareLaunchArgument(name, default_value=value, description=text)
-          for name, (value, text) in ARGUMENTS.items()),
-        OpaqueFunction(function=start_hybrid),
-    ])
+    return LaunchDescription([*declare(ARGUMENTS), OpaqueFunction(function=start_hybrid)])

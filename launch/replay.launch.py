@@ -12,17 +12,15 @@ the file's value alone.
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument, EmitEvent, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler)
+from launch.actions import EmitEvent, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 
 from kd_perception.sources.any_source import open_source
 from kd_perception.errors import KdPerceptionError
-from kd_perception.nodes.launch_arguments import boolean, camera_names, number, require_file
+from kd_perception.nodes.launch_arguments import boolean, camera_names, image_remappings, number, require_file
+from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, fails_with, package_node, values
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / 'config'
@@ -43,11 +41,11 @@ ARGUMENTS = {
     'detector': ('true', 'false: play only.'),
     'shutdown_at_end': ('true', 'false: the detector stays when the replay has ended.'),
     'use_sim_time': ('true', 'true: the replay publishes /clock, and the detector follows it.'),
-    'namespace': ('', 'ROS namespace of both nodes.'),
     'params_file': (str(CONFIG / 'replay.yaml'), 'YAML file with the parameters of replay_node.'),
     'detector_params_file': (
         str(CONFIG / 'replay_detector.yaml'), 'YAML file with the parameters of detector_node.'),
-    'log_level': ('info', 'Least severity that is logged: debug, info, warn, error or fatal.'),
+    **COMMON_ARGUMENTS,
+    'respawn': ('false', 'true: start the detector again if it ended unasked.'),
 }
 
 
@@ -87,34 +85,26 @@ def cameras_of_input(arguments):
 
 def start_nodes(context):
     """Make the nodes out of the arguments' values."""
-    arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    for name in ('params_file', 'detector_params_file'):
-        require_file(arguments, name)
-    replay = Node(
-        package='kd_perception', executable='replay_node', name='replay', namespace=arguments['namespace'],
-        output='screen', emulate_tty=True,
-        parameters=[arguments['params_file'], replay_parameters(arguments)],
-        ros_arguments=['--log-level', arguments['log_level']])
-    actions = [replay]
-    if boolean(arguments, 'shutdown_at_end'):
+    arguments = values(context, ARGUMENTS)
+    require_file(arguments, 'detector_params_file')
+    cameras = cameras_of_input(arguments)
+    replay = package_node('replay_node', 'replay', arguments, 'params_file', replay_parameters(arguments),
+                          image_remappings(arguments, cameras), respawn=False)
+    ends = boolean(arguments, 'shutdown_at_end')
+    actions = [fails_with(replay, 'replay', alone=ends), replay]
+    if ends:
         actions.append(RegisterEventHandler(OnProcessExit(
             target_action=replay, on_exit=[EmitEvent(event=Shutdown(reason='the replay has ended'))])))
     if boolean(arguments, 'detector'):
+        passed = {name: arguments[name] for name in (*COMMON_ARGUMENTS, 'model', 'score_threshold')}
         actions.append(IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(HERE / 'detector.launch.py')),
             launch_arguments={
-                'cameras': ','.join(cameras_of_input(arguments)), 'model': arguments['model'],
-                'score_threshold': arguments['score_threshold'],
-                'namespace': arguments['namespace'], 'params_file': arguments['detector_params_file'],
-                'use_sim_time': 'true' if boolean(arguments, 'use_sim_time') else 'false',
-                'log_level': arguments['log_level']}.items()))
+                **passed, 'cameras': ','.join(cameras), 'params_file': arguments['detector_params_file'],
+                'use_sim_time': 'true' if boolean(arguments, 'use_sim_time') else 'false'}.items()))
     return actions
 
 
 def generate_launch_description():
     """Declare the arguments and the nodes."""
-    return LaunchDescription([
-        *(DeclareLaunchArgument(name, default_value=default, description=text)
-          for name, (default, text) in ARGUMENTS.items()),
-        OpaqueFunction(function=start_nodes),
-    ])
+    return LaunchDescription([*declare(ARGUMENTS), OpaqueFunction(function=start_nodes)])

@@ -15,19 +15,19 @@ import sys
 
 from launch import LaunchDescription
 from launch.actions import (
-    DeclareLaunchArgument, EmitEvent, ExecuteProcess, IncludeLaunchDescription, LogInfo, OpaqueFunction,
-    RegisterEventHandler)
+    EmitEvent, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler)
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from kd_perception.sources.any_source import open_source
 from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
+from kd_perception.evaluation.label_source import LabelSource
 from kd_perception.nodes.launch_arguments import boolean
+from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, values
 from kd_perception.resources import models_folder
 
 HERE = Path(__file__).resolve().parent
@@ -38,10 +38,9 @@ ARGUMENTS = {
     'camera': ('', 'Camera to evaluate. Empty: the only one of the input.'),
     'model': ('teacher', 'Path of an ONNX file, or a name in models/manifest.yaml.'),
     'score_threshold': ('', 'Least confidence that is evaluated. Empty: the lowest that the model supports.'),
-    'namespace': ('', 'ROS namespace of the nodes.'),
     'evaluate_arguments': ('', 'Further arguments of `evaluate`, separated by blanks: --bootstrap 0.'),
     'shutdown_at_end': ('true', 'false: the detector stays when the evaluation has ended.'),
-    'log_level': ('info', 'Least severity that is logged: debug, info, warn, error or fatal.'),
+    **COMMON_ARGUMENTS,
 }
 
 
@@ -62,6 +61,18 @@ def only_camera(arguments):
     return names[0]
 
 
+def require_labels(arguments):
+    """
+    Look at the labels before the replay, which may take hours.
+
+    :raises ValueError: there are none that `evaluate` could read.
+    """
+    try:
+        LabelSource(Path(arguments['input']).expanduser(), arguments['labels'])
+    except KdPerceptionError as error:
+        raise ValueError(f'labels:={arguments["labels"]}: {error}') from None
+
+
 def lowest_score(arguments):
     """
     Return the least confidence to evaluate: average precision needs the weak detections too.
@@ -79,14 +90,15 @@ def lowest_score(arguments):
 
 def start(context):
     """Make the nodes, and what follows them, out of the arguments' values."""
-    arguments = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    arguments = values(context, ARGUMENTS)
     out = Path(arguments['out']).expanduser().absolute()
     recording = out / 'detections.mcap'
     taken = [path for path in (recording, out / 'report.json', out / 'report.html') if path.exists()]
     if taken:
         raise ValueError(f'out:={arguments["out"]}: {taken[0].name} exists already')
-    out.mkdir(parents=True, exist_ok=True)
     camera = only_camera(arguments)
+    require_labels(arguments)
+    out.mkdir(parents=True, exist_ok=True)
     topic = '/' + '/'.join(filter(None, (arguments['namespace'].strip('/'), camera, 'detections')))
     evaluate = ExecuteProcess(
         cmd=[sys.executable, '-m', 'kd_perception', 'evaluate',
@@ -101,28 +113,27 @@ def start(context):
     def after_replay(event, context):
         if event.returncode in (0, 1) and recording.exists():  # 1: some images stayed without an answer
             return [evaluate]
-        reason = f'the replay failed with exit code {event.returncode}, nothing is evaluated'
-        return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+        if not context.is_shutdown:
+            raise RuntimeError(f'the replay failed with exit code {event.returncode}, nothing is evaluated')
 
-    shutdown = [EmitEvent(event=Shutdown(reason='the evaluation has ended'))]
+    def after_evaluation(event, context):
+        if event.returncode and not context.is_shutdown:
+            raise RuntimeError(f'evaluate failed with exit code {event.returncode}')
+        if boolean(arguments, 'shutdown_at_end'):
+            return [EmitEvent(event=Shutdown(reason='the evaluation has ended'))]
+
+    passed = {name: arguments[name] for name in (*COMMON_ARGUMENTS, 'input', 'model')}
     return [
         RegisterEventHandler(OnProcessExit(target_action=is_replay, on_exit=after_replay)),
-        *([RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=shutdown))]
-          if boolean(arguments, 'shutdown_at_end') else []),
+        RegisterEventHandler(OnProcessExit(target_action=evaluate, on_exit=after_evaluation)),
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(HERE / 'replay.launch.py')),
             launch_arguments={
-                'input': arguments['input'], 'cameras': camera, 'model': arguments['model'],
-                'score_threshold': lowest_score(arguments), 'lockstep': 'detections',
-                'record': str(recording), 'shutdown_at_end': 'false', 'namespace': arguments['namespace'],
-                'log_level': arguments['log_level']}.items()),
+                **passed, 'cameras': camera, 'score_threshold': lowest_score(arguments),
+                'lockstep': 'detections', 'record': str(recording), 'shutdown_at_end': 'false'}.items()),
     ]
 
 
 def generate_launch_description():
     """Declare the arguments and the nodes."""
-    return LaunchDescription([
-        *(DeclareLaunchArgument(name, default_value=default, description=text)
-          for name, (default, text) in ARGUMENTS.items()),
-        OpaqueFunction(function=start),
-    ])
+    return LaunchDescription([*declare(ARGUMENTS), OpaqueFunction(function=start)])

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 from pathlib import Path
+import re
 
 BOOLEANS = {'true': True, 'false': False}
 
@@ -43,7 +44,7 @@ def number(arguments: Mapping[str, str], name: str, low: float = -math.inf, high
 
 def camera_names(arguments: Mapping[str, str]) -> list[str]:
     """Return the names that the argument `cameras` lists, separated by commas."""
-    return [name.strip() for name in arguments['cameras'].split(',') if name.strip()]
+    return _listed(arguments['cameras'])
 
 
 def require_file(arguments: Mapping[str, str], name: str) -> None:
@@ -54,3 +55,45 @@ def require_file(arguments: Mapping[str, str], name: str) -> None:
     """
     if not Path(arguments[name]).is_file():
         raise ValueError(f'{name}:={arguments[name]}: no such file')
+
+
+def image_remappings(arguments: Mapping[str, str], cameras: Sequence[str]) -> list[tuple[str, str]]:
+    """
+    Return the remappings that the argument `image_topic` asks for, of raw and compressed images.
+
+    :param cameras: the cameras, in order.
+    :raises ValueError: the topics do not fit the cameras.
+    """
+    topics = _listed(arguments['image_topic'])
+    if not topics:
+        return []
+    if not cameras:
+        raise ValueError('image_topic: needs cameras, too: which camera is it of?')
+    if len(topics) == 1 and '{camera}' in topics[0]:
+        topics = [topics[0].replace('{camera}', camera.strip('/')) for camera in cameras]
+    if len(topics) != len(cameras):
+        raise ValueError(f'image_topic:={arguments["image_topic"]}: {len(topics)} topics for {len(cameras)} '
+                         'cameras, expected one each, or one that contains {camera}')
+    bases = [topic.rstrip('/').removesuffix('/compressed') for topic in topics]
+    return [pair for camera, base in zip(cameras, bases) for pair in (
+        (f'{camera}/image_raw', base), (f'{camera}/image_raw/compressed', f'{base}/compressed'))]
+
+
+def named_models(arguments: Mapping[str, str]) -> dict[str, str]:
+    """
+    Return {name: model} of the argument `models`, such as `signs=/models/signs.onnx,lights=lights`.
+
+    :raises ValueError: an entry is no such pair, or a name is none or comes twice.
+    """
+    found: dict[str, str] = {}
+    for entry in _listed(arguments['models']):
+        name, _, model = entry.partition('=')
+        if not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', name) or not model or name in found:
+            raise ValueError(f'models:={arguments["models"]}: expected NAME=MODEL,NAME=MODEL with names of '
+                             f'letters, digits and _, each once; got {entry}')
+        found[name] = model
+    return found
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(',') if item.strip()]

@@ -33,15 +33,16 @@ atexit.register(_resources.close)
 
 @pytest.mark.launch_test
 def generate_test_description():
-    """One detector for two cameras, in a namespace, with a name and a model of the test's own."""
+    """Two detectors for two cameras with topics of their own, in a namespace, with a model of the test."""
     domain = _resources.enter_context(own_domain())
     folder = Path(_resources.enter_context(tempfile.TemporaryDirectory()))
     model = write_rectangle_model(folder / 'rectangles.onnx')
     return LaunchDescription([
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
-            launch_arguments={'cameras': 'front, rear', 'model': str(model), 'namespace': 'robot',
-                              'name': 'student', 'log_level': 'warn'}.items()),
+            launch_arguments={'cameras': 'front, rear', 'models': f'student={model},second={model}',
+                              'image_topic': '/driver/{camera}/rect', 'namespace': 'robot',
+                              'log_level': 'warn'}.items()),
         launch_testing.actions.ReadyToTest(),
     ]), {'domain': domain}
 
@@ -53,22 +54,22 @@ class TestDetectorLaunch(unittest.TestCase):
         self.resources = contextlib.ExitStack()
         self.addCleanup(self.resources.close)
 
-    def clients(self, domain, camera):
+    def clients(self, domain, camera, detector='student'):
         probe = Probe(domain)
         self.resources.callback(probe.close)
-        client = CameraClient(probe, f'/robot/{camera}')
+        client = CameraClient(probe, f'/robot/{camera}/{detector}', image_topic=f'/driver/{camera}/rect')
         client.wait_ready()
         return probe, client
 
     def test_results(self, domain):
-        for camera in ('front', 'rear'):
-            _, client = self.clients(domain, camera)
+        for camera, detector in (('front', 'student'), ('rear', 'second')):
+            _, client = self.clients(domain, camera, detector)
             result_is_exact(client, repeat=True)
             result_of_nothing_is_empty(client, repeat=True)
 
     def test_label_info(self, domain):
         probe, _ = self.clients(domain, 'rear')
-        label_info_is_latched(probe, '/robot/rear')
+        label_info_is_latched(probe, '/robot/rear/student')
 
     def test_diagnostics(self, domain):
         probe, client = self.clients(domain, 'front')

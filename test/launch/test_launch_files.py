@@ -6,26 +6,31 @@ from pathlib import Path
 import tempfile
 
 import cv2
+from kd_perception.nodes.transport import BUILTIN, PROFILES
 import numpy as np
 import pytest
 
 pytest.importorskip('launch', reason='ROS 2 launch is not installed (it is not on PyPI)')
 pytest.importorskip('launch_ros', reason='ROS 2 launch_ros is not installed (it is not on PyPI)')
 
+from kd_perception.nodes.launch_nodes import typed  # noqa: E402
 from launch import LaunchContext, LaunchDescription  # noqa: E402
 from launch.actions import DeclareLaunchArgument  # noqa: E402
 from launch.launch_description_sources import get_launch_description_from_python_launch_file  # noqa: E402
 from launch_ros.actions import Node  # noqa: E402
+from launch_ros.utilities import evaluate_parameters, normalize_parameters  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 # An input with one camera, which some launch files look into.
 IMAGES = tempfile.TemporaryDirectory()
 cv2.imwrite(str(Path(IMAGES.name) / '000000.png'), np.zeros((8, 8, 3), np.uint8))
+LABELS = tempfile.TemporaryDirectory()
+(Path(LABELS.name) / '000000.txt').touch()
 # Values for arguments that a launch file cannot do without.
 REQUIRED = {'replay.launch.py': {'input': IMAGES.name},
             'replay_evaluation.launch.py': {
-                'input': IMAGES.name, 'labels': '/ground_truth', 'out': str(ROOT), 'score_threshold': '0.1'}}
+                'input': IMAGES.name, 'labels': LABELS.name, 'out': str(ROOT), 'score_threshold': '0.1'}}
 
 
 def load(path):
@@ -70,7 +75,8 @@ def test_starts_executables_of_the_package(path):
 
 
 DETECTOR = ROOT / 'launch' / 'detector.launch.py'
-DEFAULTS = {'cameras': '', 'model': '', 'score_threshold': '', 'use_sim_time': 'false', 'compressed': ''}
+DEFAULTS = {'cameras': '', 'model': '', 'score_threshold': '', 'use_sim_time': 'false', 'compressed': '',
+            'autostart': ''}
 
 
 @pytest.mark.parametrize('arguments,parameters', [
@@ -81,6 +87,7 @@ DEFAULTS = {'cameras': '', 'model': '', 'score_threshold': '', 'use_sim_time': '
     ({'score_threshold': '0.2'}, {'use_sim_time': False, 'score_threshold': 0.2}),
     ({'compressed': 'true'}, {'use_sim_time': False, 'image_transport': 'compressed'}),
     ({'compressed': 'false'}, {'use_sim_time': False, 'image_transport': 'raw'}),
+    ({'autostart': 'false'}, {'use_sim_time': False, 'autostart': False}),
 ])
 def test_detector_arguments_become_parameters(arguments, parameters):
     assert load(DETECTOR).detector_parameters({**DEFAULTS, **arguments}) == parameters
@@ -100,7 +107,7 @@ def test_a_missing_params_file_is_named():
 HYBRID = ROOT / 'launch' / 'hybrid.launch.py'
 HYBRID_DEFAULTS = {'cameras': '', 'student_model': '', 'teacher_model': '', 'teacher': 'true', 'only': '',
                    'metrics': 'false', 'share': '', 'deadline_ms': '', 'compressed': '',
-                   'use_sim_time': 'false'}
+                   'use_sim_time': 'false', 'autostart': ''}
 
 
 @pytest.mark.parametrize('arguments,student,fallback,teacher', [
@@ -118,6 +125,7 @@ HYBRID_DEFAULTS = {'cameras': '', 'student_model': '', 'teacher_model': '', 'tea
     ({'only': 'fallback', 'teacher': 'remote'}, None, {}, None),
     ({'only': 'student', 'teacher': 'false'}, {}, None, None),
     ({'only': 'student', 'metrics': 'true'}, {}, None, None),
+    ({'autostart': 'false'}, *({'autostart': False},) * 3),
 ])
 def test_hybrid_arguments_become_the_parameters_of_its_nodes(arguments, student, fallback, teacher):
     for text, sim_time in (('false', False), ('True', True)):
@@ -175,3 +183,49 @@ def test_hybrid_lets_the_teacher_wait_for_the_others():
         return [''.join(part.perform(LaunchContext()) for part in node.process_description.prefix or [])
                 for node in expand(HYBRID, teacher_nice=nice)]
     assert prefixes('5') == ['', '', 'nice -n 5'] and prefixes('0') == ['', '', '']
+
+
+def text(parts):
+    return ''.join(part.perform(LaunchContext()) for part in parts)
+
+
+@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+def test_every_launch_file_takes_what_users_change(path, monkeypatch):
+    for name in (*PROFILES, BUILTIN):
+        monkeypatch.delenv(name, raising=False)
+    arguments = {'cameras': 'camera', 'image_topic': '/driver/rect', 'enclave': '/vehicle', 'respawn': 'true',
+                 'autostart': 'false'}
+    for node in expand(path, **arguments):
+        assert text(node.process_description.name) == node._Node__node_name     # exec_name
+        assert node._Node__ros_arguments[-2:] == ['--enclave', f'/vehicle/{node._Node__node_name}']
+        environment = {text(key): text(value) for key, value in node.process_description.additional_env or ()}
+        assert environment == dict.fromkeys(PROFILES, str(ROOT / 'config' / 'fastdds.xml'))
+        remapped = [(text(before), text(after)) for before, after in node._Node__remappings]
+        raw = ('camera/image_raw', '/driver/rect')
+        assert (raw in remapped) == (node._Node__node_name != 'teacher')
+    for node in expand(path, fastdds_profiles=''):
+        assert not node.process_description.additional_env
+    monkeypatch.setenv(BUILTIN, 'UDPv4')
+    for node in expand(path):
+        assert not node.process_description.additional_env
+    with pytest.raises(ValueError, match='fastdds_profiles:=/nowhere.xml: no such file'):
+        expand(path, fastdds_profiles='/nowhere.xml')
+
+
+@pytest.mark.parametrize('arguments,reason', [
+    ({'models': 'a=1.onnx'}, 'models: needs cameras'),
+    ({'models': 'a=1.onnx', 'model': 'teacher', 'cameras': 'front'}, 'contradict'),
+    ({'models': 'a', 'cameras': 'front'}, 'expected NAME=MODEL'),
+    ({'image_topic': '/x'}, 'image_topic: needs cameras'),
+    ({'image_topic': '/x', 'cameras': 'a,b'}, '1 topics for 2 cameras'),
+    ({'enclave': 'vehicle'}, 'enclave:=vehicle: expected an absolute path'),
+])
+def test_detector_arguments_that_make_no_sense_are_refused(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        expand(DETECTOR, **arguments)
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text():
+    parameters = evaluate_parameters(LaunchContext(), normalize_parameters([typed(
+        {'model': '0001', 'cameras': ['1', 'on'], 'threads': 2, 'autostart': True})]))
+    assert parameters == ({'model': '0001', 'cameras': ['1', 'on'], 'threads': 2, 'autostart': True},)

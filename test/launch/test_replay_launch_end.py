@@ -34,11 +34,11 @@ sys.exit(service.run())
 """
 
 
-def launch(folder, **arguments):
-    """Run the launch file to its end."""
+def launch(folder, path=LAUNCH_FILE, **arguments):
+    """Run a launch file to its end."""
     with own_domain():
         return subprocess.run(
-            [sys.executable, '-c', RUN, str(LAUNCH_FILE), *(f'{k}:={v}' for k, v in arguments.items())],
+            [sys.executable, '-c', RUN, str(path), *(f'{k}:={v}' for k, v in arguments.items())],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=90, text=True,
             env={**os.environ, 'ROS_LOG_DIR': str(folder)}, check=False)
 
@@ -62,6 +62,7 @@ def test_everything_ends_with_the_replay(tmp_path):
 def test_a_wrong_input_ends_it_too_with_a_clear_line(tmp_path):
     model = write_rectangle_model(tmp_path / 'rectangles.onnx')
     result = launch(tmp_path, input=tmp_path / 'nothing', model=model)
+    assert result.returncode == 1
     assert 'nothing: no such folder, video or recording' in result.stdout
     assert 'Traceback' not in result.stdout
 
