@@ -22,7 +22,7 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
             'unique_identifier_msgs', 'vision_msgs'}
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
-CORE = {'config', 'errors', 'files', 'levels', 'output_folder', 'resources', '__init__'}
+CORE = {'config', 'errors', 'files', 'levels', 'output_folder', 'resources', 'transport', '__init__'}
 PURE = {*CORE, 'bags', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'labels', 'messages',
         'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
 

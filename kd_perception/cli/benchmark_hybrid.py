@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from kd_perception.cli.benchmark_node import describe_machine, publish_report
-from kd_perception.cli.demo_run import LARGE_DATA, prepare_environment
+from kd_perception.cli.demo_run import prepare_environment
 from kd_perception.cli.hybrid_faults import LEVELS, plan
 from kd_perception.cli.hybrid_load import IMAGE_DEPTH, Load
 from kd_perception.cli.hybrid_processes import Nodes
@@ -32,10 +32,12 @@ from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.gate import GateSettings
+from kd_perception.transport import BUILTIN, PROFILES
 
 MAX_CAMERAS = 16
 POOL_BYTES, POOL_IMAGES = 64 * 2**20, 60
-TRANSPORTS = {'default': 'DEFAULT', 'large-data': LARGE_DATA}
+# Variables that say so; large-data is what prepare_environment sets where nothing else is said.
+TRANSPORTS = {'default': {BUILTIN: 'DEFAULT'}, 'large-data': {}}
 STEM = 'hybrid_benchmark'
 
 
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--faults', choices=LEVELS, default='none', help='how many faults are injected (default none)')
     add('--seed', type=int, default=0, help='of the faults (default 0)')
     add('--transports', choices=tuple(TRANSPORTS), help='of Fast DDS; default: those of the environment '
-        '(FASTDDS_BUILTIN_TRANSPORTS), else large-data')
+        'if it says any, else large-data, which is config/fastdds.xml')
     add('--out', type=Path, required=True,
         help=f'folder for {STEM}.json, {STEM}.md, {STEM}.png and the logs of the nodes')
     add('--json', action='store_true', help='print the report as JSON, and the tables to stderr')
@@ -76,8 +78,11 @@ def run(args: argparse.Namespace) -> int:
     names = [f'camera{i:02d}' for i in range(args.cameras)]
     images = _images(args.input, size)
     if args.transports:
-        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = TRANSPORTS[args.transports]
-    # With LOCALHOST, rmw_fastrtps replaces the transports.
+        for name in PROFILES:
+            os.environ.pop(name, None)
+        os.environ.pop(BUILTIN, None)
+        os.environ.update(TRANSPORTS[args.transports])
+    # With LOCALHOST, rmw_fastrtps replaces Fast DDS' default transports by some of its own.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     prepare_environment()
     report: dict[str, Any] = {'machine': describe_machine(), 'settings': {

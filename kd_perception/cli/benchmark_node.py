@@ -30,6 +30,7 @@ from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import RosInterfaceError
 from kd_perception.resources import models_folder
+from kd_perception.transport import transports_in_use
 
 MEASUREMENTS = ('startup', 'overhead', 'age', 'cpu')
 IMAGE_HW = (375, 1242)          # a KITTI frame
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     model = resolve_model(args.model, models_folder()) if args.model else None
     if model is not None:
         OnnxDetector.load(model)    # a bad file is known now, not after a minute in another process
-    # With LOCALHOST, rmw_fastrtps replaces the transports, and images of this size arrive late or never.
+    # With LOCALHOST, rmw_fastrtps replaces Fast DDS' default transports by some of its own.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     prepare_environment()
     with tempfile.TemporaryDirectory(prefix='kd_perception_benchmark_') as folder:
@@ -99,9 +100,7 @@ def measure(folder: Path, model: Path | None, threads: int, seconds: float, only
         'image': f'{IMAGE_HW[1]}x{IMAGE_HW[0]} bgr8', 'threads': threads, 'seconds': seconds, 'goals': []}
     parameters = {'threads': threads, 'image_reliability': 'best_effort'}
     if 'startup' in only:
-        transports = os.environ.pop('FASTDDS_BUILTIN_TRANSPORTS', '')
         report['startup'] = _startup(folder, fast, parameters)
-        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = transports
     if 'overhead' in only:
         load = _Load(folder, 'overhead', {**parameters, 'model': str(fast)}, 1, CPU_RATE_HZ)
         report['overhead'] = load.run(seconds)
@@ -164,7 +163,7 @@ class _Load:
             _spin_until(node, lambda: all(p.get_subscription_count() for p in publishers), READY_TIMEOUT_S,
                         child, 'did not subscribe')
             images = _images(len(self._cameras))
-            # The large-data transports need seconds to find their peers; until then images are lost.
+            # Until all have found one another, images are lost.
             for _ in range(WARM_UP_ROUNDS):
                 received.clear()
                 sent = self._publish(node, publishers, images, WARM_UP_S, child)
@@ -226,11 +225,7 @@ class _Load:
 
 
 def _startup(folder: Path, model: Path, parameters: dict) -> dict:
-    """
-    Time the import, and from the start of the process to its first label_info, sent when it is active.
-
-    With the default transports: the TCP of LARGE_DATA takes seconds to discover its peers.
-    """
+    """Time the import, and from the start of the process to its first label_info, sent when it is active."""
     import rclpy
     from vision_msgs.msg import LabelInfo
 
@@ -320,7 +315,7 @@ def describe_machine() -> dict[str, str]:
         'cpu': cpu, 'cores': str(os.cpu_count()), 'system': platform.platform(),
         'python': platform.python_version(), 'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
         'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default'),
-        'transports': os.environ.get('FASTDDS_BUILTIN_TRANSPORTS', 'default'),
+        'transports': transports_in_use(),
         'onnxruntime': version('onnxruntime', 'onnxruntime-gpu', 'onnxruntime-openvino'),
         'opencv': version('opencv-python-headless', 'opencv-python'), 'numpy': version('numpy'),
         'load_average_at_start': ' '.join(f'{load:.2f}' for load in os.getloadavg())}

@@ -24,6 +24,7 @@ from kd_perception.cli.demo_plan import NodeSpec
 from kd_perception.cli.demo_wire import DemoRun, Wire
 from kd_perception.processes.ros_environment import require_ros
 from kd_perception.errors import RosInterfaceError
+from kd_perception.transport import image_transport_environment, profiles_file
 
 READY_TIMEOUT_S = 60.0
 # What the replay may take beyond the time that it plays: start, discovery, a slow machine.
@@ -33,8 +34,6 @@ SETTLE_TIMEOUT_S = 6.0
 # Beyond the deadline, how long the last verified messages may take to arrive.
 VERIFIED_MARGIN_S = 1.0
 STOP_TIMEOUT_S = 8.0
-# Raw images fit into one datagram of the default transports only in pieces; these carry them whole.
-LARGE_DATA = 'LARGE_DATA?max_msg_size=3MB&sockets_size=3MB'
 _LOG_TAIL_LINES = 12
 # Loaded here, since between fork and exec of a process with threads nothing may be.
 _LIBC = ctypes.CDLL(None)
@@ -50,7 +49,7 @@ def prepare_environment() -> None:
     # The demo talks to nobody but itself, unless the user has chosen a domain.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randint(1, 101)))
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', LARGE_DATA)
+    os.environ.update(image_transport_environment(profiles_file()))
     require_ros('vision_msgs')
 
 

@@ -14,7 +14,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from kd_perception.nodes.launch_arguments import boolean, number, require_file
-from kd_perception.nodes.transport import image_transport_environment, profiles_file
+from kd_perception.transport import image_transport_environment, profiles_file
 
 EXIT_REFUSED = 2
 # Name: (default, description).

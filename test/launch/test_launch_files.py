@@ -6,7 +6,7 @@ from pathlib import Path
 import tempfile
 
 import cv2
-from kd_perception.nodes.transport import BUILTIN, PROFILES
+from kd_perception.transport import BUILTIN, PROFILES
 import numpy as np
 import pytest
 

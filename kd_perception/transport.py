@@ -32,3 +32,9 @@ def image_transport_environment(profiles: str | Path,
     if not str(profiles) or any(environment.get(name) for name in (*PROFILES, BUILTIN)):
         return {}
     return {name: str(profiles) for name in PROFILES}
+
+
+def transports_in_use(environment: Mapping[str, str] = os.environ) -> str:
+    """Return in words what the variables make Fast DDS use, for reports."""
+    profiles = next((environment[name] for name in PROFILES if environment.get(name)), '')
+    return f'profiles of {Path(profiles).name}' if profiles else environment.get(BUILTIN) or 'default'
