@@ -21,14 +21,14 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
-from kd_perception.sources.any_source import open_source
-from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
-from kd_perception.evaluation.label_source import LabelSource
+from kd_perception.labels.label_source import LabelSource
+from kd_perception.models.manifest import resolve_model
 from kd_perception.nodes.launch_arguments import boolean
 from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, values
 from kd_perception.resources import models_folder
+from kd_perception.sources.any_source import open_source
 
 HERE = Path(__file__).resolve().parent
 ARGUMENTS = {

@@ -3,9 +3,10 @@
 
 import time
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
 

@@ -9,10 +9,11 @@ import sys
 import time
 
 import cv2
+from installed import require
 import numpy as np
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 psutil = pytest.importorskip('psutil', reason='psutil is not installed')
 

@@ -3,9 +3,10 @@
 
 import json
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from ros_harness import WaitTimeout  # noqa: E402
 

@@ -4,9 +4,9 @@
 import re
 import time
 
-import pytest
+from installed import require
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from builtin_interfaces.msg import Time  # noqa: E402
 from detector_client import (  # noqa: E402

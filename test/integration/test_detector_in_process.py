@@ -3,9 +3,10 @@
 
 import threading
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
 from detector_scenarios import IMAGE, result_is_exact  # noqa: E402

@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """detector_node as a process: what it answers to images."""
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from detector_client import boxes, CameraClient, compressed_message, image_message, next_header  # noqa: E402
 from detector_scenarios import (  # noqa: E402

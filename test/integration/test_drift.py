@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Drift monitors over DDS: a model with a reference is watched, and changed images raise the level."""
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 import cv2  # noqa: E402
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402

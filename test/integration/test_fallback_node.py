@@ -5,9 +5,10 @@ import re
 import signal
 import time
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from detector_client import compressed_message, DetectorClient, image_message, next_header  # noqa: E402

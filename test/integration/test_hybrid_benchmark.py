@@ -3,9 +3,10 @@
 
 import json
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 import cv2  # noqa: E402
 from kd_perception.cli.rectangle_model import draw_rectangles  # noqa: E402

@@ -8,9 +8,10 @@ import signal
 import threading
 import time
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402

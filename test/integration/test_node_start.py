@@ -5,10 +5,11 @@ import json
 import re
 
 import cv2
+from installed import require
 import numpy as np
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 NODES = 'kd_perception.nodes.'
 NODE_FAULTS = [

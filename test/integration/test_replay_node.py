@@ -6,10 +6,11 @@ import signal
 from types import SimpleNamespace
 
 import cv2
+from installed import require
 import numpy as np
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from bag_helpers import numbered_image, PERIOD_NS, START_NS, stamp_of, write_bag  # noqa: E402
 from kd_perception.messages import build as messages  # noqa: E402

@@ -3,10 +3,11 @@
 
 import json
 
+from installed import require
 import numpy as np
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from bag_helpers import stamp_of  # noqa: E402

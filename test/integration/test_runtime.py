@@ -3,9 +3,9 @@
 
 import gc
 
-import pytest
+from installed import require
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from kd_perception.nodes.runtime import run_node  # noqa: E402
 import rclpy  # noqa: E402

@@ -9,10 +9,11 @@ import signal
 import time
 
 import cv2
+from installed import require
 import numpy as np
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from detector_client import CameraClient, image_message  # noqa: E402
 from detector_scenarios import IMAGE  # noqa: E402

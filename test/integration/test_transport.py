@@ -4,10 +4,11 @@
 import array
 import os
 
+from installed import require
 import numpy as np
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from kd_perception.transport import (  # noqa: E402
     image_transport_environment, profiles_file, transports_in_use)

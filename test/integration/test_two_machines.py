@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from ros_harness import REPOSITORY  # noqa: E402

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 import sys
 
+from installed import require
 import pytest
 
-pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from kd_perception.messages.typestore import serialize, typestore  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402

@@ -7,11 +7,11 @@ from pathlib import Path
 import tempfile
 import unittest
 
+from installed import require
 import pytest
 
-for package in ('launch', 'launch_ros', 'launch_testing'):
-    pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
-pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
+require('launch', 'launch_ros', 'launch_testing', reason='ROS 2 launch is not installed (it is not on PyPI)')
+require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from detector_client import CameraClient, DetectorClient  # noqa: E402

@@ -11,11 +11,11 @@ import tempfile
 import unittest
 import urllib.request
 
+from installed import require
 import pytest
 
-for package in ('launch', 'launch_ros', 'launch_testing'):
-    pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
-pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
+require('launch', 'launch_ros', 'launch_testing', reason='ROS 2 launch is not installed (it is not on PyPI)')
+require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import tempfile
 
 import cv2
+from installed import require
 from kd_perception.transport import BUILTIN, PROFILES
 import numpy as np
 import pytest
 
-pytest.importorskip('launch', reason='ROS 2 launch is not installed (it is not on PyPI)')
-pytest.importorskip('launch_ros', reason='ROS 2 launch_ros is not installed (it is not on PyPI)')
+require('launch', reason='ROS 2 launch is not installed (it is not on PyPI)')
+require('launch_ros', reason='ROS 2 launch_ros is not installed (it is not on PyPI)')
 
 from kd_perception.nodes.launch_nodes import typed  # noqa: E402
 from launch import LaunchContext, LaunchDescription  # noqa: E402

@@ -10,16 +10,15 @@ import subprocess
 import sys
 
 import cv2
+from installed import require
 import numpy as np
 import pytest
 
-for package in ('launch', 'launch_ros'):
-    pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
-pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
+require('launch', 'launch_ros', reason='ROS 2 launch is not installed (it is not on PyPI)')
+require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / 'test' / 'integration'), str(ROOT / 'test' / 'bags')]
 
 from kd_perception.bags.reader import BagReader  # noqa: E402
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402

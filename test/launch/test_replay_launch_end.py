@@ -6,11 +6,11 @@ from pathlib import Path
 import subprocess
 import sys
 
+from installed import require
 import pytest
 
-for package in ('launch', 'launch_ros'):
-    pytest.importorskip(package, reason='ROS 2 launch is not installed (it is not on PyPI)')
-pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
+require('launch', 'launch_ros', reason='ROS 2 launch is not installed (it is not on PyPI)')
+require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
