@@ -6,8 +6,9 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'kd_perception'
 NODES = ('detector_node', 'fallback_node', 'metrics_node', 'replay_node')
-COMMANDS = ('ablate', 'benchmark', 'check-labels', 'convert', 'demo', 'detect', 'evaluate', 'export',
-            'fit-gate', 'model', 'poc', 'pseudo-label', 'review', 'security-policy', 'status', 'train')
+COMMANDS = ('ablate', 'benchmark', 'check-labels', 'committee', 'convert', 'demo', 'detect', 'evaluate',
+            'export', 'fit-gate', 'model', 'poc', 'pseudo-label', 'review', 'security-policy', 'status',
+            'train')
 
 
 def tree(folder):
@@ -43,6 +44,7 @@ setup(
         # Without these the pure core, the ROS nodes but metrics_node, and the other commands still work.
         'train': ['onnx', 'torch'],
         'openvino': ['onnxruntime-openvino'],
+        'committee': ['openvino'],
         'benchmark': ['ncnn', 'openvino'],
         'metrics': ['prometheus-client'],
         'test': ['flake8', 'hypothesis', 'onnx', 'prometheus-client', 'pycocotools', 'pytest',

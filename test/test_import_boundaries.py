@@ -35,7 +35,7 @@ THIRD_PARTY = {
     'models': {'onnx', 'yaml'},
     'processes': set(),
     'sources': {'cv2', 'numpy'},
-    'detection': {'cv2', 'numpy', 'onnxruntime', 'simplejpeg', 'yaml'},
+    'detection': {'cv2', 'numpy', 'onnxruntime', 'openvino', 'simplejpeg', 'yaml'},
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},
     'drift': {'numpy', 'yaml'},
@@ -62,7 +62,7 @@ PARTS = {
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
-              'ncnn': 'cli/benchmark_peers.py', 'openvino': 'cli/benchmark_openvino.py',
+              'ncnn': 'cli/benchmark_peers.py', 'openvino': 'detection/openvino_runtime.py',
               'prometheus_client': 'nodes/metrics_endpoint.py',
               'pycocotools': 'evaluation/metrics/coco_ap.py'}
 

@@ -33,6 +33,7 @@ COMMANDS = {
     'evaluate': 'average precision, miss rate and calibration, with a report',
     'convert': 'make bags out of KITTI folders',
     'pseudo-label': 'label images with a model, to train on them',
+    'committee': 'measure several detectors and what they see together',
     'check-labels': 'list everything that is wrong with labelled images',
     'train': 'train a detector',
     'fit-gate': 'teach a student when to ask its teacher',

@@ -1,19 +1,24 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""`pseudo-label`: let a model label images that nobody has labelled, or complete labels of some classes."""
+"""`pseudo-label`: let models label images that nobody has labelled, or complete labels of some classes."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 from pathlib import Path
 import sys
+from typing import Any
+
+import numpy as np
 
 from kd_perception.sources.folders import images_in, read_image_file
 from kd_perception.labels.label_merge import merge_labels, Thresholds
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
+from kd_perception.detection.committee import load_committee
+from kd_perception.detection.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
 from kd_perception.labels.kitti_text import format_objects, KittiObjects, read_label_file
@@ -28,13 +33,37 @@ EXAMPLES = """\
   kd_perception pseudo-label --model teacher --input data/trafficcam data/walkers --out labelled \\
                       --labelled trafficcam:Car --labelled walkers:Pedestrian
                       both sets have labels of one class: keep these, add the others
+  kd_perception pseudo-label --committee committee.yaml --input drive --out labelled
+                      several models vote
   kd_perception pseudo-label --model big.onnx --input drive --out labelled --score Car=0.6 --uncertain 0.3"""
 
 SUMMARY_NAME = 'pseudo_labels.json'
 DEFAULT_SCORES = {'Car': 0.45}
 DEFAULT_SCORE, DEFAULT_UNCERTAIN = 0.5, 0.2
+# A committee's score is the mean of probabilities over all its members. What a single one sees
+# falls between.
+COMMITTEE_SCORES = {'Car': 0.5, 'Pedestrian': 0.4, 'Cyclist': 0.3}
+COMMITTEE_UNCERTAIN = 0.1
 _COMMAND = 'kd_perception pseudo-label'
 _SHOWN_PROBLEMS = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labeller:
+    """
+    What labels: a model, or a committee of several.
+
+    :param detect: (H, W, 3) uint8 BGR and the lowest score wanted -> detections.
+    :param facts: for the summary.
+    :param scores: default label scores of classes that have their own; `uncertain`: default of
+        `--uncertain`.
+    """
+
+    labels: tuple[str, ...]
+    detect: Callable[[np.ndarray, float], Detections]
+    facts: dict[str, Any]
+    scores: dict[str, float]
+    uncertain: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,10 +83,16 @@ class ImageSet:
     complete: frozenset[str]
 
 
+def _shown(scores: dict[str, float]) -> str:
+    return ', '.join(f'{name}={score:g}' for name, score in scores.items())
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--model', required=True,
-                        help='path of an ONNX file, or a name of the shipped manifest')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('--model', help='path of an ONNX file, or a name of the shipped manifest')
+    source.add_argument('--committee', type=Path, metavar='FILE',
+                        help='YAML file that names several models, whose boxes are fused (docs/how-to)')
     parser.add_argument('--input', required=True, nargs='+', type=Path, metavar='FOLDER',
                         help='folders of images, or data sets with images/ and perhaps label_2/')
     parser.add_argument('--out', required=True, type=Path,
@@ -67,10 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'are kept and only other classes added. FOLDER: alone: no class is covered')
     parser.add_argument('--score', action='append', default=[], metavar='CLASS=S',
                         help=f'least score of a label (default: Car={DEFAULT_SCORES["Car"]:g}, other classes '
-                             f'{DEFAULT_SCORE:g}); repeat for several')
-    parser.add_argument('--uncertain', type=float, default=DEFAULT_UNCERTAIN, metavar='S',
+                             f'{DEFAULT_SCORE:g}; of a committee {_shown(COMMITTEE_SCORES)}); '
+                             'repeat for several')
+    parser.add_argument('--uncertain', type=float, metavar='S',
                         help='from this score, and below its label score, a detection is written as DontCare '
-                             f'(default: {DEFAULT_UNCERTAIN:g})')
+                             f'(default: {DEFAULT_UNCERTAIN:g}, of a committee {COMMITTEE_UNCERTAIN:g})')
     parser.add_argument('--link-images', action='store_true',
                         help='also link OUT/<folder>/images to the images, so that OUT is a data folder')
     parser.add_argument('--threads', type=int, default=0, metavar='N',
@@ -87,34 +123,48 @@ def run(args: argparse.Namespace) -> int:
         options = ExecutionOptions(threads=args.threads, provider=args.provider)
     except ValueError as error:
         raise ConfigError(f'--threads, --provider: {error}') from error
-    detector = OnnxDetector.named(args.model, options)
-    labels = detector.spec.labels
+    labeller = _labeller(args, options)
+    labels = labeller.labels
     if any(len(label.split()) != 1 for label in labels):
-        raise ConfigError(f'{detector.path}: class names must be single words to be written as labels, '
-                          f'got {list(labels)}')
-    thresholds = _thresholds(args.score, args.uncertain, labels)
+        raise ConfigError(f'{args.model or args.committee}: class names must be single words to be written '
+                          f'as labels, got {list(labels)}')
+    thresholds = _thresholds(args.score, args.uncertain, labeller)
     # All labels are read before the first image: an error in the last file should not cost an hour.
     sets = _image_sets(args.input, _covered(args.labelled, labels))
     _check_places(args.out, sets)
     summary = {
         'command': _COMMAND,
-        'model': {'name': detector.spec.name, 'file': str(args.model), 'sha256': detector.sha256,
-                  'labels': list(labels)},
+        **labeller.facts,
         'scores': dict(thresholds.sure), 'uncertain': thresholds.uncertain, 'sets': []}
     with OutputFolder(args.out, _COMMAND, lambda: _earlier_files(args.out)) as out:
         out.make_room(args.overwrite, alone=False)
         _prepare(out, sets, args.link_images)
         with _progress(sum(len(image_set.images) for image_set in sets), args.quiet) as bar:
             for image_set in sets:
-                summary['sets'].append(_label_set(image_set, detector, thresholds, out, bar))
+                summary['sets'].append(_label_set(image_set, labeller, thresholds, out, bar))
         summary['files'] = out.files
         write_whole(out.new(SUMMARY_NAME), json.dumps(summary, indent=1) + '\n')
     return _report(summary, args.out)
 
 
-def _label_set(image_set: ImageSet, detector: OnnxDetector, thresholds: Thresholds, out: OutputFolder,
+def _labeller(args: argparse.Namespace, options: ExecutionOptions) -> Labeller:
+    if args.committee is not None:
+        committee = load_committee(args.committee, options)
+        facts = {'file': str(args.committee), 'members': committee.facts(), 'labels': list(committee.labels)}
+        return Labeller(committee.labels,
+                        lambda image, score: committee.detect(image).detections.above(score),
+                        {'committee': facts}, COMMITTEE_SCORES, COMMITTEE_UNCERTAIN)
+    detector = OnnxDetector.named(args.model, options)
+    facts = {'name': detector.spec.name, 'file': str(args.model), 'sha256': detector.sha256,
+             'labels': list(detector.spec.labels)}
+    return Labeller(detector.spec.labels,
+                    lambda image, score: detector.detect(image, score_threshold=score).detections,
+                    {'model': facts}, DEFAULT_SCORES, DEFAULT_UNCERTAIN)
+
+
+def _label_set(image_set: ImageSet, labeller: Labeller, thresholds: Thresholds, out: OutputFolder,
                bar) -> dict:
-    labels = detector.spec.labels
+    labels = labeller.labels
     added, ignored, known, skipped, given = Counter(), Counter(), Counter(), [], Counter()
     for path in image_set.images:
         bar.update()
@@ -127,7 +177,7 @@ def _label_set(image_set: ImageSet, detector: OnnxDetector, thresholds: Threshol
         # An image without a label file was not labelled at all, for any class.
         complete = image_set.complete if objects is not None else frozenset()
         objects = KittiObjects.empty() if objects is None else objects
-        found = detector.detect(image, score_threshold=thresholds.uncertain).detections
+        found = labeller.detect(image, thresholds.uncertain)
         merged = merge_labels(objects, complete, found, labels, thresholds, image.shape[:2])
         write_whole(out.new(f'{image_set.name}/label_2/{path.stem}.txt'), format_objects(merged.objects))
         given.update(objects.types)
@@ -170,8 +220,10 @@ def _report(summary: dict, out: Path) -> int:
     return EXIT_OK
 
 
-def _thresholds(texts: Sequence[str], uncertain: float, labels: Sequence[str]) -> Thresholds:
-    sure = {label: DEFAULT_SCORES.get(label, DEFAULT_SCORE) for label in labels}
+def _thresholds(texts: Sequence[str], uncertain: float | None, labeller: Labeller) -> Thresholds:
+    labels = labeller.labels
+    uncertain = labeller.uncertain if uncertain is None else uncertain
+    sure = {label: labeller.scores.get(label, DEFAULT_SCORE) for label in labels}
     for text in texts:
         name, _, number = text.partition('=')
         if name not in sure:
@@ -207,8 +259,8 @@ def _image_sets(folders: Sequence[Path], covered: dict[str, frozenset[str]]) -> 
     """
     List what is to be labelled, with the labels that exist.
 
-    :raises ConfigError: a folder is missing, empty or ambiguous, or it is not said what its labels cover;
-        LabelError: a label file is malformed.
+    :raises ConfigError: a folder is missing, empty or ambiguous, or it is not said what its labels
+        cover; LabelError: a label file is malformed.
     """
     names = [folder.resolve().name for folder in folders]
     unknown = set(covered) - {*names, ''}

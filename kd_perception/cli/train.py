@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='checkpoint or model file to go on from, for init.kind: model')
     parser.add_argument('--resume', action='store_true',
                         help='go on from the last checkpoint of the run folder, if there is one')
+    parser.add_argument('--hours', type=_hours, default=math.inf, metavar='H',
+                        help='stop after this time, with a checkpoint to --resume from')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,10 +72,19 @@ def run(args: argparse.Namespace) -> int:
         trainer = Trainer(settings, args.data, folder, args.init, args.teacher, args.start, processes)
         if args.resume:
             trainer.resume()
-        trainer.run()
+        trainer.run(hours=args.hours)
     if processes.is_main:
-        print(f'done: {trainer.checkpoint_path}')
+        all_done = trainer.step == settings.steps
+        print('done' if all_done else f'stopped at step {trainer.step} of {settings.steps}',
+              trainer.checkpoint_path, sep=': ')
     return EXIT_OK
+
+
+def _hours(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)   # argparse says which argument it was
+    return value
 
 
 def _from_environment(name: str) -> Path | None:

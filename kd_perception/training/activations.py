@@ -153,7 +153,9 @@ def quantize_activations(network: nn.Module, settings: ActivationSettings) -> No
         return ActivationQuantizer(settings.bits, signed, settings.learned)
 
     network.backbone.entry = UniformInput()
-    stem.limit = MAX_CODE_BESIDE_8_BITS
+    for name, layer in network.named_modules():
+        if isinstance(layer, RoundedConv2d) and not name.startswith('head.predict'):
+            layer.limit = MAX_CODE_BESIDE_8_BITS   # predictions are computed in float
     blocks = [module for module in network.modules() if isinstance(module, PlainBlock)]
     bodies = {id(block.body): block for block in blocks}
     for module in [m for m in network.modules() if isinstance(m, ConvNormAct)]:

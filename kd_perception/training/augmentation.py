@@ -21,7 +21,8 @@ PAD_VALUE = 114  # grey of the letterbox
 
 
 def random_crop(image: np.ndarray, targets: Targets, crop_hw: tuple[int, int], width_px: tuple[int, int],
-                settings: AugmentationSettings, rng: np.random.Generator) -> tuple[np.ndarray, Targets]:
+                settings: AugmentationSettings, rng: np.random.Generator, preferred: np.ndarray | None = None
+                ) -> tuple[np.ndarray, Targets]:
     """
     Scale the image to a random width, cut a window of `crop_hw` and perhaps mirror it.
 
@@ -30,6 +31,7 @@ def random_crop(image: np.ndarray, targets: Targets, crop_hw: tuple[int, int], w
 
     :param image: (H, W, 3) uint8 BGR; `targets` in its px.
     :param width_px: range of the scaled image's width, drawn log-uniformly.
+    :param preferred: (C,) bool, classes that the window is rather put around; None for none.
     :return: (crop height, crop width, 3) uint8 and targets in crop px.
     """
     height, width = image.shape[:2]
@@ -38,7 +40,11 @@ def random_crop(image: np.ndarray, targets: Targets, crop_hw: tuple[int, int], w
     room = np.array([width, height]) - window  # negative where the window is larger than the image
     corner = rng.uniform(np.minimum(room, 0), np.maximum(room, 0))
     if len(targets.boxes_xyxy) and rng.random() < settings.around_object:
-        box = targets.boxes_xyxy[rng.integers(len(targets.boxes_xyxy))].astype(np.float64)
+        choice = np.arange(len(targets.boxes_xyxy))
+        if preferred is not None and preferred.any() and rng.random() < settings.preference:
+            rather = np.flatnonzero(preferred[targets.class_ids])
+            choice = rather if len(rather) else choice
+        box = targets.boxes_xyxy[choice[rng.integers(len(choice))]].astype(np.float64)
         centre = (box[:2] + box[2:]) / 2
         wanted = centre - window * rng.uniform(0.25, 0.75, 2)
         corner = np.where(room > 0, np.clip(wanted, 0, np.maximum(room, 0)), corner)

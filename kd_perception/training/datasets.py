@@ -26,6 +26,7 @@ from kd_perception.labels.label_folder import list_frames
 from kd_perception.files import read_text
 from kd_perception.sources.folders import read_image_file
 from kd_perception.training.augmentation import random_colours, random_crop
+from kd_perception.training.cutouts import collect, Cutout, paste
 from kd_perception.training.losses import ImageTargets
 from kd_perception.training.settings import DatasetSettings, TrainingSettings
 from kd_perception.training.targets import for_measuring, reconcile, Targets
@@ -69,8 +70,9 @@ def load_dataset(root: Path, dataset: DatasetSettings) -> tuple[list[LabelledIma
     names = list(files) if dataset.split == 'all' else _split(root, dataset)
     training, development = [], []
     for name in names:
-        kept = hash_fraction(name) < dataset.train_below
-        if kept or dataset.develop:
+        fraction = hash_fraction(name)
+        kept = fraction < dataset.train_below
+        if kept or (dataset.develop and fraction < dataset.develop_below):
             objects = read_label_file(files.get(name, folder / 'label_2' / f'{name}.txt'), scores=False)
             image = LabelledImage(dataset, name, _image_path(folder / 'images', name), objects)
             if kept:
@@ -142,6 +144,18 @@ class MixedStream(torch.utils.data.Dataset):
              for image in group] for dataset, group in zip(settings.datasets, self.images)]
         self._decoded: dict[tuple[int, int], np.ndarray] = {}
         self._room = settings.image_cache_mib << 20
+        self._preferred = np.array([label in settings.augmentation.prefer for label in settings.labels])
+        self._cutouts = self._cut_out()
+
+    def _cut_out(self) -> list[list[Cutout]]:
+        """Return cutouts of the classes that are pasted, by class."""
+        chosen = self.settings.augmentation.paste
+        if chosen.probability == 0:
+            return []
+        classes = [self.settings.labels.index(name) for name in chosen.classes]
+        found = collect(((image.read, targets) for images, group in zip(self.images, self.targets)
+                         for image, targets in zip(images, group)), classes, chosen)
+        return [[cutout for cutout in found if cutout.class_id == index] for index in classes]
 
     def _pixels(self, group: int, chosen: int) -> np.ndarray:
         """Return an image, decoded once as long as there is room."""
@@ -166,7 +180,9 @@ class MixedStream(torch.utils.data.Dataset):
         chosen = int(rng.integers(len(self.images[group])))
         dataset = settings.datasets[group]
         image, targets = random_crop(self._pixels(group, chosen), self.targets[group][chosen],
-                                     settings.train_hw, dataset.width_px, settings.augmentation, rng)
+                                     settings.train_hw, dataset.width_px, settings.augmentation, rng,
+                                     self._preferred)
+        image, targets = paste(image, targets, self._cutouts, settings.augmentation.paste, rng)
         image = random_colours(image, settings.augmentation, rng)
         labelled = torch.tensor([label in dataset.labelled for label in settings.labels])
         return Sample(torch.from_numpy(image), ImageTargets(

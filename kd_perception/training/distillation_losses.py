@@ -79,9 +79,10 @@ def localisation_loss(student: HeadView, teacher: HeadView, settings: Localisati
     teacher's best score, which takes the part of the paper's main and valuable regions.
     """
     best = teacher.logits.sigmoid().amax(-1)
-    weights = torch.where(best >= settings.least_score, best, torch.zeros_like(best))
-    wanted = (teacher.distributions / settings.temperature).log_softmax(-1)
-    found = (student.distributions / settings.temperature).log_softmax(-1)
+    places = best >= settings.least_score   # few: the others would cost time and count nothing
+    weights = best[places]
+    wanted = (teacher.distributions[places] / settings.temperature).log_softmax(-1)
+    found = (student.distributions[places] / settings.temperature).log_softmax(-1)
     divergence = (wanted.exp() * (wanted - found)).sum(-1).mean(-1)  # over bins, then the four sides
     return (divergence * weights).sum() * settings.temperature ** 2 / weights.sum().clamp_min(1.0)
 

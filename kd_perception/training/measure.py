@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from kd_perception.detection.detections import Detections
+from kd_perception.evaluation.metrics.class_matches import IOU, MIN_HEIGHT_PX
 from kd_perception.models.spec import ThresholdSpec
 from kd_perception.training.datasets import LabelledImage, load_dataset
 from kd_perception.training.models.picodet import PicoDet
@@ -22,7 +23,7 @@ from kd_perception.training.settings import (
 from kd_perception.training.targets import CAR, find_riders, PERSON
 from kd_perception.training.torch_detector import detection_spec, torch_detector
 from kd_perception.training.trainer import detector_at
-from kd_perception.training.validation import IOU, match_all, MIN_HEIGHT_PX, report
+from kd_perception.training.validation import match_all, report
 
 PROTOCOL = (f'ap50: IoU above {IOU}, objects above {MIN_HEIGHT_PX:g} px height, area under the interpolated '
             'precision curve, 0 to 1; interval95: percentile bootstrap over images; kitti_moderate_r40: the '

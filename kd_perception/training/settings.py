@@ -30,6 +30,7 @@ class DatasetSettings:
         trained on; the others are held out.
     :param develop: the held-out images serve as development set (choices are made on them);
         otherwise they are never opened.
+    :param develop_below: of the held-out images only those that hash below this; the rest is never opened.
     :param labelled: classes that are labelled throughout, so that their absence is background.
     :param complete: False adds the pretrained network's confident detections to the labels and
         leaves its uncertain ones out of the loss.
@@ -51,6 +52,7 @@ class DatasetSettings:
     split: str = 'all'
     train_below: float = 1.0
     develop: bool = False
+    develop_below: float = 1.0
     complete: bool = True
     verify: tuple[str, ...] = ()
     ignore: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -62,7 +64,7 @@ class DatasetSettings:
 
     def __post_init__(self):
         """Check ranges."""
-        _share(self.folder, train_below=self.train_below)
+        _share(self.folder, train_below=self.train_below, develop_below=self.develop_below)
         if not 0 < self.width_px[0] <= self.width_px[1] <= 8192:
             raise ValueError(f'{self.folder}.width_px: expected 0 < low <= high <= 8192, got {self.width_px}')
         if min(self.share, self.weight, self.distil) < 0:
@@ -85,11 +87,45 @@ class InitSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class PasteSettings:
+    """
+    Copies of people and riders, shrunk and laid over training crops (see `cutouts`).
+
+    :param probability: of a crop to get copies; 0 turns it off.
+    :param classes: of which objects are cut out, from all training images; each is drawn as often.
+    :param most: copies a crop.
+    :param height_px: range of a copy's height, in px of the crop, drawn log-uniformly.
+    :param source_height_px: least height of an object to cut out, in px of its image.
+    """
+
+    probability: float = 0.0
+    classes: tuple[str, ...] = ('Pedestrian', 'Cyclist')
+    most: int = 3
+    height_px: tuple[float, float] = (15.0, 60.0)
+    source_height_px: float = 48.0
+
+    def __post_init__(self):
+        """Check ranges."""
+        _share('augmentation.paste', probability=self.probability)
+        if self.most < 1 or not 4 <= self.height_px[0] <= self.height_px[1] or self.source_height_px < 12:
+            raise ValueError('augmentation.paste: expected most >= 1, 4 <= low <= high in height_px and '
+                             'source_height_px >= 12')
+
+
+@dataclasses.dataclass(frozen=True)
 class AugmentationSettings:
-    """Random changes of a training image; probabilities in 0..1."""
+    """
+    Random changes of a training image; probabilities in 0..1.
+
+    :param around_object: of a crop to be cut around one of the image's objects.
+    :param prefer: classes that this object is drawn from where the image has any, with probability
+        `preference`.
+    """
 
     flip: float = 0.5
     around_object: float = 0.7
+    prefer: tuple[str, ...] = ()
+    preference: float = 0.5
     brightness: float = 0.25
     contrast: float = 0.25
     gamma: float = 0.3
@@ -100,10 +136,12 @@ class AugmentationSettings:
     noise: float = 0.1
     min_visible: float = 0.35
     min_height_px: float = 8.0
+    paste: PasteSettings = PasteSettings()
 
     def __post_init__(self):
         """Check ranges."""
         _share('augmentation', flip=self.flip, around_object=self.around_object, grey=self.grey,
+               preference=self.preference,
                blur=self.blur, noise=self.noise, min_visible=self.min_visible,
                brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
 
@@ -209,6 +247,8 @@ class TrainingSettings:
         each time it is drawn.
     :param rendered: number of rendered images to make instead of reading the data root (0: none);
         for smoke runs on a machine without data.
+    :param precision: of forward and backward passes; `auto` measures at the start what is faster here (see
+        `autocast`).
     """
 
     labels: tuple[str, ...]
@@ -224,6 +264,7 @@ class TrainingSettings:
     checkpoint_every: int = 100
     validate_every: int = 500
     rendered: int = 0
+    precision: Literal['auto', 'float32', 'bfloat16'] = 'auto'
     network: NetworkSettings = NetworkSettings()
     binarization: Optional[BinarizationSettings] = None
     activations: Optional[ActivationSettings] = None
@@ -259,6 +300,10 @@ class TrainingSettings:
         if self.activations is not None and (self.network.kind != 'plain' or self.binarization is None
                                              or self.binarization.kept_bits != 8):
             raise ValueError('activations: need network.kind plain and binarization.kept_bits 8')
+        pasted = self.augmentation.paste.classes if self.augmentation.paste.probability > 0 else ()
+        unknown = {*self.augmentation.prefer, *pasted} - set(self.labels)
+        if unknown:
+            raise ValueError(f'augmentation: {sorted(unknown)} are not among labels')
         for dataset in self.datasets:
             named = {*dataset.labelled, *dataset.verify}.union(*dataset.ignore.values())
             if named - set(self.labels):
@@ -268,4 +313,4 @@ class TrainingSettings:
 def at_any_pace(settings: TrainingSettings) -> TrainingSettings:
     """Return the settings without what changes how a run goes and reports, but not its weights."""
     return dataclasses.replace(settings, checkpoint_every=1, validate_every=1, threads=1, workers=0,
-                               image_cache_mib=0)
+                               image_cache_mib=0, precision='auto')

@@ -27,7 +27,9 @@ from kd_perception.config import from_mapping, to_mapping
 from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
-from kd_perception.training.averaging import follow
+from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.training.autocast import autocast, choose_precision
+from kd_perception.training.averaging import MovingAverage
 from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream, unknown_types
 from kd_perception.training.distributed import Processes
 from kd_perception.training.preprocess import FromCamera
@@ -36,7 +38,7 @@ from kd_perception.training.settings import at_any_pace, ExportSettings, Trainin
 from kd_perception.training.student import head_levels, make_loss, make_optimiser, StudentMethods
 from kd_perception.training.torch_detector import detection_spec, torch_detector
 from kd_perception.training.unfold import calibrate
-from kd_perception.training.validation import ClassMatches, match_all, report, summary
+from kd_perception.training.validation import match_all, report, summary
 from kd_perception.training.weights import is_unfolded, load_checkpoint, load_teacher
 
 CHECKPOINT_NAME = 'last.pt'
@@ -93,7 +95,8 @@ class Trainer:
         self.methods = StudentMethods(settings, self.network, teacher)
         self.optimiser = make_optimiser(self.network, settings, self.methods.parameters())
         self.loss = make_loss(settings, self.network, distil=self.reference is not None)
-        self.step = 0
+        self.step, self._bfloat16 = 0, False
+        self._moving: MovingAverage | None = None   # of the tensors as `run` lays them out
 
     @property
     def checkpoint_path(self) -> Path:
@@ -118,12 +121,14 @@ class Trainer:
         self.optimiser.load_state_dict(state['optimiser'])
         self.methods.load_state_dict(state.get('methods', {}))
         self.step = int(state['step'])
+        self._bfloat16 = state.get('bfloat16', False)   # the same arithmetic, wherever the run goes on
 
-    def run(self, stop_at: int | None = None) -> None:
+    def run(self, stop_at: int | None = None, hours: float = math.inf) -> None:
         """
         Train until the configured number of steps.
 
         :param stop_at: save and return after this step, as if interrupted there.
+        :param hours: save and return at the first step after this time.
         :raises TrainingError: the loss is not finite, or a checkpoint cannot be written; the last good
             checkpoint stays.
         """
@@ -137,6 +142,8 @@ class Trainer:
                                                         for step in range(self.step, settings.steps)],
                             num_workers=settings.workers, collate_fn=collate)
         self.network.train().to(memory_format=torch.channels_last)
+        self._moving = MovingAverage(self.average, self.network)
+        self._choose_precision()
         started, seen = time.monotonic(), 0
         with tqdm(total=settings.steps, initial=self.step, desc='train', unit='step', smoothing=0.05,
                   disable=not processes.is_main) as bar:
@@ -150,7 +157,7 @@ class Trainer:
                 bar.set_postfix({'loss': f'{losses["total"]:.3f}', 'cls': f'{losses["classes"]:.3f}',
                                  'box': f'{losses["box"]:.3f}', 'kd': f'{losses["transfer"]:.3f}',
                                  'img/s': f'{rate:.1f}'})
-                last = self.step in (settings.steps, stop_at)
+                last = self.step in (settings.steps, stop_at) or self._time_is_up(started, hours)
                 save = last or self.step % settings.checkpoint_every == 0
                 if self.step == settings.steps:
                     self.methods.finish(self.network, self.average,
@@ -167,6 +174,23 @@ class Trainer:
                 if last:
                     break
         processes.barrier()  # none is done before the main one's files are written
+
+    def _choose_precision(self) -> None:
+        """Decide on bfloat16 where a run begins; the processes vote."""
+        if self.step:
+            return
+        batch = collate([self.stream[i] for i in range(min(self.settings.batch, len(self.stream)))])[0]
+        images = self._normalise(batch).contiguous(memory_format=torch.channels_last)
+        chosen, why = choose_precision(self.settings.precision, self.network, images)
+        self._bfloat16 = self.processes.mean({'chosen': float(chosen)})['chosen'] > 0.5
+        if self.processes.is_main:
+            tqdm.write(why)
+
+    def _time_is_up(self, started: float, hours: float) -> bool:
+        """Whether to stop; the processes agree on it where there are several."""
+        if hours == math.inf:
+            return False
+        return self.processes.mean({'late': float(time.monotonic() - started > hours * 3600)})['late'] > 0
 
     def _step(self, images: torch.Tensor, targets: list) -> dict[str, float]:
         rate = learning_rate_share(self.step, self.settings)
@@ -197,15 +221,19 @@ class Trainer:
         self.methods.after_step(self.step)
         # A short average first, so that the start does not linger in it.
         decay = min(self.settings.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
-        follow(self.average, self.network, 1 - decay)
+        self._moving.follow(1 - decay)
         return {**values, 'transfer': values.get('distil', 0.0) + sum(values[name] for name in transfer)}
 
     def _losses(self, images: torch.Tensor, targets: list, taught: torch.Tensor | None
                 ) -> tuple[dict[str, torch.Tensor], list[str]]:
         """Return the terms by name with their 'total', and the names of those that a teacher gives."""
         if not self.methods.distils:
-            return self.loss(self.network(images), targets, taught), []
-        named = self.network.forward_features(images)
+            with autocast(self._bfloat16):
+                levels = self.network(images)
+            return self.loss([level.float() for level in levels], targets, taught), []
+        with autocast(self._bfloat16):
+            named = self.network.forward_features(images)
+        named = {name: value.float() for name, value in named.items()}
         losses = self.loss([named[name] for name in head_levels(self.network)], targets, taught)
         terms = self.methods.terms(images, named, targets, self.step)
         total = losses['total'] + sum(terms.values())
@@ -221,7 +249,8 @@ class Trainer:
     def _save(self) -> None:
         state = {'settings': to_mapping(self.settings), 'step': self.step,
                  'network': self.network.state_dict(), 'average': self.average.state_dict(),
-                 'optimiser': self.optimiser.state_dict(), 'methods': self.methods.state_dict()}
+                 'optimiser': self.optimiser.state_dict(), 'methods': self.methods.state_dict(),
+                 'bfloat16': self._bfloat16}
         temporary = self.checkpoint_path.with_suffix('.tmp')
         try:
             torch.save(state, temporary)

@@ -17,7 +17,7 @@ from kd_perception.training.activations import (  # noqa: E402
     activation_quantizers, ActivationQuantizer, ActivationSchedule, adopt_uniform_input,
     calibrate_activations, INPUT_SCALE, INPUT_ZERO, is_quantized, least_error_scale, quantize_activations,
     UniformInput, without_rounding)
-from kd_perception.training.averaging import follow  # noqa: E402
+from kd_perception.training.averaging import MovingAverage  # noqa: E402
 from kd_perception.training.binarization import activate_all, binarize  # noqa: E402
 from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
 from kd_perception.training.binary_layers import RoundedConv2d  # noqa: E402
@@ -176,7 +176,7 @@ def test_schedule_starts_once_and_the_average_follows():
         schedule.before_step(step, batches())
         assert [bool(q.enabled) for q in activation_quantizers(network)] == [step >= 5] * len(
             list(activation_quantizers(network)))
-        follow(average, network, 0.01)
+        MovingAverage(average, network).follow(0.01)
     assert taken == [0], 'one batch, once'
     assert network.training
     for slow, fast in zip(activation_quantizers(average), activation_quantizers(network)):

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.averaging import follow  # noqa: E402
+from kd_perception.training.averaging import MovingAverage  # noqa: E402
 from kd_perception.training.binarization import (  # noqa: E402
     activate_all, BinarizationSchedule, binarize, latent_parameters, reestimate_batch_norm)
 from kd_perception.training.binarization_settings import (  # noqa: E402
@@ -227,7 +227,7 @@ def test_the_average_turns_binary_with_the_network():
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-        follow(average, network, 0.001)
+        MovingAverage(average, network).follow(0.001)
         scales = [(slow.learned_scale, fast.learned_scale)
                   for slow, fast in zip(average.modules(), network.modules())
                   if isinstance(fast, BinaryConv2d)]

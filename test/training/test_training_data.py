@@ -1,6 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Data sets, splits, augmentation and the sample stream."""
 
+import dataclasses
 import json
 
 import cv2
@@ -52,6 +53,9 @@ def test_held_out_images_are_development_or_unread(root):
     assert len(training) == 4 and development == []
     developing = DatasetSettings('scenes', (96, 128), train_below=share, develop=True)
     training, development = load_dataset(root, developing)
+    below = sorted(hash_fraction(f'{i:06d}') for i in range(8))[6]
+    part = load_dataset(root, dataclasses.replace(developing, develop_below=below))[1]
+    assert {image.name for image in part} < {image.name for image in development} and len(part) == 2
     names = [image.name for image in training], [image.name for image in development]
     assert len(names[0]) == 4 and len(names[1]) == 4 and not set(names[0]) & set(names[1])
 
@@ -99,6 +103,20 @@ def test_crop_keeps_boxes_on_their_pixels():
             ys, xs = np.nonzero(crop[..., 0] > 180)
             found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
             np.testing.assert_allclose(found, box, atol=1.6)
+
+
+def test_windows_are_put_around_preferred_classes():
+    image = np.zeros((100, 1000, 3), np.uint8)
+    targets = dataclasses.replace(_targets([[x, 40, x + 20, 80] for x in (50, 250, 450, 900)]),
+                                  class_ids=np.array([0, 0, 0, 1]))
+    settings = AugmentationSettings(flip=0, around_object=1, prefer=('Pedestrian',), preference=0.8)
+    preferred = np.array([False, True, False])
+    seen = [1 in random_crop(image, targets, (96, 96), (1000, 1000), settings, np.random.default_rng(seed),
+                             preferred)[1].class_ids for seed in range(200)]
+    assert 0.75 < np.mean(seen) < 0.95, '0.8, and a quarter of the rest'
+    nobody = dataclasses.replace(targets, class_ids=np.zeros(4, int))
+    assert len(random_crop(image, nobody, (96, 96), (1000, 1000), settings, np.random.default_rng(0),
+                           preferred)[1].class_ids)
 
 
 def test_hardly_visible_boxes_become_ignored():

@@ -17,9 +17,12 @@ from kd_perception.config import load_config  # noqa: E402
 from kd_perception.models.manifest import load_manifest  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
+from kd_perception.training import autocast  # noqa: E402
 from kd_perception.training.ablation import AblationSettings  # noqa: E402
 from kd_perception.training.export import PARITY_TOLERANCE, parity  # noqa: E402
 from kd_perception.training.models.picodet import PicoDet  # noqa: E402
+from kd_perception.training.network_settings import NetworkSettings  # noqa: E402
+from kd_perception.training.networks import build_network  # noqa: E402
 from kd_perception.training.rendered import render_scene  # noqa: E402
 from kd_perception.training.settings import TrainingSettings  # noqa: E402
 from kd_perception.training.trainer import learning_rate_share, load_checkpoint, Trainer  # noqa: E402
@@ -48,6 +51,47 @@ def test_resumed_run_ends_at_the_very_weights_of_an_uninterrupted_one(settings, 
             assert torch.equal(value, cut[part][name]), name
     start = Trainer(settings, None, tmp_path / 'start', None).network.state_dict()
     assert not all(torch.equal(value, whole['network'][name]) for name, value in start.items())
+
+
+def test_a_run_that_is_out_of_time_stops_with_a_checkpoint_to_go_on_from(settings, tmp_path):
+    trainer = Trainer(settings, None, tmp_path, None)
+    trainer.run(hours=1e-9)
+    assert trainer.step == load_checkpoint(trainer.checkpoint_path)['step'] == 1
+    trainer = Trainer(settings, None, tmp_path, None)
+    trainer.resume()
+    trainer.run(hours=100)
+    assert load_checkpoint(trainer.checkpoint_path)['step'] == 4
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(settings, tmp_path, monkeypatch):
+    half = dataclasses.replace(settings, precision='bfloat16')
+    Trainer(half, None, tmp_path / 'whole', None).run()
+    Trainer(half, None, tmp_path / 'cut', None).run(stop_at=2)
+    # On a machine where float32 would be chosen.
+    resumed = Trainer(dataclasses.replace(settings, precision='auto'), None, tmp_path / 'cut', None)
+    resumed.resume()
+    resumed.run()
+    whole, cut = (load_checkpoint(tmp_path / name / 'last.pt')['network'] for name in ('whole', 'cut'))
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+    assert all(value.dtype != torch.bfloat16 for value in whole.values())
+    Trainer(settings, None, tmp_path / 'single', None).run()
+    single = load_checkpoint(tmp_path / 'single' / 'last.pt')['network']
+    assert not all(torch.equal(value, single[name]) for name, value in whole.items())
+
+
+def test_the_faster_precision_is_chosen_and_the_measurement_leaves_no_trace(monkeypatch):
+    network = build_network(NetworkSettings('plain', width=0.25), 3).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64)
+    for costs, expected in (((1.0, 0.5), True), ((1.0, 0.95), False), ((1.0, 3.0), False)):
+        # Single and half precision in turn, the first round is not counted.
+        times = iter((9.0, 0.1, *costs * 3))
+        monkeypatch.setattr(autocast, '_duration', lambda call, times=times: (call(), next(times))[1])
+        chosen, why = autocast.choose_precision('auto', network, images)
+        assert chosen == expected and ('bfloat16 (' if chosen else 'float32 (') in why
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert autocast.choose_precision('bfloat16', network, images)[0]
 
 
 def test_resume_refuses_another_configuration(settings, tmp_path):

@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
 from kd_perception.detection.detections import Detections  # noqa: E402
+from kd_perception.evaluation.metrics.class_matches import ClassMatches  # noqa: E402
 from kd_perception.labels.kitti_text import KittiObjects  # noqa: E402
 from kd_perception.training.measure import published_detector  # noqa: E402
 from kd_perception.training.validation import (  # noqa: E402
-    best_threshold, ClassMatches, match_all, report, summary)
+    best_threshold, match_all, report, summary)
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 
