@@ -37,12 +37,12 @@ def write_variants(path: Path, folder: Path) -> list[Path]:
     from kd_perception.config import load_config
     from kd_perception.errors import TrainingError
     from kd_perception.resources import share_folder
-    from kd_perception.training.binarization import activate_all
-    from kd_perception.training.export import write_model
-    from kd_perception.training.half_scales import fit_half_scales
-    from kd_perception.training.networks import build_network
-    from kd_perception.training.settings import TrainingSettings
-    from kd_perception.training.unfold import unfold
+    from kd_perception.training.binary.binarization import activate_all
+    from kd_perception.training.export.model_file import write_model
+    from kd_perception.training.export.half_scales import fit_half_scales
+    from kd_perception.training.network_builder import build_network
+    from kd_perception.training.settings.run import TrainingSettings
+    from kd_perception.training.export.unfold import unfold
     settings = load_config(TrainingSettings, share_folder() / TRAINING_CONFIG)
     spec = OnnxDetector.load(path, expected_sha256=pinned_sha256(path)).spec
     torch.manual_seed(0)

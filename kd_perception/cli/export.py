@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.config import load_config
     from kd_perception.models.manifest import write_entry
     from kd_perception.training.assemble import assemble
-    from kd_perception.training.export import write_model
+    from kd_perception.training.export.model_file import write_model
     from kd_perception.training.measure import format_table
-    from kd_perception.training.settings import TrainingSettings
+    from kd_perception.training.settings.run import TrainingSettings
     if args.out.suffix != '.onnx':
         raise TrainingError(f'{args.out}: expected a file name that ends in .onnx')
     settings = load_config(TrainingSettings, args.config)

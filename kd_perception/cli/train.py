@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Train."""
     from kd_perception.config import load_config
     from kd_perception.training.distributed import Processes
-    from kd_perception.training.settings import TrainingSettings
+    from kd_perception.training.settings.run import TrainingSettings
     from kd_perception.training.trainer import CHECKPOINT_NAME, Trainer
     settings = load_config(TrainingSettings, args.config)
     folder = run_folder(args)

@@ -224,7 +224,7 @@ def adapt(steps: Steps, config: Path, spec: ModelSpec, start: Path, teacher: Pat
         working threshold stays the old model's, since to choose one the held-out frames would be needed.
     :param minutes: how long training may take in place of a number of steps.
     """
-    from kd_perception.training.settings import TrainingSettings
+    from kd_perception.training.settings.run import TrainingSettings
     settings = load_config(TrainingSettings, config)
     dataset = dataclasses.replace(settings.datasets[0], folder=TRAIN, split='all', train_below=1.0,
                                   develop=False, licence='your own')

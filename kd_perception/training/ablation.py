@@ -24,12 +24,12 @@ from kd_perception.errors import TrainingError
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.evaluation.metrics.miss_rate import CALTECH_SUBSETS, caltech_frames, log_average_miss_rate
 from kd_perception.labels.object_table import ObjectTable
-from kd_perception.training.binarization_settings import BinarizationSettings, StageSettings
-from kd_perception.training.datasets import LabelledImage
-from kd_perception.training.distillation_settings import DistillationSettings, TermSchedule
+from kd_perception.training.settings.binarization import BinarizationSettings, StageSettings
+from kd_perception.training.data.datasets import LabelledImage
+from kd_perception.training.settings.distillation import DistillationSettings, TermSchedule
 from kd_perception.training.measure import evaluation_images
 from kd_perception.training.run_inputs import data_folder, VIEW_NAME
-from kd_perception.training.settings import at_any_pace, InitSettings, TrainingSettings
+from kd_perception.training.settings.run import at_any_pace, InitSettings, TrainingSettings
 from kd_perception.training.trainer import CHECKPOINT_NAME, detector_at, Trainer
 from kd_perception.training.validation import match_all, report
 

@@ -19,8 +19,8 @@ import sys
 from kd_perception.config import load_config
 from kd_perception.errors import KdPerceptionError, TrainingError
 from kd_perception.training.assemble import calibrated_network
-from kd_perception.training.datasets import load_dataset
-from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.data.datasets import load_dataset
+from kd_perception.training.settings.run import TrainingSettings
 from kd_perception.training.trainer import validate
 from kd_perception.training.validation import report, summary
 from kd_perception.training.weights import load_checkpoint, trained_network

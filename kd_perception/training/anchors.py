@@ -20,8 +20,8 @@ import numpy as np
 
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.errors import KdPerceptionError, TrainingError
-from kd_perception.training.datasets import LabelledImage, load_dataset
-from kd_perception.training.settings import DatasetSettings
+from kd_perception.training.data.datasets import LabelledImage, load_dataset
+from kd_perception.training.settings.run import DatasetSettings
 
 _MAX_ROUNDS = 300
 

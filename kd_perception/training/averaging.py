@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kd_perception.training.activations import ActivationQuantizer
-from kd_perception.training.binary_layers import BinaryConv2d
+from kd_perception.training.binary.activations import ActivationQuantizer
+from kd_perception.training.binary.layers import BinaryConv2d
 
 
 class MovingAverage:

@@ -15,8 +15,8 @@ from pathlib import Path
 import sys
 
 from kd_perception.errors import KdPerceptionError, TrainingError
-from kd_perception.training.datasets import hash_fraction, LabelledImage, load_dataset
-from kd_perception.training.settings import DatasetSettings
+from kd_perception.training.data.datasets import hash_fraction, LabelledImage, load_dataset
+from kd_perception.training.settings.run import DatasetSettings
 
 
 def part_of(data: Path, folder: str, split: str = 'all', low: float = 0.0, high: float = 1.0

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from kd_perception.detection.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import IOU, MIN_HEIGHT_PX
 from kd_perception.models.spec import ThresholdSpec
-from kd_perception.training.datasets import LabelledImage, load_dataset
-from kd_perception.training.models.picodet import PicoDet
-from kd_perception.training.models.picodet_onnx import COCO_CLASSES
-from kd_perception.training.settings import (
+from kd_perception.training.data.datasets import LabelledImage, load_dataset
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.picodet_onnx import COCO_CLASSES
+from kd_perception.training.settings.run import (
     DatasetSettings, EvaluationSettings, PseudoLabelSettings, TrainingSettings)
-from kd_perception.training.targets import CAR, find_riders, PERSON
-from kd_perception.training.torch_detector import detection_spec, torch_detector
+from kd_perception.training.data.targets import CAR, find_riders, PERSON
+from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
 from kd_perception.training.trainer import detector_at
 from kd_perception.training.validation import match_all, report
 

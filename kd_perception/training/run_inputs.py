@@ -12,13 +12,13 @@ from torch import nn
 
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import TrainingError
-from kd_perception.training.binarization import BinarizationSchedule
-from kd_perception.training.datasets import LabelledImage
-from kd_perception.training.models.picodet import PicoDet
-from kd_perception.training.models.picodet_onnx import load_picodet
-from kd_perception.training.pretrained import PretrainedView
-from kd_perception.training.rendered import render_dataset
-from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.binary.binarization import BinarizationSchedule
+from kd_perception.training.data.datasets import LabelledImage
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.picodet_onnx import load_picodet
+from kd_perception.training.data.pretrained import PretrainedView
+from kd_perception.training.data.rendered import render_dataset
+from kd_perception.training.settings.run import TrainingSettings
 from kd_perception.training.weights import initial_network
 
 VIEW_NAME = 'pretrained_view.json'

@@ -30,14 +30,15 @@ from kd_perception.errors import TrainingError
 from kd_perception.evaluation.metrics.class_matches import ClassMatches
 from kd_perception.training.autocast import autocast, choose_precision
 from kd_perception.training.averaging import MovingAverage
-from kd_perception.training.datasets import collate, LabelledImage, load_dataset, MixedStream, unknown_types
+from kd_perception.training.data.datasets import (
+    collate, LabelledImage, load_dataset, MixedStream, unknown_types)
 from kd_perception.training.distributed import Processes
-from kd_perception.training.preprocess import FromCamera
+from kd_perception.training.networks.preprocess import FromCamera
 from kd_perception.training.run_inputs import data_folder, pretrained_view, starting_networks
-from kd_perception.training.settings import at_any_pace, ExportSettings, TrainingSettings
+from kd_perception.training.settings.run import at_any_pace, ExportSettings, TrainingSettings
 from kd_perception.training.student import head_levels, make_loss, make_optimiser, StudentMethods
-from kd_perception.training.torch_detector import detection_spec, torch_detector
-from kd_perception.training.unfold import calibrate
+from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
+from kd_perception.training.export.unfold import calibrate
 from kd_perception.training.validation import match_all, report, summary
 from kd_perception.training.weights import is_unfolded, load_checkpoint, load_teacher
 

@@ -14,13 +14,13 @@ from torch import nn
 from kd_perception.config import from_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
-from kd_perception.training.activations import adopt_uniform_input, is_quantized, QUANTIZER_STATE
-from kd_perception.training.binary_layers import BINARY_STATE
-from kd_perception.training.models.picodet import STRIDES as PICODET_STRIDES
-from kd_perception.training.models.picodet_onnx import load_exported_picodet, load_picodet
-from kd_perception.training.networks import build_network
-from kd_perception.training.settings import TrainingSettings
-from kd_perception.training.unfold import unfold
+from kd_perception.training.binary.activations import adopt_uniform_input, is_quantized, QUANTIZER_STATE
+from kd_perception.training.binary.layers import BINARY_STATE
+from kd_perception.training.networks.picodet import STRIDES as PICODET_STRIDES
+from kd_perception.training.networks.picodet_onnx import load_exported_picodet, load_picodet
+from kd_perception.training.network_builder import build_network
+from kd_perception.training.settings.run import TrainingSettings
+from kd_perception.training.export.unfold import unfold
 
 STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
 

@@ -12,18 +12,18 @@ torch = pytest.importorskip('torch', reason='PyTorch is not installed')
 from torch import nn  # noqa: E402
 
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.activation_settings import ActivationSettings  # noqa: E402
-from kd_perception.training.activations import (  # noqa: E402
+from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
+from kd_perception.training.binary.activations import (  # noqa: E402
     activation_quantizers, ActivationQuantizer, ActivationSchedule, adopt_uniform_input,
     calibrate_activations, INPUT_SCALE, INPUT_ZERO, is_quantized, least_error_scale, quantize_activations,
     UniformInput, without_rounding)
 from kd_perception.training.averaging import MovingAverage  # noqa: E402
-from kd_perception.training.binarization import activate_all, binarize  # noqa: E402
-from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
-from kd_perception.training.binary_layers import RoundedConv2d  # noqa: E402
-from kd_perception.training.models.mobilenet import MobileNetV1YoloV2  # noqa: E402
-from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.preprocess import FromCamera  # noqa: E402
+from kd_perception.training.binary.binarization import activate_all, binarize  # noqa: E402
+from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
+from kd_perception.training.binary.layers import RoundedConv2d  # noqa: E402
+from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
+from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
+from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
 
 
 def quantizer(scale, bits=8, signed=False):

@@ -9,14 +9,13 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.averaging import MovingAverage  # noqa: E402
-from kd_perception.training.binarization import (  # noqa: E402
+from kd_perception.training.binary.binarization import (  # noqa: E402
     activate_all, BinarizationSchedule, binarize, latent_parameters, reestimate_batch_norm)
-from kd_perception.training.binarization_settings import (  # noqa: E402
-    BinarizationSettings, FreezeSettings, StageSettings)
-from kd_perception.training.binary_layers import BinaryConv2d, RoundedConv2d  # noqa: E402
-from kd_perception.training.models.darknet import DarkNet19YoloV2  # noqa: E402
-from kd_perception.training.models.mobilenet import MobileNetV1YoloV2  # noqa: E402
-from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
+from kd_perception.training.settings.binarization import BinarizationSettings, FreezeSettings, StageSettings  # noqa: E402
+from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d  # noqa: E402
+from kd_perception.training.networks.darknet import DarkNet19YoloV2  # noqa: E402
+from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
+from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
 from torch import nn  # noqa: E402
 
 

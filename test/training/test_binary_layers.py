@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from hypothesis import given, settings, strategies as st  # noqa: E402
-from kd_perception.training.binary_layers import BinaryConv2d, RoundedConv2d, sign  # noqa: E402
+from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d, sign  # noqa: E402
 from torch import nn  # noqa: E402
 
 

@@ -9,8 +9,8 @@ pytest.importorskip('torch', reason='the training toolkit needs torch')
 
 from kd_perception.detection.boxes import box_intersection_over_area  # noqa: E402
 from kd_perception.training.cutouts import collect, cut_out, Cutout, paste  # noqa: E402
-from kd_perception.training.settings import PasteSettings  # noqa: E402
-from kd_perception.training.targets import Targets  # noqa: E402
+from kd_perception.training.settings.run import PasteSettings  # noqa: E402
+from kd_perception.training.data.targets import Targets  # noqa: E402
 
 SETTINGS = PasteSettings(probability=1.0, classes=('Pedestrian',), most=3)
 BOX = np.array([60.0, 40.0, 100.0, 140.0])

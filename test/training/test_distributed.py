@@ -18,10 +18,10 @@ pytest.importorskip('onnxruntime', reason='the trainer validates with it')
 from kd_perception.cli.main import EXIT_BAD_INPUT, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.datasets import collate  # noqa: E402
+from kd_perception.training.data.datasets import collate  # noqa: E402
 from kd_perception.training.distributed import Processes  # noqa: E402
-from kd_perception.training.preprocess import FromCamera  # noqa: E402
-from kd_perception.training.settings import TrainingSettings  # noqa: E402
+from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
+from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
 from kd_perception.training.trainer import Trainer  # noqa: E402
 from kd_perception.training.weights import load_checkpoint  # noqa: E402
 

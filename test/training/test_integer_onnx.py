@@ -18,22 +18,22 @@ from kd_perception.detection.decode import output_shapes  # noqa: E402
 from kd_perception.models.spec import ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.activation_settings import ActivationSettings  # noqa: E402
-from kd_perception.training.activations import (  # noqa: E402
+from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
+from kd_perception.training.binary.activations import (  # noqa: E402
     activation_quantizers, calibrate_activations, without_rounding)
-from kd_perception.training.binarization import (  # noqa: E402
-    activate_all, convolutions, reestimate_batch_norm)
-from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
-from kd_perception.training.binary_layers import BinaryConv2d  # noqa: E402
-from kd_perception.training.export import deviation, parity, to_onnx, write_model  # noqa: E402
-from kd_perception.training.half_scales import fit_half_scales  # noqa: E402
-from kd_perception.training.integer_onnx import codable_scale, column_index, unrolled_codes  # noqa: E402
-from kd_perception.training.network_settings import NetworkSettings  # noqa: E402
-from kd_perception.training.networks import build_network  # noqa: E402
-from kd_perception.training.packed_onnx import fold  # noqa: E402
-from kd_perception.training.preprocess import FromCamera  # noqa: E402
-from kd_perception.training.torch_detector import detection_spec  # noqa: E402
-from kd_perception.training.unfold import unfold  # noqa: E402
+from kd_perception.training.binary.binarization import activate_all, convolutions, reestimate_batch_norm  # noqa: E402
+from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
+from kd_perception.training.binary.layers import BinaryConv2d  # noqa: E402
+from kd_perception.training.export.model_file import deviation, parity, to_onnx, write_model  # noqa: E402
+from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
+from kd_perception.training.export.integer_onnx import (  # noqa: E402
+    codable_scale, column_index, unrolled_codes)
+from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
+from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.export.packed_onnx import fold  # noqa: E402
+from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
+from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
+from kd_perception.training.export.unfold import unfold  # noqa: E402
 
 HW = (64, 96)
 INTEGER_OPERATORS = {'QLinearConv', 'QLinearConcat', 'QLinearAdd'}

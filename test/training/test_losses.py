@@ -9,12 +9,12 @@ torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 from kd_perception.detection.boxes import box_iou  # noqa: E402
 from kd_perception.detection.decode import decode  # noqa: E402
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
-from kd_perception.training.assigner import assign  # noqa: E402
-from kd_perception.training.box_losses import (  # noqa: E402
+from kd_perception.training.losses.assigner import assign  # noqa: E402
+from kd_perception.training.losses.box_losses import (  # noqa: E402
     distribution_focal_loss, flatten_levels, giou_loss, pairwise_iou)
-from kd_perception.training.losses import (  # noqa: E402
+from kd_perception.training.losses.detection_loss import (  # noqa: E402
     DetectionLoss, ImageTargets, soft_focal_loss, varifocal_loss)
-from kd_perception.training.settings import LossSettings  # noqa: E402
+from kd_perception.training.settings.run import LossSettings  # noqa: E402
 
 STRIDES, BINS = (8, 16, 32, 64), 8
 

@@ -11,13 +11,13 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.decode import output_shapes  # noqa: E402
 from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
-from kd_perception.training.binarization import binarize  # noqa: E402
-from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
-from kd_perception.training.models.darknet import DarkNet19YoloV2  # noqa: E402
-from kd_perception.training.models.mobilenet import MobileNetV1YoloV2  # noqa: E402
-from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.networks import build_network, network_cost  # noqa: E402
-from kd_perception.training.settings import TrainingSettings  # noqa: E402
+from kd_perception.training.binary.binarization import binarize  # noqa: E402
+from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
+from kd_perception.training.networks.darknet import DarkNet19YoloV2  # noqa: E402
+from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
+from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
+from kd_perception.training.network_builder import build_network, network_cost  # noqa: E402
+from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
 
 ANCHORS = ((20, 16), (40, 30), (80, 50), (140, 100), (16, 40))
 
@@ -149,7 +149,7 @@ def test_scores_start_near_the_prior():
 
 def test_passthrough_keeps_all_values():
     """The head sees every value of the stride-16 map: changing any one changes the output."""
-    from kd_perception.training.models.yolov2_head import YoloV2Head
+    from kd_perception.training.networks.yolov2_head import YoloV2Head
     torch.manual_seed(2)
     head = YoloV2Head(2, 4, 1, 2, 'leaky', channels=8).eval()
     fine, coarse = torch.randn(1, 2, 4, 4), torch.randn(1, 4, 2, 2)

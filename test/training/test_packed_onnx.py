@@ -10,14 +10,14 @@ from hypothesis import given, settings, strategies as st  # noqa: E402
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.binarization import activate_all, binarize  # noqa: E402
-from kd_perception.training.binarization_settings import BinarizationSettings  # noqa: E402
-from kd_perception.training.binary_layers import BinaryConv2d, CodedConv2d, RoundedConv2d  # noqa: E402
-from kd_perception.training.export import parity, to_onnx, write_model  # noqa: E402
-from kd_perception.training.half_scales import fit_half_scales  # noqa: E402
-from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.packed_onnx import byte_table, fold, pack_signs, unpack_signs  # noqa: E402
-from kd_perception.training.preprocess import FromCamera  # noqa: E402
+from kd_perception.training.binary.binarization import activate_all, binarize  # noqa: E402
+from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
+from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d, RoundedConv2d  # noqa: E402
+from kd_perception.training.export.model_file import parity, to_onnx, write_model  # noqa: E402
+from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
+from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
+from kd_perception.training.export.packed_onnx import byte_table, fold, pack_signs, unpack_signs  # noqa: E402
+from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
 import onnx  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 import onnxruntime as ort  # noqa: E402

@@ -19,7 +19,7 @@ from kd_perception.poc import steps as poc_steps  # noqa: E402
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
 from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
 from kd_perception.evaluation.report.compare import load_report  # noqa: E402
-from kd_perception.training.rendered import render_dataset  # noqa: E402
+from kd_perception.training.data.rendered import render_dataset  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

@@ -23,7 +23,7 @@ from kd_perception.cli.main import EXIT_OK, main  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.evaluation.report.compare import load_report  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
-from kd_perception.training.rendered import render_dataset, render_scene  # noqa: E402
+from kd_perception.training.data.rendered import render_dataset, render_scene  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 LABELS = ('Car', 'Pedestrian', 'Cyclist')

@@ -10,8 +10,8 @@ from hard_frames import hard_frame  # noqa: E402
 
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.training.datasets import load_dataset  # noqa: E402
-from kd_perception.training.settings import DatasetSettings  # noqa: E402
+from kd_perception.training.data.datasets import load_dataset  # noqa: E402
+from kd_perception.training.settings.run import DatasetSettings  # noqa: E402
 
 
 def test_training_reads_the_export(tmp_path):

@@ -19,17 +19,17 @@ from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training import activation_bits  # noqa: E402
-from kd_perception.training.activation_settings import ActivationSettings  # noqa: E402
-from kd_perception.training.binary_layers import BinaryConv2d  # noqa: E402
-from kd_perception.training.datasets import MixedStream  # noqa: E402
-from kd_perception.training.export import write_model  # noqa: E402
-from kd_perception.training.models.picodet import PicoDet  # noqa: E402
-from kd_perception.training.models.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.network_settings import NetworkSettings  # noqa: E402
-from kd_perception.training.rendered import render_scene  # noqa: E402
-from kd_perception.training.settings import InitSettings, TrainingSettings  # noqa: E402
+from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
+from kd_perception.training.binary.layers import BinaryConv2d  # noqa: E402
+from kd_perception.training.data.datasets import MixedStream  # noqa: E402
+from kd_perception.training.export.model_file import write_model  # noqa: E402
+from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
+from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
+from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
+from kd_perception.training.data.rendered import render_scene  # noqa: E402
+from kd_perception.training.settings.run import InitSettings, TrainingSettings  # noqa: E402
 from kd_perception.training.student import make_optimiser  # noqa: E402
-from kd_perception.training.torch_detector import detection_spec  # noqa: E402
+from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
 from kd_perception.training.trainer import Trainer  # noqa: E402
 from kd_perception.training.weights import load_checkpoint, load_teacher  # noqa: E402
 
@@ -105,7 +105,7 @@ def test_latent_weights_do_not_decay(settings, teacher, tmp_path):
 
 def test_published_networks_train(settings, tmp_path, monkeypatch):
     """One step of the smaller one, with a narrow head so that it takes no time."""
-    import kd_perception.training.models.yolov2_head as head
+    import kd_perception.training.networks.yolov2_head as head
     monkeypatch.setattr(head.YoloV2Head.__init__, '__defaults__', (16,))
     network = NetworkSettings('mobilenet_v1_yolov2', anchors_px=((20.0, 30.0), (60.0, 40.0)))
     chosen = dataclasses.replace(settings, network=network, distillation=None, steps=1, train_hw=(64, 64),

@@ -8,8 +8,8 @@ pytest.importorskip('torch', reason='the training toolkit needs torch')
 
 from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.labels.kitti_text import KittiObjects  # noqa: E402
-from kd_perception.training.settings import DatasetSettings, PseudoLabelSettings  # noqa: E402
-from kd_perception.training.targets import (  # noqa: E402
+from kd_perception.training.settings.run import DatasetSettings, PseudoLabelSettings  # noqa: E402
+from kd_perception.training.data.targets import (  # noqa: E402
     BICYCLE, CAR, find_riders, for_measuring, MOTORCYCLE, PERSON, reconcile)
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')

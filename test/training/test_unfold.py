@@ -17,19 +17,18 @@ from kd_perception.config import load_config  # noqa: E402
 from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.binarization import activate_all, BinarizationSchedule  # noqa: E402
-from kd_perception.training.binarization_settings import (  # noqa: E402
-    BinarizationSettings, FreezeSettings, StageSettings)
-from kd_perception.training.binary_layers import BinaryConv2d, CodedConv2d  # noqa: E402
-from kd_perception.training.export import write_model  # noqa: E402
-from kd_perception.training.half_scales import fit_half_scales  # noqa: E402
-from kd_perception.training.network_settings import NetworkSettings  # noqa: E402
-from kd_perception.training.networks import build_network  # noqa: E402
-from kd_perception.training.preprocess import FromCamera  # noqa: E402
-from kd_perception.training.rendered import render_scene  # noqa: E402
-from kd_perception.training.settings import InitSettings, TrainingSettings  # noqa: E402
+from kd_perception.training.binary.binarization import activate_all, BinarizationSchedule  # noqa: E402
+from kd_perception.training.settings.binarization import BinarizationSettings, FreezeSettings, StageSettings  # noqa: E402
+from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d  # noqa: E402
+from kd_perception.training.export.model_file import write_model  # noqa: E402
+from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
+from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
+from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
+from kd_perception.training.data.rendered import render_scene  # noqa: E402
+from kd_perception.training.settings.run import InitSettings, TrainingSettings  # noqa: E402
 from kd_perception.training.trainer import Trainer  # noqa: E402
-from kd_perception.training.unfold import (  # noqa: E402
+from kd_perception.training.export.unfold import (  # noqa: E402
     calibrate, LATENT_SIZE, latent_weights, rendered_images, unfold)
 from kd_perception.training.weights import initial_network  # noqa: E402
 import onnx  # noqa: E402
