@@ -15,7 +15,7 @@ from pathlib import Path
 from launch import LaunchDescription
 from launch.actions import OpaqueFunction
 
-from kd_perception.nodes.launch_arguments import (
+from kd_perception.nodes.shared.launch_arguments import (
     boolean, camera_names, image_remappings, named_models, number)
 from kd_perception.nodes.launch_nodes import (
     autostart, COMMON_ARGUMENTS, declare, fails_with, package_node, values)

@@ -18,7 +18,7 @@ import shutil
 from launch import LaunchDescription
 from launch.actions import OpaqueFunction
 
-from kd_perception.nodes.launch_arguments import boolean, camera_names, image_remappings, number
+from kd_perception.nodes.shared.launch_arguments import boolean, camera_names, image_remappings, number
 from kd_perception.nodes.launch_nodes import (
     autostart, COMMON_ARGUMENTS, declare, fails_with, package_node, values)
 

@@ -18,7 +18,8 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from kd_perception.errors import KdPerceptionError
-from kd_perception.nodes.launch_arguments import boolean, camera_names, image_remappings, number, require_file
+from kd_perception.nodes.shared.launch_arguments import (
+    boolean, camera_names, image_remappings, number, require_file)
 from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, fails_with, package_node, values
 from kd_perception.sources.any_source import open_source
 

@@ -25,7 +25,7 @@ from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
 from kd_perception.labels.label_source import LabelSource
 from kd_perception.models.manifest import resolve_model
-from kd_perception.nodes.launch_arguments import boolean
+from kd_perception.nodes.shared.launch_arguments import boolean
 from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, values
 from kd_perception.resources import models_folder
 from kd_perception.sources.any_source import open_source

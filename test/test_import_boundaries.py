@@ -61,9 +61,9 @@ PARTS = {
     '__main__': {'cli', 'processes'},
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
-ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/conversions.py',
+ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/shared/conversions.py',
               'ncnn': 'cli/benchmark_peers.py', 'openvino': 'detection/openvino_runtime.py',
-              'prometheus_client': 'nodes/metrics_endpoint.py',
+              'prometheus_client': 'nodes/metrics/endpoint.py',
               'pycocotools': 'evaluation/metrics/coco_ap.py'}
 
 

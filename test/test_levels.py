@@ -2,7 +2,7 @@
 """Levels, sustained conditions, hysteresis and throttled logging under an injected clock."""
 
 from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
-from kd_perception.health.throttle import Throttle
+from kd_perception.nodes.shared.throttle import Throttle
 
 
 def test_levels_have_the_numbers_of_diagnostic_status():

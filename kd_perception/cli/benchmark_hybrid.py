@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str
     """
     import rclpy
 
-    from kd_perception.nodes.runtime import exempt_from_collection
+    from kd_perception.nodes.shared.runtime import exempt_from_collection
 
     seconds = 60 * args.minutes
     faults = plan(args.faults, seconds, names, args.seed)
@@ -193,6 +193,6 @@ def _pool(images: Sequence[np.ndarray], frame_id: str) -> list[bytearray]:
     from rclpy.serialization import serialize_message
     from std_msgs.msg import Header
 
-    from kd_perception.nodes.conversions import bgr_to_image
+    from kd_perception.nodes.shared.conversions import bgr_to_image
     return [bytearray(serialize_message(bgr_to_image(image, Header(frame_id=frame_id))))
             for image in images]

@@ -144,7 +144,7 @@ class _Load:
         from vision_msgs.msg import Detection2DArray
 
         from kd_perception.cli.demo_run import Child
-        from kd_perception.nodes import qos
+        from kd_perception.nodes.shared import qos
         rclpy.init(args=[])
         node = rclpy.create_node('benchmark')
         child = Child('kd_perception.nodes.detector_node', 'detector', self._parameters, self._folder)
@@ -230,7 +230,7 @@ def _startup(folder: Path, model: Path, parameters: dict) -> dict:
     from vision_msgs.msg import LabelInfo
 
     from kd_perception.cli.demo_run import Child
-    from kd_perception.nodes import qos
+    from kd_perception.nodes.shared import qos
 
     def python_ms(code: str) -> float:
         begin = time.perf_counter()
@@ -273,7 +273,7 @@ def _images(count: int) -> list[bytearray]:
     from rclpy.serialization import serialize_message
     from std_msgs.msg import Header
 
-    from kd_perception.nodes.conversions import bgr_to_image
+    from kd_perception.nodes.shared.conversions import bgr_to_image
     images = []
     for i in range(count):
         grey = np.random.default_rng(i).integers(0, 120, (*IMAGE_HW, 1), dtype=np.uint8)

@@ -43,7 +43,7 @@ class Wire:
         from diagnostic_msgs.msg import DiagnosticArray
         from vision_msgs.msg import Detection2DArray, LabelInfo
 
-        from kd_perception.nodes.recorder import Recorder
+        from kd_perception.nodes.shared.wire_tap import Recorder
         self._node, self._nodes, self._cameras = node, nodes, cameras
         fallback = next((spec for spec in nodes if spec.name == 'fallback'), None)
         self.hybrid = fallback is not None

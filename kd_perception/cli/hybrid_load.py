@@ -121,7 +121,7 @@ class Load:
         from sensor_msgs.msg import Image
         from vision_msgs.msg import Detection2DArray
 
-        from kd_perception.nodes import qos
+        from kd_perception.nodes.shared import qos
         self._node, self._nodes, self._seed = node, nodes, seed
         self._labels, self._interrupted = tuple(teacher_labels), interrupted
         self._executor = SingleThreadedExecutor()

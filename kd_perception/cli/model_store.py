@@ -123,7 +123,7 @@ def _swap_to(args: argparse.Namespace) -> int:
 
 
 def _swap(model: str, sha256: str, nodes: Sequence[str], timeout_s: float) -> int:
-    from kd_perception.nodes.swap_client import SwapClient, SwapFailed
+    from kd_perception.nodes.shared.swap_client import SwapClient, SwapFailed
     if timeout_s <= 0:
         raise ModelError(f'--timeout is {timeout_s:g}, more than 0 s expected')
     stored = StoreReference.parse(model)

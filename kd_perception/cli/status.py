@@ -120,7 +120,7 @@ def _graph(board: DiagnosticsBoard) -> Iterator[tuple[Callable, Callable]]:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from kd_perception.nodes.diagnostics import subscribe_diagnostics
+    from kd_perception.nodes.shared.diagnostics import subscribe_diagnostics
     # Ctrl-C stays Python's: it ends a wait at once.
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node(f'kd_perception_status_{os.getpid()}', start_parameter_services=False,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 if __name__ == '__main__':
-    from kd_perception.nodes import signals
+    from kd_perception.nodes.shared import signals
     signals.leave_at_once()     # before the imports below, which take a second
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector, PROVIDERS
 from kd_perception.errors import KdPerceptionError
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
-from kd_perception.health.throttle import Throttle
-from kd_perception.nodes import parameters, qos
-from kd_perception.nodes.camera_channel import CameraChannel
-from kd_perception.nodes.detector_parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
-from kd_perception.nodes.diagnostics import diagnostics_message
-from kd_perception.nodes.frame_service import FrameService
-from kd_perception.nodes.model_swap import Loaded, ModelSwap
-from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.nodes.shared import parameters, qos
+from kd_perception.nodes.detector.camera_channel import CameraChannel
+from kd_perception.nodes.detector.parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
+from kd_perception.nodes.shared.diagnostics import diagnostics_message
+from kd_perception.nodes.detector.frame_service import FrameService
+from kd_perception.nodes.shared.model_swap import Loaded, ModelSwap
+from kd_perception.nodes.shared.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
 from kd_perception.resources import models_folder
 
 DIAGNOSTICS_PERIOD_S = 1.0

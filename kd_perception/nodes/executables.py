@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 
-from kd_perception.nodes import signals
+from kd_perception.nodes.shared import signals
 
 
 def _run(node: str) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 if __name__ == '__main__':
-    from kd_perception.nodes import signals
+    from kd_perception.nodes.shared import signals
     signals.leave_at_once()     # before the imports below, which take a second
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import recorder_report, teacher_report
-from kd_perception.health.throttle import Throttle
-from kd_perception.nodes import parameters, qos
-from kd_perception.nodes.diagnostics import diagnostics_message
-from kd_perception.nodes.fallback_channel import FallbackChannel
-from kd_perception.nodes.fallback_parameters import (
+from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.nodes.shared import parameters, qos
+from kd_perception.nodes.shared.diagnostics import diagnostics_message
+from kd_perception.nodes.fallback.channel import FallbackChannel
+from kd_perception.nodes.fallback.parameters import (
     check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings)
-from kd_perception.nodes.model_swap import Loaded, ModelSwap
-from kd_perception.nodes.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.shared.model_swap import Loaded, ModelSwap
+from kd_perception.nodes.shared.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
 from kd_perception.recording.recorder import HardFrameRecorder
 from kd_perception.resources import models_folder
 

@@ -13,7 +13,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from kd_perception.nodes.launch_arguments import boolean, number, require_file
+from kd_perception.nodes.shared.launch_arguments import boolean, number, require_file
 from kd_perception.transport import image_transport_environment, profiles_file
 
 EXIT_REFUSED = 2

@@ -9,7 +9,7 @@ activated would keep silent about a start that fails.
 from __future__ import annotations
 
 if __name__ == '__main__':
-    from kd_perception.nodes import signals
+    from kd_perception.nodes.shared import signals
     signals.leave_at_once()     # before the imports below, which take a second
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from rclpy.node import Node
 
 from kd_perception.monitoring.board import DiagnosticsBoard
 from kd_perception.monitoring.metrics import MetricsExporter
-from kd_perception.nodes import parameters
-from kd_perception.nodes.diagnostics import subscribe_diagnostics
-from kd_perception.nodes.metrics_endpoint import MetricsEndpoint
-from kd_perception.nodes.metrics_parameters import check_combination, METRICS_PARAMETERS, MetricsSettings
-from kd_perception.nodes.runtime import run_node
+from kd_perception.nodes.shared import parameters
+from kd_perception.nodes.shared.diagnostics import subscribe_diagnostics
+from kd_perception.nodes.metrics.endpoint import MetricsEndpoint
+from kd_perception.nodes.metrics.parameters import check_combination, METRICS_PARAMETERS, MetricsSettings
+from kd_perception.nodes.shared.runtime import run_node
 
 
 class MetricsNode(Node):

@@ -9,7 +9,7 @@ would give (start when the others are ready) comes from waiting for subscribers.
 from __future__ import annotations
 
 if __name__ == '__main__':
-    from kd_perception.nodes import signals
+    from kd_perception.nodes.shared import signals
     signals.leave_at_once()     # before the imports below, which take a second
 
 from collections.abc import Callable, Iterator
@@ -29,13 +29,13 @@ from kd_perception.sources.any_source import BagSource, open_source
 from kd_perception.messages.typestore import canonical, DETECTION_ARRAY
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import ImageError
-from kd_perception.nodes import parameters
-from kd_perception.nodes.replay_images import image_cdr
-from kd_perception.nodes.replay_pacer import Pacer
-from kd_perception.nodes.replay_parameters import check_combination, REPLAY_PARAMETERS, ReplaySettings
-from kd_perception.nodes.replay_topics import Lockstep, ReplayTopics, wanted_topic
-from kd_perception.nodes.runtime import exempt_from_collection, one_line, run_node
-from kd_perception.nodes.signals import Interruption
+from kd_perception.nodes.shared import parameters
+from kd_perception.nodes.replay.images import image_cdr
+from kd_perception.nodes.replay.pacer import Pacer
+from kd_perception.nodes.replay.parameters import check_combination, REPLAY_PARAMETERS, ReplaySettings
+from kd_perception.nodes.replay.topics import Lockstep, ReplayTopics, wanted_topic
+from kd_perception.nodes.shared.runtime import exempt_from_collection, one_line, run_node
+from kd_perception.nodes.shared.signals import Interruption
 
 EXIT_OK, EXIT_UNANSWERED, EXIT_BAD_INPUT = 0, 1, 2
 # For readers that are still fetching the last images when the replay ends.

@@ -23,8 +23,8 @@ from kd_perception.cli.demo_wire import DemoRun, PROVENANCE, STUDENT, TEACHER, V
 from kd_perception.cli.main import main
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import ConfigError, RosInterfaceError
-from kd_perception.nodes.detector_parameters import DETECTOR_PARAMETERS
-from kd_perception.nodes.fallback_parameters import FALLBACK_PARAMETERS, FallbackNodeSettings
+from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
+from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, FallbackNodeSettings
 
 LABELS = ('Car', 'Pedestrian')
 FACTS = {'input': {'title': 'a drive', 'origin': 'given', 'rendered': False},

@@ -14,7 +14,7 @@ from detector_scenarios import IMAGE, result_is_exact  # noqa: E402
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
 from kd_perception.models.manifest import write_entry  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.nodes.detector_parameters import DETECTOR_PARAMETERS  # noqa: E402
+from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS  # noqa: E402
 import onnx  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters  # noqa: E402
 

@@ -19,7 +19,7 @@ from hybrid_scenarios import (  # noqa: E402
     both_answer, camera_stops_and_returns, ERROR, student_dies_and_returns, teacher_dies_and_returns,
     wait_source, wait_state, WARN)
 from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
-from kd_perception.nodes.fallback_parameters import RESERVE_NS  # noqa: E402
+from kd_perception.nodes.fallback.parameters import RESERVE_NS  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402

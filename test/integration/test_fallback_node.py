@@ -15,8 +15,8 @@ from detector_client import compressed_message, DetectorClient, image_message, n
 from hybrid_client import (  # noqa: E402
     AMBIGUOUS, ANSWER, check_promise, CLEAR, facts_of, found_in, HybridClient, IMAGE, PARAMETERS,
     result_message, rounded, sources, start_fallback)
-from kd_perception.nodes.conversions import stamp_to_ns  # noqa: E402
-from kd_perception.nodes.fallback_parameters import FALLBACK_PARAMETERS, RESERVE_NS  # noqa: E402
+from kd_perception.nodes.shared.conversions import stamp_to_ns  # noqa: E402
+from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, RESERVE_NS  # noqa: E402
 from kd_perception.recording.recorded import HardFrameSet  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402

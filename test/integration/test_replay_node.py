@@ -17,7 +17,7 @@ from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
 from kd_perception.messages.typestore import message_class  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.nodes.replay_topics import ReplayTopics, SETTLE_NS  # noqa: E402
+from kd_perception.nodes.replay.topics import ReplayTopics, SETTLE_NS  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from ros_harness import BEST_EFFORT, LATCHED, RELIABLE  # noqa: E402

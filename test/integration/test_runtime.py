@@ -7,7 +7,7 @@ from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from kd_perception.nodes.runtime import run_node  # noqa: E402
+from kd_perception.nodes.shared.runtime import run_node  # noqa: E402
 import rclpy  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 

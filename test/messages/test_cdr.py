@@ -64,7 +64,7 @@ def test_any_stamp_that_a_header_can_hold_is_written_and_read(stamp_ns):
 def test_written_as_rclpy_writes_and_reads_it():
     pytest.importorskip('rclpy', reason='ROS 2 is not installed')
     pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
-    from kd_perception.nodes.conversions import detections_to_message, ns_to_stamp
+    from kd_perception.nodes.shared.conversions import detections_to_message, ns_to_stamp
     from rclpy.serialization import deserialize_message, serialize_message
     from std_msgs.msg import Header
     from vision_msgs.msg import Detection2DArray

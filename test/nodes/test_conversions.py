@@ -14,8 +14,8 @@ from hypothesis import given, strategies as st  # noqa: E402
 from kd_perception.detection.detections import Detections  # noqa: E402
 from kd_perception.detection.image import MAX_IMAGE_PIXELS, SUPPORTED_ENCODINGS  # noqa: E402
 from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
-from kd_perception.nodes import conversions  # noqa: E402
-from kd_perception.nodes.conversions import (  # noqa: E402
+from kd_perception.nodes.shared import conversions  # noqa: E402
+from kd_perception.nodes.shared.conversions import (  # noqa: E402
     bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr, label_info_message,
     label_info_to_labels, message_to_detections, ns_to_stamp, stamp_to_ns)
 import numpy as np  # noqa: E402

@@ -7,9 +7,9 @@ from kd_perception.errors import RosInterfaceError
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.camera_fallback import FallbackSettings
 from kd_perception.fallback.scores import SIGNALS
-from kd_perception.nodes.fallback_parameters import (
+from kd_perception.nodes.fallback.parameters import (
     check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings, RESERVE_NS, settings_of_defaults)
-from kd_perception.nodes.parameters import check_values, markdown_table
+from kd_perception.nodes.shared.parameters import check_values, markdown_table
 from parameter_files import check_config_file, check_table
 import pytest
 import yaml
@@ -38,7 +38,7 @@ def test_config_file_equals_the_table_and_explains_it():
 
 
 def test_hybrid_config_file_changes_what_exists_to_what_is_allowed():
-    from kd_perception.nodes.detector_parameters import DETECTOR_PARAMETERS
+    from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
     parts = yaml.safe_load((ROOT / 'config' / 'hybrid.yaml').read_text())
     tables = {'/**/student': DETECTOR_PARAMETERS, '/**/teacher': DETECTOR_PARAMETERS,
               '/**/fallback': FALLBACK_PARAMETERS}

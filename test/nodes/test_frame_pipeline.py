@@ -15,12 +15,12 @@ from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor  # noqa: E402
 from kd_perception.levels import Level  # noqa: E402
 from kd_perception.health.model_monitor import ModelMonitor  # noqa: E402
-from kd_perception.health.throttle import Throttle  # noqa: E402
-from kd_perception.nodes.camera_channel import CameraChannel, Frame  # noqa: E402
-from kd_perception.nodes.detector_parameters import Thresholds  # noqa: E402
-from kd_perception.nodes.diagnostics import diagnostics_message  # noqa: E402
-from kd_perception.nodes.frame_pipeline import FramePipeline  # noqa: E402
-from kd_perception.nodes.runtime import RCLError  # noqa: E402
+from kd_perception.nodes.shared.throttle import Throttle  # noqa: E402
+from kd_perception.nodes.detector.camera_channel import CameraChannel, Frame  # noqa: E402
+from kd_perception.nodes.detector.parameters import Thresholds  # noqa: E402
+from kd_perception.nodes.shared.diagnostics import diagnostics_message  # noqa: E402
+from kd_perception.nodes.detector.frame_pipeline import FramePipeline  # noqa: E402
+from kd_perception.nodes.shared.runtime import RCLError  # noqa: E402
 import numpy as np  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402

@@ -1,7 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Images and results find one another, whichever comes first. Needs no ROS."""
 
-from kd_perception.nodes.image_buffer import Arrival, BufferedImage, ImageBuffer, MAX_AWAITED
+from kd_perception.nodes.fallback.image_buffer import Arrival, BufferedImage, ImageBuffer, MAX_AWAITED
 
 NOTHING = Arrival(None, ())
 

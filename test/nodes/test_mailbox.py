@@ -6,8 +6,8 @@ import threading
 import time
 
 from hypothesis import given, strategies as st
-from kd_perception.nodes.mailbox import Mailbox
-from kd_perception.nodes.worker import Worker
+from kd_perception.nodes.detector.mailbox import Mailbox
+from kd_perception.nodes.detector.worker import Worker
 import pytest
 
 LIMIT_S = 10
@@ -131,7 +131,7 @@ class Regular:
 
 @pytest.fixture
 def long_patience(monkeypatch):
-    monkeypatch.setattr('kd_perception.nodes.mailbox.MAX_PATIENCE_NS', LIMIT_S * SECOND_NS)
+    monkeypatch.setattr('kd_perception.nodes.detector.mailbox.MAX_PATIENCE_NS', LIMIT_S * SECOND_NS)
 
 
 @pytest.mark.parametrize('after_s', [8.1, 9.9, 10.5])

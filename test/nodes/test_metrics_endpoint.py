@@ -9,7 +9,7 @@ import urllib.request
 from kd_perception.errors import RosInterfaceError
 from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.monitoring.metrics import MetricsExporter
-from kd_perception.nodes.metrics_endpoint import MetricsEndpoint
+from kd_perception.nodes.metrics.endpoint import MetricsEndpoint
 import pytest
 
 pytest.importorskip('prometheus_client', reason='prometheus-client is not installed')

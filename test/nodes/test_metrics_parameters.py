@@ -5,8 +5,8 @@ from pathlib import Path
 
 from kd_perception.errors import RosInterfaceError
 from kd_perception.monitoring import metric_table
-from kd_perception.nodes.metrics_parameters import check_combination, METRICS_PARAMETERS, MetricsSettings
-from kd_perception.nodes.parameters import markdown_table
+from kd_perception.nodes.metrics.parameters import check_combination, METRICS_PARAMETERS, MetricsSettings
+from kd_perception.nodes.shared.parameters import markdown_table
 from parameter_files import check_config_file, check_table
 import pytest
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from kd_perception.detection.image import REASONS
 from kd_perception.errors import RosInterfaceError
 from kd_perception.health.camera_monitor import INTENDED_DROPS
-from kd_perception.nodes.detector_parameters import (
+from kd_perception.nodes.detector.parameters import (
     check_combination, DETECTOR_PARAMETERS, DetectorSettings, settings_of_defaults, Thresholds)
-from kd_perception.nodes.parameters import check_values, markdown_table, ParameterSpec
+from kd_perception.nodes.shared.parameters import check_values, markdown_table, ParameterSpec
 from parameter_files import check_config_file, check_table
 import pytest
 

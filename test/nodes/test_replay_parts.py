@@ -15,11 +15,11 @@ from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.messages import typestore as ts  # noqa: E402
 from kd_perception.sources.any_source import decode_image_message, open_source  # noqa: E402
 from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
-from kd_perception.nodes.detector_parameters import DETECTOR_PARAMETERS  # noqa: E402
-from kd_perception.nodes.parameters import check_values, markdown_table  # noqa: E402
-from kd_perception.nodes.replay_images import image_cdr, with_stamp  # noqa: E402
-from kd_perception.nodes.replay_pacer import Pacer  # noqa: E402
-from kd_perception.nodes.replay_parameters import (  # noqa: E402
+from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS  # noqa: E402
+from kd_perception.nodes.shared.parameters import check_values, markdown_table  # noqa: E402
+from kd_perception.nodes.replay.images import image_cdr, with_stamp  # noqa: E402
+from kd_perception.nodes.replay.pacer import Pacer  # noqa: E402
+from kd_perception.nodes.replay.parameters import (  # noqa: E402
     check_combination, REPLAY_PARAMETERS, ReplaySettings)
 from parameter_files import check_config_file  # noqa: E402
 

@@ -3,7 +3,7 @@
 
 import re
 
-from kd_perception.nodes.parameters import check_values
+from kd_perception.nodes.shared.parameters import check_values
 import yaml
 
 

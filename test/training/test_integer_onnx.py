@@ -21,7 +21,8 @@ from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
 from kd_perception.training.binary.activations import (  # noqa: E402
     activation_quantizers, calibrate_activations, without_rounding)
-from kd_perception.training.binary.binarization import activate_all, convolutions, reestimate_batch_norm  # noqa: E402
+from kd_perception.training.binary.binarization import (  # noqa: E402
+    activate_all, convolutions, reestimate_batch_norm)
 from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
 from kd_perception.training.binary.layers import BinaryConv2d  # noqa: E402
 from kd_perception.training.export.model_file import deviation, parity, to_onnx, write_model  # noqa: E402

@@ -18,7 +18,8 @@ from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.binary.binarization import activate_all, BinarizationSchedule  # noqa: E402
-from kd_perception.training.settings.binarization import BinarizationSettings, FreezeSettings, StageSettings  # noqa: E402
+from kd_perception.training.settings.binarization import (  # noqa: E402
+    BinarizationSettings, FreezeSettings, StageSettings)
 from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d  # noqa: E402
 from kd_perception.training.export.model_file import write_model  # noqa: E402
 from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402

@@ -21,10 +21,10 @@ from kd_perception.bags.salvage import Record
 from kd_perception.sources.any_source import BagSource
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.errors import BagError, RosInterfaceError
-from kd_perception.nodes import qos
-from kd_perception.nodes.replay_images import with_stamp
-from kd_perception.nodes.replay_parameters import ReplaySettings
-from kd_perception.nodes.runtime import one_line, RCLError
+from kd_perception.nodes.shared import qos
+from kd_perception.nodes.replay.images import with_stamp
+from kd_perception.nodes.replay.parameters import ReplaySettings
+from kd_perception.nodes.shared.runtime import one_line, RCLError
 
 # Reliable offers match reliable and best-effort readers alike.
 PLAYED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,

@@ -11,8 +11,8 @@ from typing import Any
 from kd_perception.detection.onnx_detector import ExecutionOptions, PROVIDERS
 from kd_perception.health.camera_monitor import CameraLimits
 from kd_perception.drift.monitor import DriftSettings
-from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
-from kd_perception.nodes.parameters import ParameterSpec, require_valid
+from kd_perception.nodes.shared.drift_parameters import DRIFT_PARAMETERS, drift_settings
+from kd_perception.nodes.shared.parameters import ParameterSpec, require_valid
 
 MAX_CAMERAS = 32
 _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')

@@ -12,10 +12,10 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from kd_perception.drift.camera_drift import CameraDrift
 from kd_perception.health.camera_monitor import CameraMonitor
-from kd_perception.health.throttle import Throttle
-from kd_perception.nodes import qos
-from kd_perception.nodes.conversions import label_info_message, stamp_to_ns
-from kd_perception.nodes.detector_parameters import DetectorSettings
+from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.nodes.shared import qos
+from kd_perception.nodes.shared.conversions import label_info_message, stamp_to_ns
+from kd_perception.nodes.detector.parameters import DetectorSettings
 
 
 class Frame(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from kd_perception.nodes.parameters import ParameterSpec, require_valid
+from kd_perception.nodes.shared.parameters import ParameterSpec, require_valid
 
 METRICS_PARAMETERS = (
     ParameterSpec(

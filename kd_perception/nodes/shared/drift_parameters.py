@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_perception.drift.monitor import DriftSettings
-from kd_perception.nodes.parameters import ParameterSpec
+from kd_perception.nodes.shared.parameters import ParameterSpec
 
 DRIFT_PARAMETERS = (
     ParameterSpec(

@@ -10,7 +10,7 @@ from rclpy.serialization import deserialize_message
 
 from kd_perception.monitoring.board import RawStatus
 from kd_perception.levels import Report
-from kd_perception.nodes import qos
+from kd_perception.nodes.shared import qos
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 TOO_LARGE, UNDECODABLE = 'too_large', 'undecodable'

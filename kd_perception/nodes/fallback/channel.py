@@ -30,12 +30,12 @@ from kd_perception.detection.scene import measure_scene, SceneSignals
 from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.levels import Report
-from kd_perception.health.throttle import Throttle
-from kd_perception.nodes import qos
-from kd_perception.nodes.conversions import ns_to_stamp
-from kd_perception.nodes.fallback_parameters import FallbackNodeSettings
-from kd_perception.nodes.image_buffer import BufferedImage, ImageBuffer
-from kd_perception.nodes.runtime import RCLError
+from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.nodes.shared import qos
+from kd_perception.nodes.shared.conversions import ns_to_stamp
+from kd_perception.nodes.fallback.parameters import FallbackNodeSettings
+from kd_perception.nodes.fallback.image_buffer import BufferedImage, ImageBuffer
+from kd_perception.nodes.shared.runtime import RCLError
 from kd_perception.recording.frames import HardFrame
 from kd_perception.recording.recorder import HardFrameRecorder
 

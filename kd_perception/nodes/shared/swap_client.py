@@ -18,8 +18,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from kd_perception.errors import RosInterfaceError
-from kd_perception.nodes import qos
-from kd_perception.nodes.model_swap import DONE, FAILED, LOADING
+from kd_perception.nodes.shared import qos
+from kd_perception.nodes.shared.model_swap import DONE, FAILED, LOADING
 
 # The parameter that names the model, and the key of its digest in the diagnostics.
 STUDENT_MODEL = 'student_model'

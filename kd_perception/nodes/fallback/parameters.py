@@ -15,9 +15,9 @@ from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.scores import SIGNALS
 from kd_perception.fallback.state import StateSettings
 from kd_perception.drift.monitor import DriftSettings
-from kd_perception.nodes.detector_parameters import check_cameras
-from kd_perception.nodes.drift_parameters import DRIFT_PARAMETERS, drift_settings
-from kd_perception.nodes.parameters import ParameterSpec, require_valid
+from kd_perception.nodes.detector.parameters import check_cameras
+from kd_perception.nodes.shared.drift_parameters import DRIFT_PARAMETERS, drift_settings
+from kd_perception.nodes.shared.parameters import ParameterSpec, require_valid
 from kd_perception.recording.frames import RecorderSettings
 
 # Of the deadline: what a timer of an ordinary kernel, a message that is being read and publishing take.

@@ -20,7 +20,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 
 from kd_perception.errors import KdPerceptionError, RosInterfaceError
-from kd_perception.nodes.signals import interruptible, Interruption
+from kd_perception.nodes.shared.signals import interruptible, Interruption
 
 # Not exported by rclpy.exceptions in every release.
 RCLError = rclpy_implementation.RCLError

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from kd_perception.nodes import qos
+from kd_perception.nodes.shared import qos
 
 # Deep enough for a reader that is busy for some seconds.
 RECORDED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=200, reliability=ReliabilityPolicy.RELIABLE,

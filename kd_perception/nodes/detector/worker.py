@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 import threading
 from typing import Any
 
-from kd_perception.nodes.mailbox import Mailbox
+from kd_perception.nodes.detector.mailbox import Mailbox
 
 
 class Worker:

@@ -18,10 +18,10 @@ from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ImageError
 from kd_perception.health.camera_monitor import DISABLED
 from kd_perception.health.model_monitor import ModelMonitor
-from kd_perception.nodes.camera_channel import CameraChannel, Frame
-from kd_perception.nodes.conversions import (
+from kd_perception.nodes.detector.camera_channel import CameraChannel, Frame
+from kd_perception.nodes.shared.conversions import (
     bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr, stamp_to_ns)
-from kd_perception.nodes.detector_parameters import Thresholds
+from kd_perception.nodes.detector.parameters import Thresholds
 
 # Reasons for a dropped frame beyond those of `detection.image.REASONS`.
 INFERENCE_ERROR = 'inference_error'
