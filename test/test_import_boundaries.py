@@ -25,6 +25,8 @@ TORCH = {'torch', 'torchvision'}
 CORE = {'config', 'errors', 'files', 'levels', 'output_folder', 'resources', 'transport', '__init__'}
 PURE = {*CORE, 'bags', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'labels', 'messages',
         'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
+# Load without ROS and torch too; their functions may need both.
+TOOLS = {'benchmark', 'cli', 'demo', 'poc'}
 
 # Part of the package -> the installed packages that it may import, beyond the standard library.
 THIRD_PARTY = {
@@ -46,6 +48,9 @@ THIRD_PARTY = {
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
     'nodes': {'cv2', 'numpy', 'prometheus_client', 'psutil', 'yaml', *ROS},
     'poc': {'cv2', 'matplotlib', 'numpy', 'yaml'},
+    'demo': {'cv2', 'matplotlib', 'numpy', 'psutil', 'tqdm', 'yaml', *ROS},
+    'benchmark': {'cv2', 'matplotlib', 'ncnn', 'numpy', 'onnx', 'openvino', 'psutil',
+                  'tqdm', 'yaml', *ROS, *TORCH},
     # A command may need anything when it runs; what it may import when it is merely loaded is checked below.
     'cli': {'cv2', 'matplotlib', 'ncnn', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'psutil', 'rosbags',
             'tqdm', 'yaml', *ROS, *TORCH},
@@ -56,13 +61,15 @@ PARTS = {
     **{part: PURE for part in PURE},
     'training': {*PURE, 'training'},
     'nodes': {*PURE, 'nodes'},
-    'poc': {*PURE, 'cli', 'poc', 'training'},
-    'cli': {*PURE, 'cli', 'nodes', 'poc', 'training'},
+    'demo': {*PURE, 'demo', 'nodes'},
+    'benchmark': {*PURE, 'benchmark', 'cli', 'demo', 'nodes', 'training'},
+    'poc': {*PURE, 'benchmark', 'cli', 'poc', 'training'},
+    'cli': {*PURE, *TOOLS, 'cli', 'nodes', 'training'},
     '__main__': {'cli', 'processes'},
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/shared/conversions.py',
-              'ncnn': 'cli/benchmark_peers.py', 'openvino': 'detection/openvino_runtime.py',
+              'ncnn': 'benchmark/nanodet.py', 'openvino': 'detection/openvino_runtime.py',
               'prometheus_client': 'nodes/metrics/endpoint.py',
               'pycocotools': 'evaluation/metrics/coco_ap.py'}
 
@@ -112,11 +119,11 @@ def violations(source, part, package='kd_perception'):
             allowed = (rest[0] if rest and rest[0] in PARTS else '__init__') in PARTS[part]
         else:
             allowed = first in sys.stdlib_module_names or first in THIRD_PARTY[part]
-        if part == 'cli' and top_level and (first in ROS | TORCH or name.startswith(
+        if part in TOOLS and top_level and (first in ROS | TORCH or name.startswith(
                 ('kd_perception.nodes', 'kd_perception.training'))):
             allowed = False
         if not allowed:
-            where = ' at its top level' if part == 'cli' else ''
+            where = ' at its top level' if part in TOOLS else ''
             bad.append(f'line {line}: {part} may not import {name}{where}')
     return bad
 
@@ -210,7 +217,7 @@ print(len({names!r}))
 
 def test_core_and_commands_load_without_ros_and_torch():
     names = ['.'.join(['kd_perception', *path.with_suffix('').parts]).replace('.__init__', '')
-             for path, part in modules() if part in PURE | {'cli'}]
+             for path, part in modules() if part in PURE | TOOLS]
     assert len(names) > 20
     script = IMPORT_ALL.format(blocked=sorted(ROS | TORCH), names=names)
     result = subprocess.run(

@@ -303,7 +303,7 @@ def run_blocks(path: Path) -> Iterator[Problem]:
     blocks = [block for block in read_page(path).blocks if block.run]
     if not blocks:
         return
-    from kd_perception.cli.demo_scene import write_scene
+    from kd_perception.demo.scene import write_scene
     with tempfile.TemporaryDirectory() as folder:
         write_scene(Path(folder) / 'my_drive', 12)
         for name in ('config', 'models'):

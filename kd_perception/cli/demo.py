@@ -10,7 +10,9 @@ import sys
 from typing import Any
 
 from kd_perception.sources.any_source import open_source
-from kd_perception.cli import demo_footage, demo_plan, demo_report, demo_run, demo_scene, demo_table
+from kd_perception.demo import (
+    footage as demo_footage, plan as demo_plan, report as demo_report, run as demo_run, scene as demo_scene,
+    table as demo_table)
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.errors import BagError, ConfigError
 

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Tuple
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid  # noqa: E402
-from kd_perception.cli.report_folder import (  # noqa: E402
+from kd_perception.evaluation.report.folder import (  # noqa: E402
     REPORT_HTML, REPORT_JSON, report_folder, write_report)
 from kd_perception.errors import ConfigError  # noqa: E402
 from kd_perception.evaluation.metrics.class_account import account_of_renames  # noqa: E402

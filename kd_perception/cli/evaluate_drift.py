@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 from typing import Any, Dict, List, Tuple
 
-from kd_perception.cli.report_folder import REPORT_JSON, report_folder, write_report
+from kd_perception.evaluation.report.folder import REPORT_JSON, report_folder, write_report
 from kd_perception.errors import ConfigError
 
 EXIT_OK = 0

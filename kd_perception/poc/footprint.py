@@ -11,7 +11,7 @@ import sys
 import time
 
 from kd_perception.sources.folders import images_in, read_image_file
-from kd_perception.cli.benchmark_memory import resident_kib
+from kd_perception.benchmark.memory import resident_kib
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import KdPerceptionError
 

@@ -14,7 +14,7 @@ from bag_helpers import stamp_of, write_bag  # noqa: E402
 from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 
 HW = (96, 128)

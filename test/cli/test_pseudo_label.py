@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 
 HW = (96, 128)

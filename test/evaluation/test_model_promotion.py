@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test models, is not installed')
 
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 
 
 def digest(path):

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 from kitti_drive import HW, write_object  # noqa: E402
 
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 
 CAMERA = '/kitti/camera_color_left'
 TRUTH, FOUND = f'{CAMERA}/ground_truth', f'{CAMERA}/detections'

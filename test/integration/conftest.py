@@ -61,7 +61,7 @@ def start(domain, tmp_path):
 @pytest.fixture
 def model(tmp_path):
     """A model file that finds bright rectangles."""
-    from kd_perception.cli.rectangle_model import write_rectangle_model
+    from kd_perception.benchmark.rectangle_model import write_rectangle_model
     return write_rectangle_model(tmp_path / 'rectangles.onnx')
 
 

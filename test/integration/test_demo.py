@@ -19,7 +19,7 @@ psutil = pytest.importorskip('psutil', reason='psutil is not installed')
 
 from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles  # noqa: E402
 from ros_harness import REPOSITORY  # noqa: E402
 
 BOX = (16, 24, 48, 64)

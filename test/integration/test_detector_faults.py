@@ -12,7 +12,7 @@ from builtin_interfaces.msg import Time  # noqa: E402
 from detector_client import (  # noqa: E402
     CameraClient, compressed_message, DetectorClient, image_message, next_header)
 from detector_scenarios import diagnostics_are_well, IMAGE, result_is_exact  # noqa: E402
-from kd_perception.cli.rectangle_model import steps_for, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import steps_for, write_rectangle_model  # noqa: E402
 import numpy as np  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 

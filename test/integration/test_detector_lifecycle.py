@@ -11,7 +11,7 @@ require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
 from detector_scenarios import IMAGE, result_is_exact  # noqa: E402
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from kd_perception.models.manifest import write_entry  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS  # noqa: E402

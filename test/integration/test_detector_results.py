@@ -9,7 +9,8 @@ require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 from detector_client import boxes, CameraClient, compressed_message, image_message, next_header  # noqa: E402
 from detector_scenarios import (  # noqa: E402
     EMPTY_IMAGE, IMAGE, IMAGE_BOXES, result_is_exact, result_of_nothing_is_empty, label_info_is_latched)
-from kd_perception.cli.rectangle_model import draw_rectangles, LABELS, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import (  # noqa: E402
+    draw_rectangles, LABELS, write_rectangle_model)
 import numpy as np  # noqa: E402
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy  # noqa: E402
 from ros_harness import BEST_EFFORT  # noqa: E402

@@ -18,7 +18,7 @@ from hybrid_client import (  # noqa: E402
 from hybrid_scenarios import (  # noqa: E402
     both_answer, camera_stops_and_returns, ERROR, student_dies_and_returns, teacher_dies_and_returns,
     wait_source, wait_state, WARN)
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from kd_perception.nodes.fallback.parameters import RESERVE_NS  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
 import cv2  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles  # noqa: E402
 from ros_harness import WaitTimeout  # noqa: E402
 
 SOURCES = {'student', 'teacher', 'merged', 'student-late-teacher', 'student-no-teacher'}

@@ -19,7 +19,7 @@ from detector_scenarios import IMAGE  # noqa: E402
 from hybrid_client import (  # noqa: E402
     AMBIGUOUS_IMAGE, check_promise, CLEAR_IMAGE, HybridClient, ros_arguments, start_fallback)
 from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from kd_perception.models.spec import ThresholdSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.evaluation.report.verdict import Comparison, SetVerdict, VerdictLimits  # noqa: E402

@@ -17,7 +17,7 @@ from kd_perception.messages import build as messages  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
 from kd_perception.messages.typestore import canonical, DETECTION_ARRAY  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.nodes.shared.wire_tap import Recorder  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
 

@@ -18,7 +18,7 @@ require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 from detector_client import CameraClient, image_message  # noqa: E402
 from detector_scenarios import IMAGE  # noqa: E402
 from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from ros_harness import TIMEOUT_S  # noqa: E402
 
 NODES = 'kd_perception.nodes.'

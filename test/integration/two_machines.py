@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'support'))
 
 from detector_client import DetectorClient  # noqa: E402
 from hybrid_client import check_promise, HybridClient  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from ros_harness import ChildProcess, own_domain, Probe, REPOSITORY  # noqa: E402
 
 # A score of 0.45: in doubt.

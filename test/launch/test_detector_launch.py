@@ -17,7 +17,7 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 from detector_client import CameraClient, DetectorClient  # noqa: E402
 from detector_scenarios import (  # noqa: E402
     diagnostics_are_well, label_info_is_latched, result_is_exact, result_of_nothing_is_empty)
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402

@@ -23,7 +23,7 @@ from detector_client import DetectorClient  # noqa: E402
 from hybrid_client import HybridClient, PARAMETERS, STUDENT_LABELS, TEACHER_LABELS  # noqa: E402
 from hybrid_scenarios import (  # noqa: E402
     both_answer, camera_stops_and_returns, student_dies_and_returns, teacher_dies_and_returns)
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402

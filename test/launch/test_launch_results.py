@@ -21,7 +21,7 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 ROOT = Path(__file__).resolve().parents[2]
 
 from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from ros_harness import own_domain, Probe  # noqa: E402
 from test_replay_launch_end import launch, RUN  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402

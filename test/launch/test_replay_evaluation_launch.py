@@ -18,7 +18,7 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 
 ROOT = Path(__file__).resolve().parents[2]
 from kd_perception.cli.main import run_command  # noqa: E402
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 import kitti_drive  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402

@@ -15,7 +15,7 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 
 ROOT = Path(__file__).resolve().parents[2]
 from bag_helpers import write_bag  # noqa: E402
-from kd_perception.cli.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
 from ros_harness import own_domain  # noqa: E402
 from test_launch_files import expand, load  # noqa: E402
 

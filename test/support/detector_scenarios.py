@@ -6,7 +6,7 @@ Shared by the subprocess tests and by those of launch_testing: each scenario tak
 """
 
 from detector_client import boxes, CameraClient, DetectorClient, image_message, next_header
-from kd_perception.cli.rectangle_model import draw_rectangles, LABELS
+from kd_perception.benchmark.rectangle_model import draw_rectangles, LABELS
 from ros_harness import LATCHED
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo

@@ -18,7 +18,7 @@ from builtin_interfaces.msg import Time
 from detector_client import boxes, compressed_message, image_message, next_header
 from diagnostic_msgs.msg import DiagnosticArray
 from kd_perception.messages.wire import write_result
-from kd_perception.cli.rectangle_model import draw_rectangles
+from kd_perception.benchmark.rectangle_model import draw_rectangles
 from kd_perception.detection.detections import Detections
 import numpy as np
 from rclpy.qos import QoSProfile, ReliabilityPolicy

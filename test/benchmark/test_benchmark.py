@@ -6,10 +6,10 @@ import sys
 
 import cv2
 
-from kd_perception.cli import benchmark_models, benchmark_node
-from kd_perception.cli.benchmark_variants import batch_cost, write_resized
+from kd_perception.benchmark import models as benchmark_models, node as benchmark_node
+from kd_perception.benchmark.variants import batch_cost, write_resized
 from kd_perception.cli.main import main
-from kd_perception.cli.rectangle_model import write_rectangle_model
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
@@ -36,7 +36,7 @@ def report(staleness_max_ms):
 @pytest.fixture
 def measured(monkeypatch):
     pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
-    monkeypatch.setattr('kd_perception.cli.demo_run.prepare_environment', lambda: None)
+    monkeypatch.setattr('kd_perception.demo.run.prepare_environment', lambda: None)
 
     def use(staleness_max_ms):
         monkeypatch.setattr(benchmark_node, 'measure', lambda *_: report(staleness_max_ms))
@@ -164,7 +164,7 @@ def test_energy_is_of_one_run_or_not_told(tmp_path, monkeypatch):
 
 def test_openvino_computes_what_onnxruntime_does(shipped):
     pytest.importorskip('openvino', reason='OpenVINO is not installed (it is optional)')
-    from kd_perception.cli.benchmark_openvino import openvino_detector
+    from kd_perception.benchmark.openvino_detector import openvino_detector
     other, own = openvino_detector(shipped), OnnxDetector.load(shipped)
     image = np.random.default_rng(0).integers(0, 256, own.spec.input.shape, dtype=np.uint8)
     names = ['level_8', 'level_16', 'level_32']
@@ -175,8 +175,8 @@ def test_openvino_computes_what_onnxruntime_does(shipped):
 def test_what_is_not_installed_is_named(shipped, tmp_path, monkeypatch):
     for name in ('openvino', 'ncnn'):
         monkeypatch.setitem(sys.modules, name, None)
-    from kd_perception.cli.benchmark_openvino import openvino_detector
-    from kd_perception.cli.benchmark_peers import nanodet
+    from kd_perception.benchmark.openvino_detector import openvino_detector
+    from kd_perception.benchmark.nanodet import nanodet
     with pytest.raises(ModelError, match='OpenVINO is not installed: pip install openvino'):
         openvino_detector(shipped)
     with pytest.raises(ModelError, match='n.param: no such file'):

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from kd_perception.cli.hybrid_processes import BYTES_PER_MB
-from kd_perception.cli.hybrid_report import Run
+from kd_perception.benchmark.hybrid.processes import BYTES_PER_MB
+from kd_perception.benchmark.hybrid.report import Run
 
 # Okabe and Ito's palette, as in the evaluation's plots.
 _STATES = {'NOMINAL': '#009E73', 'DEGRADED': '#E69F00', 'ERROR': '#D55E00'}

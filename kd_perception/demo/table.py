@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_perception.cli.demo_report import OVERVIEW, RECORDING, SUMMARY, TIMELINE
+from kd_perception.demo.report import OVERVIEW, RECORDING, SUMMARY, TIMELINE
 
 _STATISTICS = ('p50', 'p95', 'p99', 'max')
 _REASONS_SHOWN = 4

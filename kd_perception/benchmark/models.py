@@ -23,11 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_perception.sources.any_source import open_source
-from kd_perception.cli.benchmark_accuracy import accuracy, labelled_images
-from kd_perception.cli.benchmark_memory import cost_alone
-from kd_perception.cli.benchmark_models_report import markdown, plot
-from kd_perception.cli.benchmark_node import describe_machine, publish_report
-from kd_perception.cli.benchmark_variants import batch_cost, quartiles, write_resized, write_variants
+from kd_perception.benchmark.accuracy import accuracy, labelled_images
+from kd_perception.benchmark.memory import cost_alone
+from kd_perception.benchmark.models_report import markdown, plot
+from kd_perception.benchmark.node import describe_machine, publish_report
+from kd_perception.benchmark.variants import batch_cost, quartiles, write_resized, write_variants
 from kd_perception.cli.main import EXIT_OK
 from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
@@ -61,10 +61,10 @@ class Contender:
     def load(self, threads: int) -> OnnxDetector:
         """Load the model anew."""
         if self.runtime == 'ncnn':
-            from kd_perception.cli.benchmark_peers import nanodet
+            from kd_perception.benchmark.nanodet import nanodet
             return nanodet(self.path, self.input_hw, threads)
         if self.runtime == 'openvino':
-            from kd_perception.cli.benchmark_openvino import openvino_detector
+            from kd_perception.benchmark.openvino_detector import openvino_detector
             return openvino_detector(self.path, threads, pinned_sha256(self.path))
         return OnnxDetector.load(self.path, ExecutionOptions(threads=threads), pinned_sha256(self.path))
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from kd_perception.cli.demo_plan import DETECTOR, FALLBACK, TEACHER_NICE
-from kd_perception.cli.demo_run import Child
+from kd_perception.demo.plan import DETECTOR, FALLBACK, TEACHER_NICE
+from kd_perception.demo.run import Child
 
 MODULES = {'student': DETECTOR, 'fallback': FALLBACK, 'teacher': DETECTOR}
 BYTES_PER_MB = 1e6

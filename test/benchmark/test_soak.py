@@ -2,7 +2,7 @@
 """Accounts of a long run: what is lost, doubled or out of order is found, whatever else goes on."""
 
 from hypothesis import given, strategies as st
-from kd_perception.health.soak import (
+from kd_perception.benchmark.hybrid.soak import (
     Balance, balance, excusable, growth, lateness, LAST_WORDS_NS, match, percentiles_ms, Seen, shares, spans)
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 """
 What one model costs in a process of its own.
 
-    python -m kd_perception.cli.benchmark_memory MODEL THREADS RUNTIME
+    python -m kd_perception.benchmark.memory MODEL THREADS RUNTIME
 
 prints one JSON object. Memory is the process's largest resident set: a second model beside it, or a second
 session, would count too, so each is measured alone.
@@ -55,7 +55,7 @@ def main() -> int:
     from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
     path, threads, runtime = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
-        from kd_perception.cli.benchmark_openvino import openvino_detector
+        from kd_perception.benchmark.openvino_detector import openvino_detector
         before = resident_kib('VmRSS')
         start = time.perf_counter()
         detector = (openvino_detector(path, threads) if runtime == 'openvino' else

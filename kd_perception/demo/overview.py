@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-from kd_perception.cli.demo_answers import Answer, FROM_TEACHER, Key
+from kd_perception.demo.answers import Answer, FROM_TEACHER, Key
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.drawing import class_color, contact_sheet, draw_detections
 from kd_perception.fallback.provenance import Source

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from kd_perception.cli.hybrid_faults import Fault
-from kd_perception.cli.hybrid_load import Records
-from kd_perception.cli.hybrid_processes import BYTES_PER_MB, Nodes, Usage
-from kd_perception.health import soak
+from kd_perception.benchmark.hybrid.faults import Fault
+from kd_perception.benchmark.hybrid.load import Records
+from kd_perception.benchmark.hybrid.processes import BYTES_PER_MB, Nodes, Usage
+from kd_perception.benchmark.hybrid import soak
 
 LATENESS_LIMIT_MS = 20.0
 RSS_WARM_UP_S = 30.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from kd_perception.messages import build as messages
 from kd_perception.messages.typestore import deserialize, DIAGNOSTIC_ARRAY
-from kd_perception.cli.demo_plan import NodeSpec
+from kd_perception.demo.plan import NodeSpec
 
 # Topics below a camera's namespace.
 STUDENT, TEACHER, VERIFIED, PROVENANCE = (

@@ -15,10 +15,10 @@ from kd_perception.messages import build as messages
 from kd_perception.sources.frames import Frame, FrameSource
 from kd_perception.messages.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
 from kd_perception.bags.writer import BagWriter
-from kd_perception.cli import demo_overview, demo_timeline
-from kd_perception.cli.demo_answers import (
+from kd_perception.demo import overview as demo_overview, timeline as demo_timeline
+from kd_perception.demo.answers import (
     Answer, answers_of, detections_of, FROM_TEACHER, Key, Span, states_of, verified_figures)
-from kd_perception.cli.demo_wire import DemoRun, PROVENANCE, STUDENT
+from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT
 from kd_perception.labels.detection_writers import encode_jpeg
 from kd_perception.errors import ImageError
 

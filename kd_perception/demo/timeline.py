@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from kd_perception.cli.demo_answers import Answer, Key, SOURCES, Span
-from kd_perception.cli.demo_overview import SOURCE_RGB
+from kd_perception.demo.answers import Answer, Key, SOURCES, Span
+from kd_perception.demo.overview import SOURCE_RGB
 
 STATE_COLORS = {'NOMINAL': '#009E73', 'DEGRADED': '#E69F00', 'ERROR': '#D55E00'}
 _WIDTH_IN, _CAMERA_IN = 12.0, 5.2

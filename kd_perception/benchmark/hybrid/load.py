@@ -12,10 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from kd_perception.messages.wire import CdrReader
-from kd_perception.cli.hybrid_faults import Fault, Injector
-from kd_perception.cli.hybrid_processes import Nodes
+from kd_perception.benchmark.hybrid.faults import Fault, Injector
+from kd_perception.benchmark.hybrid.processes import Nodes
 from kd_perception.errors import BagError, RosInterfaceError
-from kd_perception.health.soak import Seen, Told
+from kd_perception.benchmark.hybrid.soak import Seen, Told
 
 READY_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 15.0

@@ -6,7 +6,7 @@ import types
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.messages.wire import read_result
-from kd_perception.cli.hybrid_faults import (
+from kd_perception.benchmark.hybrid.faults import (
     DURATIONS_S, Fault, garbage, Injector, OF_A_PROCESS, plan, STAMPS_BACK, STUDENT_KILL, TEACHER_KILL,
     TEACHER_STOP, wrong_stamp)
 from kd_perception.errors import BagError

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.cli.benchmark_node import describe_machine, publish_report
-from kd_perception.cli.demo_run import prepare_environment
-from kd_perception.cli.hybrid_faults import LEVELS, plan
-from kd_perception.cli.hybrid_load import IMAGE_DEPTH, Load
-from kd_perception.cli.hybrid_processes import Nodes
-from kd_perception.cli.hybrid_report import make_report, markdown, Run
+from kd_perception.benchmark.node import describe_machine, publish_report
+from kd_perception.demo.run import prepare_environment
+from kd_perception.benchmark.hybrid.faults import LEVELS, plan
+from kd_perception.benchmark.hybrid.load import IMAGE_DEPTH, Load
+from kd_perception.benchmark.hybrid.processes import Nodes
+from kd_perception.benchmark.hybrid.report import make_report, markdown, Run
 from kd_perception.processes.interrupts import remembered_interrupts
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.detection.onnx_detector import OnnxDetector
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         publish_report(report, markdown(report), args.out, STEM)
     if args.json:
         print(json.dumps(report))
-    from kd_perception.cli.hybrid_timeline import write_timeline
+    from kd_perception.benchmark.hybrid.timeline import write_timeline
     write_timeline(args.out / f'{STEM}.png', recorded, report)
     broken = [promise['promise'] for promise in report['promises'] if not promise['kept']]
     if broken:
@@ -171,7 +171,7 @@ def _images(source: Path | None, size: tuple[int, int]) -> list[np.ndarray]:
     import cv2
 
     from kd_perception.sources.any_source import open_source
-    from kd_perception.cli.demo_scene import draw_frame, FPS
+    from kd_perception.demo.scene import draw_frame, FPS
     limit = max(1, min(POOL_IMAGES, POOL_BYTES // (3 * size[0] * size[1])))
     if source is None:
         frames = [draw_frame(i / FPS) for i in range(limit)]

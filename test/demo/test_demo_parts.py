@@ -15,11 +15,13 @@ import pytest
 from kd_perception.messages import build as messages
 from kd_perception.messages.wire import write_result
 from kd_perception.messages.typestore import DIAGNOSTIC_ARRAY, message_class, serialize
-from kd_perception.cli import demo, demo_overview, demo_plan, demo_report, demo_timeline
-from kd_perception.cli.demo_answers import Answer, answers_of, detections_of, states_of, verified_figures
-from kd_perception.cli.demo_run import Child, prepare_environment
-from kd_perception.cli.demo_table import table
-from kd_perception.cli.demo_wire import DemoRun, PROVENANCE, STUDENT, TEACHER, VERIFIED
+from kd_perception.cli import demo
+from kd_perception.demo import (
+    overview as demo_overview, plan as demo_plan, report as demo_report, timeline as demo_timeline)
+from kd_perception.demo.answers import Answer, answers_of, detections_of, states_of, verified_figures
+from kd_perception.demo.run import Child, prepare_environment
+from kd_perception.demo.table import table
+from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT, TEACHER, VERIFIED
 from kd_perception.cli.main import main
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import ConfigError, RosInterfaceError
@@ -235,7 +237,7 @@ def test_the_timeline_is_drawn_whatever_is_missing(hybrid_run, tmp_path):
 @pytest.fixture
 def spec(tmp_path):
     pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-    from kd_perception.cli.rectangle_model import write_rectangle_model
+    from kd_perception.benchmark.rectangle_model import write_rectangle_model
     return str(write_rectangle_model(tmp_path / 'rectangles.onnx'))
 
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print and store."""
-    from kd_perception.cli.demo_run import prepare_environment
+    from kd_perception.demo.run import prepare_environment
     if not 1.0 <= args.seconds <= 600.0:
         raise RosInterfaceError(f'--seconds {args.seconds:g}: expected 1 to 600')
     model = resolve_model(args.model, models_folder()) if args.model else None
@@ -93,7 +93,7 @@ def measure(folder: Path, model: Path | None, threads: int, seconds: float, only
     :param model: None: the synthetic one.
     :return: the report, ready for JSON; durations in ms.
     """
-    from kd_perception.cli.rectangle_model import steps_for, write_rectangle_model
+    from kd_perception.benchmark.rectangle_model import steps_for, write_rectangle_model
     fast = model or write_rectangle_model(folder / 'fast.onnx', MODEL_HW)
     report: dict[str, Any] = {
         'machine': describe_machine(), 'model': model.name if model else 'synthetic rectangles',
@@ -143,7 +143,7 @@ class _Load:
         from sensor_msgs.msg import Image
         from vision_msgs.msg import Detection2DArray
 
-        from kd_perception.cli.demo_run import Child
+        from kd_perception.demo.run import Child
         from kd_perception.nodes.shared import qos
         rclpy.init(args=[])
         node = rclpy.create_node('benchmark')
@@ -229,7 +229,7 @@ def _startup(folder: Path, model: Path, parameters: dict) -> dict:
     import rclpy
     from vision_msgs.msg import LabelInfo
 
-    from kd_perception.cli.demo_run import Child
+    from kd_perception.demo.run import Child
     from kd_perception.nodes.shared import qos
 
     def python_ms(code: str) -> float:
