@@ -14,6 +14,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from kd_perception.detection.planar_yuv import decode_planar, PLANAR_ENCODINGS
 from kd_perception.errors import ImageError
 
 # Enough for any camera in use (8192 x 8192); a larger claim is a corrupt or hostile message.
@@ -47,6 +48,7 @@ class _Layout:
 _LAYOUTS = {
     'bgr8': _Layout('u1', 3),
     '8UC3': _Layout('u1', 3),
+    '8UC4': _Layout('u1', 4, cv2.COLOR_BGRA2BGR),
     'rgb8': _Layout('u1', 3, cv2.COLOR_RGB2BGR),
     'bgra8': _Layout('u1', 4, cv2.COLOR_BGRA2BGR),
     'rgba8': _Layout('u1', 4, cv2.COLOR_RGBA2BGR),
@@ -55,10 +57,16 @@ _LAYOUTS = {
     'mono16': _Layout('u2', 1, cv2.COLOR_GRAY2BGR),
     'bgr16': _Layout('u2', 3),
     'rgb16': _Layout('u2', 3, cv2.COLOR_RGB2BGR),
+    'bgra16': _Layout('u2', 4, cv2.COLOR_BGRA2BGR),
+    'rgba16': _Layout('u2', 4, cv2.COLOR_RGBA2BGR),
     'bayer_rggb8': _Layout('u1', 1, cv2.COLOR_BayerBG2BGR),
     'bayer_bggr8': _Layout('u1', 1, cv2.COLOR_BayerRG2BGR),
     'bayer_gbrg8': _Layout('u1', 1, cv2.COLOR_BayerGR2BGR),
     'bayer_grbg8': _Layout('u1', 1, cv2.COLOR_BayerGB2BGR),
+    'bayer_rggb16': _Layout('u2', 1, cv2.COLOR_BayerBG2BGR),
+    'bayer_bggr16': _Layout('u2', 1, cv2.COLOR_BayerRG2BGR),
+    'bayer_gbrg16': _Layout('u2', 1, cv2.COLOR_BayerGR2BGR),
+    'bayer_grbg16': _Layout('u2', 1, cv2.COLOR_BayerGB2BGR),
     'yuv422': _Layout('u1', 2, cv2.COLOR_YUV2BGR_UYVY),
     'uyvy': _Layout('u1', 2, cv2.COLOR_YUV2BGR_UYVY),
     'yuv422_yuy2': _Layout('u1', 2, cv2.COLOR_YUV2BGR_YUY2),
@@ -66,7 +74,9 @@ _LAYOUTS = {
     '32FC1': _Layout('f4', 1, cv2.COLOR_GRAY2BGR),
     '32FC3': _Layout('f4', 3),
 }
-SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
+SUPPORTED_ENCODINGS = (*_LAYOUTS, *PLANAR_ENCODINGS)
+# Drivers write YUYV or NV12 too; no two encodings differ in their case alone.
+_SPELLINGS = {name.lower(): name for name in SUPPORTED_ENCODINGS}
 
 
 def decode_raw(
@@ -74,26 +84,29 @@ def decode_raw(
     """
     Decode the fields of a `sensor_msgs/Image`.
 
-    :param encoding: one of `SUPPORTED_ENCODINGS`. 16-bit values are scaled by 255/65535; floats
+    :param encoding: one of `SUPPORTED_ENCODINGS`, in any case. 16-bit values are scaled by 255/65535; floats
         are taken as intensities in [0, 1], and as BGR when they have three channels.
     :param step: bytes from one row to the next, padding included; the last row's padding may be
-        missing from `data`.
+        missing from `data`. Of planar YUV: of the brightness plane.
     :param data: any C-contiguous buffer of bytes.
     :return: (height, width, 3) uint8 BGR. For bgr8 and 8UC3 this is a view of `data`, padding
         skipped and nothing copied: treat it as read-only.
     :raises ImageError: with a reason out of `REASONS`.
     """
-    layout = _LAYOUTS.get(encoding)
-    if layout is None:
+    known = _SPELLINGS.get(encoding.lower())
+    if known is None:
         raise ImageError('unsupported_encoding',
-                         f'{encoding[:40]!r}; decoded here: {", ".join(SUPPORTED_ENCODINGS)}')
+                         f'{encoding[:40]!r} is none of the {len(SUPPORTED_ENCODINGS)} that are decoded')
     check_size(height, width)
+    if known in PLANAR_ENCODINGS:
+        return decode_planar(known, height, width, step, data)
+    layout = _LAYOUTS[known]
     itemsize = np.dtype(layout.dtype).itemsize
-    row_bytes = width * layout.channels * itemsize
+    # Two pixels of packed YUV share their colour: the last of an odd row has a hidden neighbour.
+    stored = width + width % 2 if layout.channels == 2 else width
+    row_bytes = stored * layout.channels * itemsize
     if step < row_bytes:
         raise ImageError('bad_step', f'{step}, expected at least {row_bytes} for {width} px of {encoding}')
-    if layout.channels == 2 and width % 2:
-        raise ImageError('bad_step', f'{encoding} needs an even width, got {width}')
     needed = step * (height - 1) + row_bytes
     buffer = memoryview(data).cast('B')
     if buffer.nbytes < needed:
@@ -101,13 +114,19 @@ def decode_raw(
             'short_data', f'{buffer.nbytes} bytes, expected {needed} for {width}x{height} {encoding}')
     order = '>' if is_bigendian else '<'
     pixels = np.ndarray(
-        (height, width, layout.channels), dtype=np.dtype(layout.dtype).newbyteorder(order), buffer=buffer,
+        (height, stored, layout.channels), dtype=np.dtype(layout.dtype).newbyteorder(order), buffer=buffer,
         strides=(step, layout.channels * itemsize, itemsize))
     if layout.dtype != 'u1':
         pixels = _to_uint8(pixels, encoding)
     if layout.to_bgr is None:
         return pixels
-    return cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_bgr)
+    image = cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_bgr)
+    return image if stored == width else np.ascontiguousarray(image[:, :width])
+
+
+def is_supported(encoding: str) -> bool:
+    """Tell whether `decode_raw` knows an encoding."""
+    return encoding.lower() in _SPELLINGS
 
 
 def check_size(height: int, width: int) -> None:

@@ -3,8 +3,10 @@
 
 import types
 
+import cv2
 from hypothesis import given, strategies as st
 from kd_perception.detection.image import decode_raw, REASONS, SUPPORTED_ENCODINGS
+from kd_perception.detection.planar_yuv import PLANAR_ENCODINGS
 from kd_perception.errors import ImageError
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ ORACLE = {'bgr8': (1, 3), '8UC3': (1, 3), 'rgb8': (1, 3), 'bgra8': (1, 4), 'rgba
           '8UC1': (1, 1), 'mono16': (2, 1), 'bgr16': (2, 3), 'rgb16': (2, 3), 'bayer_rggb8': (1, 1),
           'bayer_bggr8': (1, 1), 'bayer_gbrg8': (1, 1), 'bayer_grbg8': (1, 1),
           'yuv422': (1, 2), 'uyvy': (1, 2),
-          'yuv422_yuy2': (1, 2), 'yuyv': (1, 2)}
+          'yuv422_yuy2': (1, 2), 'yuyv': (1, 2), '8UC4': (1, 4), 'bgra16': (2, 4), 'rgba16': (2, 4),
+          'bayer_rggb16': (2, 1), 'bayer_bggr16': (2, 1), 'bayer_gbrg16': (2, 1),
+          'bayer_grbg16': (2, 1)}
 
 
 def padded(rows, padding):
@@ -30,7 +34,7 @@ def padded(rows, padding):
 def oracle_bgr(encoding, rows, is_bigendian):
     """What rosbags-image makes of the same pixels (it ignores step, so it gets them unpadded)."""
     # It calls 8UC1 generic; as an intensity image it is mono8, and 8UC3 is bgr8.
-    encoding = {'8UC1': 'mono8', '8UC3': 'bgr8'}.get(encoding, encoding)
+    encoding = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8'}.get(encoding, encoding)
     message = types.SimpleNamespace(height=HEIGHT, width=WIDTH, encoding=encoding, is_bigendian=is_bigendian,
                                     step=rows.shape[1], data=rows.reshape(-1))
     return rosbags_image.message_to_cvimage(message, 'bgr8')
@@ -49,7 +53,69 @@ def test_agrees_with_rosbags_image(encoding, padding):
 
 
 def test_every_encoding_is_compared_or_a_float():
-    assert set(SUPPORTED_ENCODINGS) == set(ORACLE) | {'32FC1', '32FC3'}
+    assert set(SUPPORTED_ENCODINGS) == set(ORACLE) | {'32FC1', '32FC3'} | set(PLANAR_ENCODINGS)
+
+
+def bt601(y, u, v):
+    """Return BGR of limited-range BT.601 values (ITU-R BT.601-7, 2.5), in floats."""
+    y, u, v = 255 / 219 * (y.astype(float) - 16), u - 128.0, v - 128.0
+    scale = 255 / 224
+    blue, red = y + 1.772 * scale * u, y + 1.402 * scale * v
+    green = y - scale * (0.344136 * u + 0.714136 * v)
+    return np.clip(np.stack([blue, green, red], axis=-1), 0, 255)
+
+
+@pytest.mark.parametrize('size_hw', [(6, 8), (5, 7), (5, 8), (6, 7), (1, 1)])
+@pytest.mark.parametrize('padding', [0, 6])
+@pytest.mark.parametrize('encoding', PLANAR_ENCODINGS)
+def test_planar_yuv_is_what_its_definition_says(encoding, padding, size_hw):
+    """Planes are laid out by V4L2's definition, noise in the padding; each pixel by the equation."""
+    height, width = size_hw
+    down = {'16': 1, '61': 1, '24': 1, '42': 1}.get(encoding[2:], 2)
+    across = 1 if encoding[2:] in ('24', '42') else 2
+    random = np.random.default_rng(7)
+    luma = random.integers(16, 236, (height, width), np.uint8)
+    u, v = random.integers(64, 192, (2, -(-height // down), -(-width // across)), np.uint8)
+    first, second = (v, u) if encoding in ('nv21', 'nv61', 'nv42', 'yv12') else (u, v)
+    step = width + padding
+
+    def rows(plane, stride):
+        noise = random.integers(0, 256, (len(plane), stride - plane.shape[1]), np.uint8)
+        return np.concatenate([plane, noise], axis=1).tobytes()
+
+    if encoding.startswith('nv'):
+        pair = np.stack([first, second], axis=-1).reshape(len(u), -1)
+        colour = rows(pair, -(-step // across) * 2)
+    else:
+        colour = rows(first, -(-step // 2)) + rows(second, -(-step // 2))
+    data = rows(luma, step) + colour
+    wide_u, wide_v = (np.repeat(np.repeat(plane, down, axis=0), across, axis=1)[:height, :width]
+                      for plane in (u, v))
+    expected = bt601(luma, wide_u, wide_v)
+    for name in (encoding, encoding.upper()):
+        image = decode_raw(name, height, width, step, 0, data)
+        assert image.shape == (height, width, 3) and np.abs(image - expected).max() <= 2
+    if not padding:     # some drivers give the bytes of a row of all planes
+        assert np.array_equal(decode_raw(encoding, height, width, 3 * width, 0, data), image)
+    with pytest.raises(ImageError, match='short_data'):
+        decode_raw(encoding, height, width, step, 0, data[:height * step])
+
+
+@pytest.mark.parametrize('encoding,code', [
+    ('nv12', cv2.COLOR_YUV2BGR_NV12), ('nv21', cv2.COLOR_YUV2BGR_NV21), ('i420', cv2.COLOR_YUV2BGR_I420),
+    ('yv12', cv2.COLOR_YUV2BGR_YV12)])
+def test_planar_yuv_is_what_opencv_makes_of_its_own_layout(encoding, code):
+    data = np.random.default_rng(3).integers(0, 256, (36, 32), np.uint8)
+    expected = cv2.cvtColor(data, code)
+    assert np.array_equal(decode_raw(encoding, 24, 32, 32, 0, data.tobytes()), expected)
+
+
+@pytest.mark.parametrize('encoding', ['yuv422', 'yuyv'])
+def test_packed_yuv_of_odd_width(encoding):
+    rows = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH * 2), np.uint8)
+    whole = decode_raw(encoding, HEIGHT, WIDTH, WIDTH * 2, 0, rows.tobytes())
+    odd = decode_raw(encoding, HEIGHT, WIDTH - 1, WIDTH * 2, 0, rows.tobytes())
+    assert np.array_equal(odd, whole[:, :-1])
 
 
 @pytest.mark.parametrize('encoding,channels', [('mono16', 1), ('bgr16', 3)])
@@ -92,7 +158,10 @@ def raw_case(reason, **changes):
     raw_case('too_large', height=2**31, width=2**31, step=2**32 - 1),
     raw_case('bad_step', step=11),
     raw_case('bad_step', step=0),
-    raw_case('bad_step', encoding='yuv422', width=3),
+    raw_case('bad_step', encoding='yuv422', width=3, step=6),
+    raw_case('bad_step', encoding='nv12', step=3),
+    raw_case('short_data', encoding='nv12', step=4, data=bytes(23)),
+    raw_case('short_data', encoding='yv12', step=5, data=bytes(30)),
     raw_case('short_data', data=bytes(47)),
     raw_case('short_data', data=b''),
     raw_case('short_data', step=10**9),

@@ -54,7 +54,7 @@ def image_to_bgr(message: Image, bridge: Callable[[], Any] = load_cv_bridge) -> 
     :return: (H, W, 3) uint8 BGR; for bgr8 a view of the message's data, so read-only by agreement.
     :raises ImageError: with one of `detection.image.REASONS`.
     """
-    if message.encoding in image_decoding.SUPPORTED_ENCODINGS:
+    if image_decoding.is_supported(message.encoding):
         return image_decoding.decode_raw(message.encoding, message.height, message.width, message.step,
                                          message.is_bigendian, message.data)
     image_decoding.check_size(message.height, message.width)
