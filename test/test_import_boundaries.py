@@ -37,7 +37,7 @@ THIRD_PARTY = {
     'models': {'onnx', 'yaml'},
     'processes': set(),
     'sources': {'cv2', 'numpy'},
-    'detection': {'cv2', 'numpy', 'onnxruntime', 'openvino', 'simplejpeg', 'yaml'},
+    'detection': {'PIL', 'cv2', 'numpy', 'onnxruntime', 'openvino', 'simplejpeg', 'yaml'},
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
     'fallback': {'cv2', 'numpy', 'yaml'},
     'drift': {'numpy', 'yaml'},

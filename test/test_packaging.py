@@ -25,7 +25,7 @@ ROSDEP_KEYS = {
     'backports': 'python3-rosbags-pip', 'compression': 'python3-rosbags-pip',
     'cv2': 'python3-opencv', 'matplotlib': 'python3-matplotlib', 'mcap': 'mcap-ros2-support',
     'numpy': 'python3-numpy', 'onnx': None, 'onnxruntime': 'python3-onnxruntime-pip',
-    'psutil': 'python3-psutil', 'rosbags': 'python3-rosbags-pip',
+    'PIL': 'python3-pil', 'psutil': 'python3-psutil', 'rosbags': 'python3-rosbags-pip',
     'simplejpeg': 'python3-simplejpeg-pip', 'torch': None, 'tqdm': 'python3-tqdm',
     'yaml': 'python3-yaml', 'hypothesis': 'python3-hypothesis', 'pytest': 'python3-pytest',
     'ncnn': None, 'openvino': None, 'prometheus_client': None, 'pycocotools': None,

@@ -4,10 +4,14 @@ Decoding of compressed images, of messages and files alike: an image that is not
 
 libjpeg fills what it misses with grey or shifted pixels and only warns; OpenCV keeps the warning for itself.
 So JPEG goes through libjpeg-turbo itself (simplejpeg), whose warnings are errors here; pixels are the same.
+
+One rule for orientation: an image is seen upright, as viewers and labelling tools show it. What its EXIF data
+say is applied here, for every image of a file or message; sizes and boxes are those of the upright image.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -24,6 +28,11 @@ _JPEG = b'\xff\xd8'
 _APP0, _SEQUENTIAL, _TABLES, _SCAN = 0xE0, (0xC0, 0xC1), 0xC4, 0xDA
 # Longer than any block of a sequential image that is not flat.
 _ZEROS = bytes(32)
+_TIFF = (b'II*\0', b'MM\0*')
+# Of JPEG, PNG and WebP.
+_EXIF_MARKS = (b'Exif\0\0', b'eXIf', b'EXIF')
+_ORIENTATION_TAG = 0x0112
+_ROTATIONS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -38,7 +47,7 @@ def decode_compressed(data, image_format: str = '') -> np.ndarray:
     :param data: any C-contiguous buffer of bytes.
     :param image_format: the message's `format`; compressedDepth is refused, otherwise the data's
         own signature decides.
-    :return: (H, W, 3) uint8 BGR, as stored (EXIF orientation is not applied).
+    :return: (H, W, 3) uint8 BGR, upright.
     :raises ImageError: with a reason out of `detection.image.REASONS`.
     """
     if 'compresseddepth' in image_format.lower():
@@ -50,9 +59,9 @@ def decode_compressed(data, image_format: str = '') -> np.ndarray:
     if not buffer.nbytes:
         raise ImageError('short_data', 'the compressed image is empty')
     if buffer[:2] == _JPEG:
-        return _decode_jpeg(buffer)
+        return _upright(_decode_jpeg(buffer), orientation_of(buffer))
     if buffer[:8] == _PNG:
-        return _decode_png(buffer)
+        return _upright(_decode_png(buffer), orientation_of(buffer))
     raise ImageError('unsupported_encoding', f'{image_format[:40]!r}: the data is neither JPEG nor PNG')
 
 
@@ -60,14 +69,42 @@ def decode_image_file(data: bytes, name: str) -> np.ndarray:
     """
     Decode the content of an image file: JPEG and PNG as above, whatever its name, else what OpenCV reads.
 
-    :param name: for messages. :return: (H, W, 3) uint8 BGR.
+    :param name: for messages. :return: (H, W, 3) uint8 BGR, upright.
     :raises ImageError: with a reason out of `detection.image.REASONS`.
     """
     if data[:2] == _JPEG or data[:8] == _PNG:
         return decode_compressed(data, name)
     image = _imdecode(data, name)
     check_size(*image.shape[:2])
-    return image
+    # OpenCV turns TIFF whatever it is told.
+    return image if data[:4] in _TIFF else _upright(image, orientation_of(data))
+
+
+def orientation_of(data) -> int:
+    """
+    Return how an encoded image lies, by its EXIF data (tag 0x0112, EXIF 2.32, 4.6.4).
+
+    :return: 1, upright, to 8; 1 also where it does not say, or not in order.
+    """
+    encoded = bytes(data)
+    if not any(mark in encoded for mark in _EXIF_MARKS) and encoded[:4] not in _TIFF:
+        return 1
+    from PIL import Image       # for the few images that need it
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:           # Pillow's errors on damaged or hostile bytes are of many kinds
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation in (5, 7):       # mirrored along a diagonal
+        image = cv2.transpose(image)
+        return cv2.rotate(image, cv2.ROTATE_180) if orientation == 7 else image
+    if orientation in (2, 4):
+        return cv2.flip(image, 1 if orientation == 2 else 0)
+    return cv2.rotate(image, _ROTATIONS[orientation]) if orientation in _ROTATIONS else image
 
 
 def _imdecode(data, what: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader
 from kd_perception.sources.any_source import open_source
+from kd_perception.sources.folders import NO_STAMPS
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import BagError, EvaluationError, ImageError, LabelError
 from kd_perception.evaluation.frame_set import FrameSet, names as some_names, NO_DETECTIONS, NO_LABELS
@@ -147,8 +148,8 @@ def _run_model(job: ReplayJob, labels: LabelSource, result: Replay) -> None:
                 found.detections.scores))
             result.image_hw.append(image.shape[:2])
             result.signals.append(measure_scene(image))
-        if source.kind != 'folder':  # a folder's only problem is that it has no time stamps; none are needed
-            result.problems += [f'{job.source}: {line}' for line in source.problems]
+        # Time stamps of a folder are not needed.
+        result.problems += [f'{job.source}: {line}' for line in source.problems if NO_STAMPS not in line]
         result.lost_messages = source.lost
     result.sha256['images'] = digest.hexdigest()
 

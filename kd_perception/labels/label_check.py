@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from kd_perception.sources.folders import images_in, read_image_file
+from kd_perception.detection.compressed import decode_image_file, orientation_of
+from kd_perception.sources.folders import images_in, read_image_bytes
 from kd_perception.detection.boxes import box_iou, clip_boxes
 from kd_perception.errors import ImageError, LabelError
 from kd_perception.labels.kitti_text import (
@@ -75,6 +76,7 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
         raise LabelError(f'{labels}: no label file (*.txt)' if found else f'{images}: holds no image')
     result.images, result.label_files = len(found), len(frames)
     unknown: Counter = Counter()
+    turned = 0
     for name, path in frames.items():
         before = len(result.errors)
         objects, numbers = _read(path, result)
@@ -88,10 +90,12 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
             if image.suffix not in _TRAINING_SUFFIXES:
                 result.errors.append(f'{image}: training reads {" ".join(_TRAINING_SUFFIXES)} only')
             try:
-                pixels = read_image_file(image)
+                data = read_image_bytes(image)
+                pixels = decode_image_file(data, image.name)
             except ImageError as error:
                 result.errors.append(f'{image}: {error}')
             else:
+                turned += orientation_of(data) != 1
                 result.image_hw[name] = (int(pixels.shape[0]), int(pixels.shape[1]))
                 _check_boxes(path, objects, numbers, result.image_hw[name], result)
                 if look is not None:
@@ -105,6 +109,9 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
     for name in classes if tuple(classes) != CLASSES else ():
         if not result.objects[name]:
             result.warnings.append(f'{labels}: class {name!r}: no label has it')
+    if turned:
+        result.warnings.append(f'{images}: {turned} images are turned upright, as their EXIF data say; '
+                               'their boxes must be those of the upright image')
     unlabelled = [path.name for stem, path in files.items() if stem not in frames]
     if unlabelled:
         result.warnings.append(f'{images}: {len(unlabelled)} images have no label file and are not used, '

@@ -18,6 +18,7 @@ from kd_perception.sources.frames import Camera, DEFAULT_FPS, Frame, FrameSource
 from kd_perception.messages.build import parse_header
 from kd_perception.bags.reader import BagReader, BagTopic, is_bag
 from kd_perception.bags.salvage import Record
+from kd_perception.messages.wire import SerializedImage
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, deserialize, IMAGE
 from kd_perception.sources.videos import VideoSource
 from kd_perception.detection.compressed import decode_compressed
@@ -171,9 +172,10 @@ class BagSource(FrameSource):
             yield Frame(
                 camera, stamp_ns, frame_id, f'{number:06d}', number, record.log_ns, record.topic,
                 record.msgtype, record.raw,
-                _decode=functools.partial(decode_image_message, record.raw, record.msgtype),
+                _decode=functools.partial(self._decode, record),
                 _encoded=functools.partial(_encoded_of_message, record.raw)
                 if record.msgtype == COMPRESSED_IMAGE else None)
+        self.note_turned()
         if unstamped:
             self.note(f'{unstamped} images had no stamp and got their log time')
         if damaged:
@@ -181,6 +183,13 @@ class BagSource(FrameSource):
         for problem in self._bag.problems:
             self.note(problem)
         self.lost = None if self._bag.lost_messages is None else self._bag.lost_messages + damaged
+
+    def _decode(self, record: Record) -> np.ndarray:
+        image = decode_image_message(record.raw, record.msgtype)
+        if record.msgtype == COMPRESSED_IMAGE:
+            self.note_orientation((record.topic, record.log_ns),
+                                  SerializedImage.read(record.raw, compressed=True).data)
+        return image
 
 
 def _is_camera_topic(topic: BagTopic) -> bool:

@@ -21,6 +21,7 @@ from kd_perception.files import natural_key, read_text
 
 _JPEG_PNG = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
 IMAGE_SUFFIXES = (*_JPEG_PNG, '.bmp', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
+NO_STAMPS = 'no time stamps'
 MAX_IMAGES = 10_000_000
 MAX_TIMESTAMP_BYTES = 2 ** 30
 _DATE_LINE = re.compile(r'(\d{4})-(\d{2})-(\d{2})[ T](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?$')
@@ -39,7 +40,7 @@ def read_image_file(path: Path) -> np.ndarray:
     """
     Decode an image file.
 
-    :return: (H, W, 3) uint8 BGR, as stored (EXIF orientation is not applied).
+    :return: (H, W, 3) uint8 BGR, upright (see `detection.compressed`).
     :raises ImageError: missing, too large, truncated or not an image.
     """
     return decode_image_file(read_image_bytes(path), path.name)
@@ -158,7 +159,7 @@ class FolderSource(FrameSource):
         stamps_file = Path(timestamps) if timestamps else _find_timestamps(folder)
         if stamps_file is None:
             stamps = [START_STAMP_NS + round(i * NS_PER_S / self._fps) for i in range(len(files))]
-            self.note(f'{folder.name}: no time stamps, {self._fps:g} frames a second are assumed')
+            self.note(f'{folder.name}: {NO_STAMPS}, {self._fps:g} frames a second are assumed')
         else:
             if not stamps_file.is_file():
                 raise BagError(f'{stamps_file}: no such file of time stamps')
@@ -168,7 +169,15 @@ class FolderSource(FrameSource):
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, of several cameras in stamp order."""
         streams = [self._camera_frames(name) for name in self._images]
-        return heapq.merge(*streams, key=lambda frame: frame.stamp_ns)
+        try:
+            yield from heapq.merge(*streams, key=lambda frame: frame.stamp_ns)
+        finally:
+            self.note_turned()
+
+    def _read(self, path: Path) -> np.ndarray:
+        data = read_image_bytes(path)
+        self.note_orientation(path, data)
+        return decode_image_file(data, path.name)
 
     def _camera_frames(self, camera: str) -> Iterator[Frame]:
         files, stamps = self._images[camera]
@@ -178,7 +187,7 @@ class FolderSource(FrameSource):
             image_format = _JPEG_PNG.get(path.suffix.lower())
             yield Frame(
                 camera, stamp_ns, camera, path.stem if unique else path.name, index, stamp_ns,
-                _decode=functools.partial(read_image_file, path),
+                _decode=functools.partial(self._read, path),
                 _encoded=functools.partial(_read_encoded, path, image_format) if image_format else None)
 
 

@@ -12,6 +12,7 @@ from typing import Callable
 
 import numpy as np
 
+from kd_perception.detection.compressed import orientation_of
 from kd_perception.errors import BagError
 
 NS_PER_S = 1_000_000_000
@@ -19,6 +20,7 @@ NS_PER_S = 1_000_000_000
 START_STAMP_NS = NS_PER_S
 DEFAULT_CAMERA = 'camera'
 DEFAULT_FPS = 10.0
+_TURNED = 'images were turned upright, as their EXIF data say; boxes are those of the upright image'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,7 @@ class FrameSource:
         self.cameras: tuple[Camera, ...] = ()
         self.problems: list[str] = []
         self.lost: int | None = 0
+        self._turned: set = set()
 
     @property
     def frame_count(self) -> int | None:
@@ -108,6 +111,17 @@ class FrameSource:
 
     def close(self) -> None:
         """Release files; harmless when called twice."""
+
+    def note_orientation(self, key, encoded) -> None:
+        """Remember an encoded image that does not lie upright; `key` tells it from others."""
+        if orientation_of(encoded) != 1:
+            self._turned.add(key)
+
+    def note_turned(self) -> None:
+        """Say how many images were turned upright."""
+        if self._turned:
+            self.problems = [line for line in self.problems if not line.endswith(_TURNED)]
+            self.note(f'{len(self._turned)} {_TURNED}')
 
     def note(self, problem: str) -> None:
         """Keep a problem once, however often the source is iterated."""

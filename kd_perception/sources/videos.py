@@ -42,6 +42,7 @@ class VideoSource(FrameSource):
             height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             rate = capture.get(cv2.CAP_PROP_FPS)
+            turn = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
         finally:
             capture.release()
         if width <= 0 or height <= 0 or width * height > MAX_IMAGE_PIXELS:
@@ -49,6 +50,8 @@ class VideoSource(FrameSource):
         if not 0 < rate <= 1000:
             rate = DEFAULT_FPS
             self.note(f'the file gives no frame rate, {DEFAULT_FPS:g} frames a second are assumed')
+        if turn:
+            self.note(f'the frames are turned by {turn} degrees, as the video says')
         self.fps = fps or rate
         self.cameras = (Camera(one_camera(cameras, path), count=count if count > 0 else None),)
         self._jpeg = self._is_jpeg(height, width)

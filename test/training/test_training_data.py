@@ -6,6 +6,7 @@ import json
 
 import cv2
 import numpy as np
+from PIL import Image
 import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
@@ -86,6 +87,15 @@ def test_a_damaged_image_stops_training_with_its_name(root):
     training[0].path.write_bytes(data[:20_000] + data[22_000:])
     with pytest.raises(TrainingError, match=f'{training[0].name}.*: corrupt_compressed'):
         training[0].read()
+
+
+def test_training_sees_an_image_as_everybody_sees_it(root):
+    training, _ = load_dataset(root, DatasetSettings('scenes', (96, 128)))
+    path = training[0].path
+    pixels, exif = Image.open(path).convert('RGB'), Image.Exif()
+    exif[0x0112] = 6
+    pixels.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    assert np.array_equal(training[0].read(), np.asarray(pixels)[..., ::-1])
 
 
 def test_crop_keeps_boxes_on_their_pixels():
