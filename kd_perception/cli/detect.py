@@ -164,8 +164,9 @@ def _report(summary: dict, source: FrameSource, target: Path) -> int:
         print(f'{_COMMAND}: warning: {item["name"]}: {item["reason"]}: {item["detail"]}', file=sys.stderr)
     if skipped:
         total = len(skipped) + summary['frames_processed']
-        print(f'{_COMMAND}: warning: {len(skipped)} of {total} frames could not be decoded and were skipped',
-              file=sys.stderr)
+        reasons = Counter(item['reason'] for item in skipped)
+        print(f'{_COMMAND}: warning: {len(skipped)} of {total} frames were skipped: '
+              f'{", ".join(f"{count} {reason}" for reason, count in reasons.most_common())}', file=sys.stderr)
     if not summary['frames_processed']:
         print(f'{_COMMAND}: error: {summary["input"]}: not a single frame could be processed',
               file=sys.stderr)

@@ -203,8 +203,9 @@ def _report(summary: dict, out: Path) -> int:
             print(f'{_COMMAND}: warning: {entry["set"]}/{item["name"]}: {item["reason"]}: {item["detail"]}',
                   file=sys.stderr)
         if skipped:
-            print(f'{_COMMAND}: warning: {entry["set"]}: {len(skipped)} images could not be decoded and got '
-                  'no labels', file=sys.stderr)
+            reasons = Counter(item['reason'] for item in skipped).most_common()
+            print(f'{_COMMAND}: warning: {entry["set"]}: {len(skipped)} images got no labels: '
+                  f'{", ".join(f"{count} {reason}" for reason, count in reasons)}', file=sys.stderr)
         orphans = entry['label_files_without_image']
         if orphans:
             print(f'{_COMMAND}: warning: {entry["set"]}: {orphans} label files have no image and were left '

@@ -98,7 +98,7 @@ def parse_detection_array(raw: bytes) -> tuple:
     try:
         message = ts.deserialize(raw, ts.DETECTION_ARRAY)
     except Exception as error:  # the decoder's errors on hostile bytes are of many kinds
-        raise BagError(f'not a {ts.DETECTION_ARRAY} message: {error}') from None
+        raise BagError(f'not a {ts.DETECTION_ARRAY} message of vision_msgs 4 or later: {error}') from None
     boxes, scores, names = [], [], []
     for item in message.detections:
         if not item.results:

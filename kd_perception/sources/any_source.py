@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.sources.folders import FolderSource, IMAGE_SUFFIXES
+from kd_perception.sources.folders import FolderSource, IMAGE_SUFFIXES, images_in
+from kd_perception.sources.image_topics import left_out_line, split_topics
 from kd_perception.sources.frames import Camera, DEFAULT_FPS, Frame, FrameSource
 from kd_perception.messages.build import parse_header
+from kd_perception.bags.parts import ROSBAG1
 from kd_perception.bags.reader import BagReader, BagTopic, is_bag
 from kd_perception.bags.salvage import Record
 from kd_perception.messages.wire import SerializedImage
@@ -52,6 +54,8 @@ def open_source(path, cameras: Sequence[str] | None = None, fps: float | None = 
                 raise BagError(
                     f'{path}: a recording has stamps of its own; no frame rate or file of stamps applies')
             return BagSource(path, cameras)
+        if path.is_dir() and not images_in(path):
+            _refuse_ros1_bags(path)
         if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
             return FolderSource(path, cameras, fps or DEFAULT_FPS, timestamps)
         if timestamps is not None:
@@ -59,6 +63,12 @@ def open_source(path, cameras: Sequence[str] | None = None, fps: float | None = 
         return VideoSource(path, cameras, fps)
     except OSError as error:
         raise BagError(f'{path}: cannot be read ({error.strerror or error})') from None
+
+
+def _refuse_ros1_bags(folder: Path) -> None:
+    bags = [item.name for item in folder.iterdir() if item.suffix.lower() == ROSBAG1]
+    if bags:
+        raise BagError(f'{folder}: holds ROS 1 bags ({bags[0]}); convert them first (rosbags-convert)')
 
 
 def camera_of_topic(topic: str) -> str:
@@ -103,8 +113,8 @@ class BagSource(FrameSource):
     Header stamps are kept. A message without a stamp (0) gets its log time, and `problems` says how many; so
     does it for messages whose header cannot be read, which are left out and counted in `lost`.
 
-    :param cameras: names or topics; None takes every image topic except drawn ones (`debug_image`) and depth.
-        Of a camera recorded raw and compressed the raw topic is taken.
+    :param cameras: names or topics; None takes every image topic except depth, masks and drawn ones, which
+        `problems` names (see `sources.image_topics`). Of a camera recorded both ways the raw topic is taken.
     :raises BagError: unreadable, no image topic, or a camera that is not there.
     """
 
@@ -116,10 +126,12 @@ class BagSource(FrameSource):
         self.problems = list(self._bag.problems)
         self.lost = self._bag.lost_messages
         try:
-            chosen = _choose(self._bag.topics, cameras, path)
+            chosen, others = _choose(self._bag, cameras, path)
         except BagError:
             self._bag.close()
             raise
+        if others:
+            self.note(left_out_line(others))
         self.problems += _renamed_cameras(chosen)
         self._camera_of = {topic.name: name for name, topic in chosen.items()}
         self.cameras = tuple(
@@ -192,14 +204,6 @@ class BagSource(FrameSource):
         return image
 
 
-def _is_camera_topic(topic: BagTopic) -> bool:
-    if topic.msgtype not in (IMAGE, COMPRESSED_IMAGE):
-        return False
-    name = topic.name.removesuffix('/compressed')
-    # Drawn by a detector, or compressed depth; neither is a camera's picture.
-    return not (name.endswith('/debug_image') or name.endswith('/compressedDepth') or '/teacher/' in name)
-
-
 def camera_names(topics: Sequence[str]) -> dict[str, str]:
     """
     Name the camera of each image topic, all differently but for a camera's raw and compressed topic.
@@ -223,20 +227,23 @@ def camera_names(topics: Sequence[str]) -> dict[str, str]:
     return {topic: names[base(topic)] for topic in topics}
 
 
-def _choose(topics: dict[str, BagTopic], cameras: Sequence[str] | None, path) -> dict[str, BagTopic]:
+def _choose(bag: BagReader, cameras: Sequence[str] | None,
+            path) -> tuple[dict[str, BagTopic], dict[str, str]]:
+    topics = bag.topics
     images = [topic for topic in topics.values() if topic.msgtype in (IMAGE, COMPRESSED_IMAGE)]
     available = ', '.join(f'{topic.name} ({topic.count})' for topic in images) or 'none'
     if cameras is None:
         chosen: dict[str, BagTopic] = {}
         # Sorted by type, the raw topic of a camera comes after the compressed one and takes its place.
-        usable = [topic for topic in images if topic.count and _is_camera_topic(topic)]
+        usable, others = split_topics(bag)
         names = camera_names([topic.name for topic in usable])
         for topic in sorted(usable, key=lambda item: (item.msgtype == IMAGE, item.name)):
             chosen[names[topic.name]] = topic
         if not chosen:
+            more = f'; {left_out_line(others)}' if others else ''
             raise BagError(f'{path}: no camera topic with messages; image topics: {available}; '
-                           f'other topics: {len(topics) - len(images)}')
-        return dict(sorted(chosen.items()))
+                           f'other topics: {len(topics) - len(images)}{more}')
+        return dict(sorted(chosen.items())), others
     chosen = {}
     names = camera_names([topic.name for topic in images])
     for wanted in cameras:
@@ -247,7 +254,7 @@ def _choose(topics: dict[str, BagTopic], cameras: Sequence[str] | None, path) ->
         if not found:
             raise BagError(f'{path}: no camera {wanted!r}; image topics: {available}')
         chosen[names[found[0].name]] = found[0]
-    return chosen
+    return chosen, {}
 
 
 def _renamed_cameras(chosen: dict[str, BagTopic]) -> list[str]:
