@@ -118,7 +118,7 @@ def test_a_broken_image_is_skipped_counted_and_named(model, images, tmp_path, ca
     assert detect(model, images, tmp_path / 'out') == 0
     captured = capsys.readouterr()
     assert '000001: corrupt_compressed' in captured.err
-    assert '1 of 3 frames could not be decoded' in captured.err
+    assert '1 of 3 frames were skipped: 1 corrupt_compressed' in captured.err
     assert not (tmp_path / 'out' / '000001.txt').exists()
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert (summary['frames_processed'], summary['frames_skipped']) == (2, 1)
