@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import cv2
@@ -91,8 +92,10 @@ def orientation_of(data) -> int:
         return 1
     from PIL import Image       # for the few images that need it
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        with warnings.catch_warnings():     # on standard error they would name no file
+            warnings.simplefilter('ignore')
+            with Image.open(io.BytesIO(encoded)) as image:
+                orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:           # Pillow's errors on damaged or hostile bytes are of many kinds
         return 1
     return orientation if orientation in range(1, 9) else 1
