@@ -122,7 +122,7 @@ def write_resized(path: Path, input_hw: tuple[int, int], folder: Path) -> Path:
     if spec.input.hw == input_hw:
         return path
     resized = dataclasses.replace(spec, input=dataclasses.replace(spec.input, height=input_hw[0],
-                                                                  width=input_hw[1]))
+                                                                  width=input_hw[1], size_step=None))
     target = folder / f'{path.stem}_{input_hw[1]}x{input_hw[0]}.onnx'
     target.write_bytes(_with_shapes(content, resized, 1))
     try:

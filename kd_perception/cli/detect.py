@@ -18,6 +18,7 @@ from kd_perception.sources.any_source import open_source
 from kd_perception.labels.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.drawing import draw_detections
+from kd_perception.detection.input_size import parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
 from kd_perception.files import read_text, write_whole
@@ -66,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='threads of the model; default 0: one for each core')
     parser.add_argument('--provider', default='cpu', choices=tuple(PROVIDERS),
                         help='where the model runs (default: cpu)')
+    parser.add_argument('--input-size', default='camera', metavar='SIZE',
+                        help="camera (default): the images' aspect at the model's number of pixels, where "
+                             'the file allows it; model: the size in the file; WIDTHxHEIGHT')
     parser.add_argument('--overwrite', action='store_true',
                         help='write into a folder that is not empty; an earlier run is replaced')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -78,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
     if args.max_frames is not None and args.max_frames < 1:
         raise ConfigError(f'--max-frames is {args.max_frames}, expected at least 1')
     try:
-        options = ExecutionOptions(threads=args.threads, provider=args.provider)
+        options = ExecutionOptions(threads=args.threads, provider=args.provider,
+                                   input_size=parse_input_size(args.input_size))
     except ValueError as error:
-        raise ConfigError(f'--threads, --provider: {error}') from error
+        raise ConfigError(f'--threads, --provider, --input-size: {error}') from error
     detector = OnnxDetector.named(args.model, options)
     with open_source(args.input, args.camera, args.fps, args.timestamps) as source, _output(args) as output:
         return _detect(args, detector, source, output)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from kd_perception.detection.boxes import clip_boxes
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
 from kd_perception.detection.detections import Detections
+from kd_perception.detection.input_size import allowed_sizes, input_hw, InputSize
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.models.spec import InputSpec, ModelSpec
@@ -22,6 +25,8 @@ from kd_perception.detection.nms import nms
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
 
+# Sizes of input that a detector keeps sessions for: as many aspects as its cameras have.
+_KEPT_SIZES = 8
 # ONNX files are limited to 2 GiB by protobuf.
 MAX_MODEL_BYTES = (1 << 31) - 1
 
@@ -46,12 +51,14 @@ class ExecutionOptions:
         core between frames, so it is off by default.
     :param provider: one of `PROVIDERS`.
     :param allow_cpu_fallback: run on the CPU when the provider is not available, instead of failing.
+    :param input_size: what images are fitted into, where the model can have several sizes; see `input_size`.
     """
 
     threads: int = 1
     allow_spinning: bool = False
     provider: str = 'cpu'
     allow_cpu_fallback: bool = False
+    input_size: InputSize = 'camera'
 
     def __post_init__(self):
         """Check ranges."""
@@ -85,6 +92,15 @@ class Session(Protocol):
         """Compute the named outputs."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _AtSize:
+    """A session for one size of input, and a buffer of that size."""
+
+    session: Session
+    spec: ModelSpec
+    canvas: np.ndarray
+
+
 class OnnxDetector:
     """
     A detector made of a session and the facts of its model.
@@ -95,11 +111,15 @@ class OnnxDetector:
 
     def __init__(self, session: Session, spec: ModelSpec, input_name: str = 'images', sha256: str = '',
                  path: Path | None = None, provider: str = '',
-                 constants: dict[str, np.ndarray] | None = None):
+                 constants: dict[str, np.ndarray] | None = None,
+                 session_at: Callable[[tuple[int, int]], Session] | None = None,
+                 input_size: InputSize = 'model'):
         """
         Wrap a session whose inputs and outputs are known to match `spec`.
 
         :param constants: what the graph's other inputs are fed with.
+        :param session_at: makes a session for another (height, width); None: there is one size.
+        :param input_size: which size images are fitted into.
         """
         self.session = session
         self.spec = spec
@@ -109,7 +129,9 @@ class OnnxDetector:
         self._input_name = input_name
         self._constants = constants or {}
         self._output_names = list(output_shapes(spec))
-        self._canvas = np.empty((*spec.input.hw, 3), dtype=np.uint8)
+        self._session_at = session_at
+        self._input_size = input_size if session_at is not None else 'model'
+        self._sizes = OrderedDict({spec.input.hw: self._at(spec.input.hw, session)})
 
     @classmethod
     def load(cls, path: str | Path, options: ExecutionOptions = ExecutionOptions(),
@@ -146,10 +168,21 @@ class OnnxDetector:
         """
         session = create_session(model_bytes, options, path)
         spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+        names = _free_sizes(session, spec.input, path)
+        if isinstance(options.input_size, tuple) and not spec.input.allows(options.input_size):
+            height, width = options.input_size
+            raise ModelError(
+                f'{path}: input size {width}x{height}: the model takes {allowed_sizes(spec.input)}')
+
+        def session_at(hw: tuple[int, int]) -> Session:
+            return create_session(model_bytes, options, path, dict(zip(names, hw)))
+        if names:
+            session = session_at(spec.input.hw)
         input_name, constants = _check_inputs(session, spec.input, path)
         _check_outputs(session, spec, path)
         digest = hashlib.sha256(model_bytes).hexdigest()
-        return cls(session, spec, input_name, digest, path, session.get_providers()[0], constants)
+        return cls(session, spec, input_name, digest, path, session.get_providers()[0], constants,
+                   session_at if names else None, options.input_size)
 
     def warm_up(self, runs: int = 2) -> None:
         """
@@ -179,12 +212,13 @@ class OnnxDetector:
         max_detections = thresholds.max_detections if max_detections is None else max_detections
 
         start = time.perf_counter_ns()
-        letterbox, tensor = self._tensor(image_bgr)
+        size = self._size_for(image_bgr.shape[:2])
+        letterbox, tensor = self._tensor(image_bgr, size)
         preprocessed = time.perf_counter_ns()
-        outputs = self._infer(tensor)
+        outputs = self._infer(tensor, size)
         inferred = time.perf_counter_ns()
-        self._check_shapes(outputs)
-        kept = self._detections(outputs, score_threshold, nms_iou, max_detections)
+        self._check_shapes(outputs, size.spec)
+        kept = self._detections(outputs, size.spec, score_threshold, nms_iou, max_detections)
         boxes = clip_boxes(letterbox.to_image(kept.boxes_xyxy), letterbox.source_hw)
         inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         detections = Detections(boxes, kept.scores, kept.class_ids).select(inside)
@@ -198,29 +232,53 @@ class OnnxDetector:
 
         :raises ModelError: the session failed, or a shape is not as declared.
         """
-        outputs = self._infer(self._tensor(image_bgr)[1])
-        self._check_shapes(outputs)
+        size = self._size_for(image_bgr.shape[:2])
+        outputs = self._infer(self._tensor(image_bgr, size)[1], size)
+        self._check_shapes(outputs, size.spec)
         return [_as_float32(output) for output in outputs]
 
-    def _tensor(self, image_bgr: np.ndarray) -> tuple[Letterbox, np.ndarray]:
-        letterbox = Letterbox.fit(image_bgr.shape[:2], self.spec.input.hw, self.spec.input.fit)
-        letterbox.apply(image_bgr, self.spec.input.pad_value, out=self._canvas)
-        return letterbox, to_tensor(self._canvas, self.spec.input)
+    def input_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) px that an image of this size is fitted into."""
+        return input_hw(self.spec.input, self._input_size, image_hw)
 
-    def _infer(self, tensor: np.ndarray) -> list[np.ndarray]:
+    def _size_for(self, image_hw: tuple[int, int]) -> _AtSize:
+        """Return the session for an image; the first of a new size takes as long as loading the model."""
+        hw = self.input_hw(image_hw)
+        if hw not in self._sizes:
+            if len(self._sizes) >= _KEPT_SIZES:
+                self._sizes.popitem(last=False)
+            self._sizes[hw] = self._at(hw, self._session_at(hw))
+        self._sizes.move_to_end(hw)
+        return self._sizes[hw]
+
+    def _at(self, hw: tuple[int, int], session: Session) -> _AtSize:
+        spec = self.spec
+        if hw != spec.input.hw:
+            resized = dataclasses.replace(spec.input, height=hw[0], width=hw[1])
+            spec = dataclasses.replace(spec, input=resized)
+        return _AtSize(session, spec, np.empty((*hw, 3), dtype=np.uint8))
+
+    @staticmethod
+    def _tensor(image_bgr: np.ndarray, size: _AtSize) -> tuple[Letterbox, np.ndarray]:
+        spec = size.spec.input
+        letterbox = Letterbox.fit(image_bgr.shape[:2], spec.hw, spec.fit)
+        letterbox.apply(image_bgr, spec.pad_value, out=size.canvas)
+        return letterbox, to_tensor(size.canvas, spec)
+
+    def _infer(self, tensor: np.ndarray, size: _AtSize) -> list[np.ndarray]:
         try:
-            return self.session.run(self._output_names, {self._input_name: tensor, **self._constants})
+            return size.session.run(self._output_names, {self._input_name: tensor, **self._constants})
         except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
             raise ModelError(
                 f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
 
-    def _detections(self, outputs: list[np.ndarray], score_threshold: float, nms_iou: float,
+    def _detections(self, outputs: list[np.ndarray], spec: ModelSpec, score_threshold: float, nms_iou: float,
                     max_detections: int) -> Detections:
         """Return what is left of the candidates after suppression, with our class ids, px of the input."""
         classes, labels = self.spec.classes, self.spec.labels
         least = score_threshold if classes is None else classes.least_score(score_threshold)
         try:
-            candidates = decode([_as_float32(output) for output in outputs], self.spec, least)
+            candidates = decode([_as_float32(output) for output in outputs], spec, least)
         except ValueError as error:
             raise ModelError(f'{self.path or self.spec.name}: outputs cannot be decoded: {error}') from error
         if classes is not None:
@@ -229,8 +287,8 @@ class OnnxDetector:
             candidates.boxes_xyxy, candidates.scores, candidates.class_ids, nms_iou, max_detections))
         return kept if classes is None else classes.finished(kept, labels, score_threshold)
 
-    def _check_shapes(self, outputs: list[np.ndarray]) -> None:
-        for output, (name, shape) in zip(outputs, output_shapes(self.spec).items()):
+    def _check_shapes(self, outputs: list[np.ndarray], spec: ModelSpec) -> None:
+        for output, (name, shape) in zip(outputs, output_shapes(spec).items()):
             if not shape_fits(output.shape, shape):
                 raise ModelError(
                     f'{self.path or self.spec.name}: output {name!r} has shape {list(output.shape)}, '
@@ -281,10 +339,12 @@ def _as_float32(output: np.ndarray) -> np.ndarray:
     return output.astype(np.float32) if output.dtype == np.float16 else output
 
 
-def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) -> Any:
+def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path,
+                   sizes: dict[str, int] | None = None) -> Any:
     """
     Return an `onnxruntime.InferenceSession` of a serialised model; `path` is how messages name it.
 
+    :param sizes: of the dimensions that the graph leaves free, by name.
     :raises ModelError: the provider is not available, or the bytes are no model.
     """
     # Imported here: the rest of the core works, and imports fast, without it.
@@ -302,6 +362,8 @@ def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path) ->
     session_options.add_session_config_entry(
         'session.intra_op.allow_spinning', str(int(options.allow_spinning)))
     session_options.log_severity_level = 3
+    for name, size in (sizes or {}).items():
+        session_options.add_free_dimension_override_by_name(name, size)
     try:
         return ort.InferenceSession(model_bytes, session_options, providers=[provider])
     except Exception as error:
@@ -327,6 +389,19 @@ def _check_inputs(session: Any, spec: InputSpec, path: Path) -> tuple[str, dict[
             f'the metadata promise {spec.dtype} {_show(spec.shape)}')
     return image.name, {name: _constant(found[name], values, path)
                         for name, values in spec.constants.items()}
+
+
+def _free_sizes(session: Any, spec: InputSpec, path: Path) -> tuple[str, ...]:
+    """Return the names of the graph's free height and width; empty where the size is fixed."""
+    if spec.size_step is None:
+        return ()
+    shapes = [entry.shape for entry in session.get_inputs() if entry.name not in spec.constants]
+    sizes = [shape[spec.layout.index(axis)] for shape in shapes
+             if len(shape) == len(spec.layout) for axis in 'HW']
+    if len(sizes) != 2 or not all(isinstance(size, str) for size in sizes) or sizes[0] == sizes[1]:
+        raise ModelError(f'{path}: the metadata promise sizes of multiples of {spec.size_step} px, but the '
+                         f'graph does not leave height and width free: {shapes}')
+    return tuple(sizes)
 
 
 def _constant(entry: Any, values: tuple[float, ...], path: Path) -> np.ndarray:

@@ -67,6 +67,8 @@ class InputSpec:
         `color`, in grey levels (0..255). Must be absent with uint8 input.
     :param pad_value: grey level of the letterbox padding.
     :param fit: where the image goes in the input; see `letterbox.Placement`.
+    :param size_step: the graph takes any height and width that are multiples of this, at a cost that
+        grows with their product; `height` and `width` are what it was measured at. None: these alone.
     :param constants: values of the graph's other inputs, by name: sizes or scales that some exports
         ask for.
     """
@@ -80,6 +82,7 @@ class InputSpec:
     std: tuple[float, float, float] | None = None
     pad_value: int = 114
     fit: Placement = 'centre'
+    size_step: int | None = None
     constants: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -87,6 +90,9 @@ class InputSpec:
         _require(self.height > 0 and self.width > 0 and self.height * self.width <= MAX_IMAGE_PIXELS,
                  f'height and width must be positive and at most {MAX_IMAGE_PIXELS} px together')
         _require(0 <= self.pad_value <= 255, 'pad_value must be in 0..255')
+        _require(self.size_step is None or (
+            self.size_step > 0 and self.height % self.size_step == self.width % self.size_step == 0),
+                 'height and width must be multiples of size_step')
         _require((self.mean is None) == (self.std is None), 'mean and std belong together')
         _require(self.dtype != 'uint8' or self.mean is None, 'a uint8 input is normalised inside the graph')
         _require(self.std is None or all(value > 0 for value in self.std), 'std must be positive')
@@ -97,6 +103,13 @@ class InputSpec:
     def hw(self) -> tuple[int, int]:
         """(height, width) px."""
         return self.height, self.width
+
+    def allows(self, hw: tuple[int, int]) -> bool:
+        """Whether the graph takes images of this (height, width)."""
+        if hw == self.hw:
+            return True
+        return (self.size_step is not None and min(hw) > 0 and not any(side % self.size_step for side in hw)
+                and hw[0] * hw[1] <= MAX_IMAGE_PIXELS)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import dataclasses
 import re
 from typing import Any
 
+from kd_perception.detection.input_size import parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, PROVIDERS
 from kd_perception.health.camera_monitor import CameraLimits
 from kd_perception.drift.monitor import DriftSettings
@@ -56,6 +57,10 @@ DETECTOR_PARAMETERS = (
     ParameterSpec(
         'provider_fallback', 'bool', False,
         'True runs the model on the CPU, with a warning, where the provider is missing.'),
+    ParameterSpec(
+        'input_size', 'string', 'camera',
+        "Size that images are fitted into. camera: each camera's aspect at the model's number of pixels, "
+        'where the file allows it; model: the size in the file; WIDTHxHEIGHT.'),
     ParameterSpec(
         'enabled', 'bool', True,
         'False drops every image (counted as disabled) without leaving the active state.', changes='live'),
@@ -143,7 +148,8 @@ class DetectorSettings:
             reliable=values['image_reliability'] == 'reliable', image_depth=values['image_depth'],
             execution=ExecutionOptions(threads=values['threads'], allow_spinning=values['allow_spinning'],
                                        provider=values['provider'],
-                                       allow_cpu_fallback=values['provider_fallback']),
+                                       allow_cpu_fallback=values['provider_fallback'],
+                                       input_size=parse_input_size(values['input_size'])),
             thresholds=Thresholds(enabled=values['enabled'], score=tuned('score_threshold'),
                                   nms_iou=tuned('nms_iou'), max_detections=tuned('max_detections')),
             limits=CameraLimits(
@@ -168,6 +174,10 @@ def check_combination(values: Mapping[str, Any]) -> str:
     digest = values['expected_sha256']
     if digest and not re.fullmatch('[0-9a-fA-F]{64}', digest):
         return f'expected_sha256: {digest!r:.60} is not a sha256 in hexadecimal'
+    try:
+        parse_input_size(values['input_size'])
+    except ValueError as error:
+        return f'input_size: {error}'
     if not values['model']:
         return 'model: is empty, expected the path of an ONNX file or a name in the manifest'
     return ''

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 import warnings
 
 import numpy as np
@@ -75,11 +76,23 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool
     spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': layers})
     pack(model, coded, half=half)
     compact_names(model, layers)
+    if spec.input.size_step is not None:
+        _free_sizes(model)
     model.producer_name, model.producer_version = 'kd_perception', ''
     model.doc_string = f'{spec.name}: {", ".join(spec.labels)}'
     onnx.helper.set_model_props(model, spec.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _free_sizes(model: Any) -> None:
+    """Leave height and width of the one input (NHWC) free, and with them the sizes of all maps."""
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    dimensions[1].dim_param, dimensions[2].dim_param = 'height', 'width'
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for dimension in output.type.tensor_type.shape.dim[2:]:
+            dimension.Clear()
 
 
 def parity(network: nn.Module, detector: OnnxDetector, seed: int = 0) -> float:

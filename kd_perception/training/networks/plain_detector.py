@@ -158,6 +158,7 @@ class PlainDetector(FeatureNetwork):
             raise ValueError(f'levels: expected 1 to {len(channels) - 2}, got {levels}')
         self.classes, self.reg_max = classes, reg_max
         self.strides, self.coarsest_stride = STRIDES[:levels], STRIDES[len(channels) - 3]
+        self.size_step_px = self.coarsest_stride  # any multiple will do: nothing in it is of one size
         self.head_levels = tuple(f'level_{stride}' for stride in self.strides)
         widths = [scaled(count, width) for count in channels]
         neck = scaled(neck, width)

@@ -37,7 +37,8 @@ def detection_spec(name: str, labels: tuple[str, ...], input_hw: tuple[int, int]
         decoder = network.decoder_spec()
     else:
         decoder = DecoderSpec('gfl', network.strides, network.reg_max)
-    return ModelSpec(name, labels, InputSpec(*input_hw), decoder, thresholds, **facts)
+    size_step = getattr(network, 'size_step_px', None)
+    return ModelSpec(name, labels, InputSpec(*input_hw, size_step=size_step), decoder, thresholds, **facts)
 
 
 def torch_detector(network: nn.Module, spec: ModelSpec) -> OnnxDetector:
