@@ -52,12 +52,14 @@ class StateReport:
     :param message: the reasons in one line for the operator.
     :param for_ns: how long the state has lasted.
     :param changes: number of changes since the start.
+    :param image_missing: no image comes.
     """
 
     state: FallbackState
     message: str
     for_ns: int
     changes: int
+    image_missing: bool = False
 
     @property
     def level(self) -> Level:
@@ -119,4 +121,5 @@ class StateMonitor:
         if state is not self._state:
             self._state, self._since_ns = state, elapsed_ns
             self._changes += 1
-        return StateReport(state, held.message, elapsed_ns - self._since_ns, self._changes)
+        return StateReport(state, held.message, elapsed_ns - self._since_ns, self._changes,
+                           camera_ns >= self.settings.camera_silence_ns)

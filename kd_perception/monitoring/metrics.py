@@ -160,7 +160,8 @@ def _generic(source: str, key: str, text: str, labels: dict[str, str], refuse: R
         suffix, scale = _UNITS.get(unit, ('', 1.0))
         name = _word(group) + suffix
         labels = {**labels, 'key': rest} if rest else labels
-    kind = 'counter' if name.endswith('_total') else 'gauge'
+    # The whole name counts: a key TOTAL makes one that ends like a counter's.
+    kind = 'counter' if f'{_word(source)}_{name}'.endswith('_total') else 'gauge'
     value = _number(text, kind == 'counter')
     if not isinstance(value, float):
         refuse(value or BAD_NUMBER)

@@ -192,7 +192,7 @@ class DetectorNode(RobustLifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         reports = [self._swap.annotate(self._model_monitor.report()),
-                   *(c.monitor.report() for c in self._channels.values()),
+                   *(c.report() for c in self._channels.values()),
                    *(c.drift.report() for c in self._channels.values())]
         reports = [report.with_values(('lifecycle', self.state)) for report in reports]
         self.publish_safely(self._diagnostics, diagnostics_message(

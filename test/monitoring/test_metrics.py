@@ -57,7 +57,8 @@ def test_a_camera_of_a_detector():
         'camera_image_rate_hertz': 10.0, 'camera_processed_rate_hertz': float(told['processed_rate_hz']),
         'camera_image_age_seconds': 0.004, 'camera_silent_seconds': 0.0, 'camera_images_received_total': 5,
         'camera_images_processed_total': 2, 'camera_detections_total': 10,
-        'camera_images_dropped_total reason=superseded': 3,
+        'camera_images_dropped_total reason=superseded': 3, 'camera_publishers': 1,
+        'camera_images_lost_total': 2, 'camera_qos_mismatches_total': 0,
         'camera_latency_seconds quantile=0.5 stage=inference': 0.015,
         'camera_latency_seconds quantile=1 stage=inference': 0.020,
         'camera_latency_seconds quantile=0.99 stage=total': 0.030}
@@ -65,7 +66,7 @@ def test_a_camera_of_a_detector():
     assert {key: found[f'camera_state state={key}'] for key in CAMERA_STATES} == {
         **dict.fromkeys(CAMERA_STATES, 0), 'active': 1}
     # Nothing else: three stages with four quantiles.
-    assert len(found) == 8 + len(CAMERA_STATES) + 12 and not refused
+    assert len(found) == 11 + len(CAMERA_STATES) + 12 and not refused
 
 
 def test_a_model():
@@ -88,6 +89,7 @@ def test_a_camera_of_the_fallback():
         'fallback_latency_seconds quantile=0.95 stage=waited': 0.008,
         'fallback_latency_seconds quantile=0.5 stage=teacher': 0.040,
         'fallback_worst_lateness_seconds': 0.002, 'fallback_inputs_dropped_total reason=bad_image': 1,
+        'fallback_image_publishers': 1, 'fallback_images_lost_total': 2, 'fallback_qos_mismatches_total': 0,
         'fallback_frames_total': 100, 'fallback_frames_ambiguous_total': 30, 'fallback_frames_sent_total': 20,
         'fallback_frames_audited_total': 2, 'fallback_frames_probed_total': 1,
         'fallback_frames_denied_total reason=share_budget': 7, 'fallback_student_results_total': 100,
@@ -143,6 +145,7 @@ def test_drift():
     ('drift', 'frames_total', '12', 'drift_frames_total', {}, 12.0),
     ('drift', 'dropped.too_dark', '4', 'drift_dropped_total', {'reason': 'too_dark'}, 4.0),
     ('drift', 'update.p95_ms', '3', 'drift_latency_seconds', {'stage': 'update', 'quantile': '0.95'}, 0.003),
+    ('wheel', 'TOTAL', '12', 'wheel_total', {}, 12.0),
     ('drift', 'ready', 'true', 'drift_ready', {}, 1.0), ('drift', 'state', 'warming up', 'drift_state',
                                                          {'state': 'warming up'}, 1.0),
     ('', 'temperature', '41.5', 'node_temperature', {}, 41.5),

@@ -3,6 +3,8 @@
 
 import types
 
+import dataclasses
+
 from kd_perception.detection.detections import Detections
 from kd_perception.fallback.breaker import TeacherBreaker
 from kd_perception.fallback.provenance import Output, Provenance, Source
@@ -12,6 +14,7 @@ from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor
 from kd_perception.health.fallback_monitor import FallbackMonitor, recorder_report, teacher_report
 from kd_perception.levels import Level, Report
 from kd_perception.health.model_monitor import ModelMonitor
+from kd_perception.health.silent_topic import reception_values
 
 MS, S = 1_000_000, 1_000_000_000
 FACTS = (('name', 'rectangles'), ('version', '1.0'), ('path', '/models/a.onnx'), ('sha256', '12' * 32),
@@ -23,6 +26,11 @@ COUNTS = {
     'arbiter.stamps_not_rising': 1, 'arbiter.boxes_cut': 4, 'arbiter.source.student': 80,
     'arbiter.source.student-no-teacher': 10, 'arbiter.unverified.no_image': 5, 'arbiter.answer.accepted': 18,
     'breaker.requests': 20}
+
+
+def received(report):
+    """Add what a node knows of the reception."""
+    return dataclasses.replace(report, values=(*report.values, *reception_values(1, 2, 0)))
 
 
 def detector_reports(camera='front', images=3, lifecycle='active'):
@@ -40,7 +48,8 @@ def detector_reports(camera='front', images=3, lifecycle='active'):
     model = ModelMonitor(lambda: now[0])
     model.loaded((*FACTS, ('load_ms', '1500')), '12' * 6)
     model.inference_failed('no luck')
-    return [report.with_values(('lifecycle', lifecycle)) for report in (model.report(), monitor.report())]
+    return [report.with_values(('lifecycle', lifecycle)) for report in (
+        model.report(), received(monitor.report()))]
 
 
 def fallback_reports(camera='front', state=FallbackState.DEGRADED, active=True):
@@ -63,7 +72,7 @@ def fallback_reports(camera='front', state=FallbackState.DEGRADED, active=True):
     told = StateReport(state, 'teacher silent for 2.1 s', 5 * S, 4) if active else None
     facts = (('student', 'tiny'), ('student_sha256', 'ab' * 32), ('scorer', 'band'))
     reports = (teacher_report(breaker, facts, '', active, True, now[0]), *recorder_report(recorder),
-               monitor.report(told, COUNTS, 2 * MS))
+               received(monitor.report(told, COUNTS, 2 * MS)))
     return [report.with_values(('lifecycle', 'active' if active else 'inactive')) for report in reports]
 
 

@@ -12,10 +12,12 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from kd_perception.drift.camera_drift import CameraDrift
 from kd_perception.health.camera_monitor import CameraMonitor
-from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.levels import Report
+from kd_perception.nodes.detector.parameters import DetectorSettings
 from kd_perception.nodes.shared import qos
 from kd_perception.nodes.shared.conversions import label_info_message, stamp_to_ns
-from kd_perception.nodes.detector.parameters import DetectorSettings
+from kd_perception.nodes.shared.image_input import ImageInput
+from kd_perception.nodes.shared.throttle import Throttle
 
 
 class Frame(NamedTuple):
@@ -40,8 +42,10 @@ class CameraChannel:
         self._node = node
         self._throttle = throttle
         self._clock = clock
-        self._compressed = settings.compressed
-        self._image_qos = qos.image_input(settings.reliable, settings.image_depth)
+        message_type, topic = (
+            (CompressedImage, 'image_raw/compressed') if settings.compressed else (Image, 'image_raw'))
+        self._input = ImageInput(node, message_type, f'{name}/{topic}',
+                                 qos.image_input(settings.reliable, settings.image_depth), self.warn)
         self.detections = node.create_lifecycle_publisher(Detection2DArray, f'{name}/detections', qos.RESULTS)
         self.candidates = node.create_lifecycle_publisher(Detection2DArray, f'{name}/candidates', qos.RESULTS)
         self.label_info = node.create_lifecycle_publisher(LabelInfo, f'{name}/label_info', qos.LATCHED)
@@ -57,11 +61,8 @@ class CameraChannel:
         :param deliver: takes (camera, frame) on the executor's thread.
         """
         self._deliver = deliver
-        message_type, topic = (
-            (CompressedImage, 'image_raw/compressed') if self._compressed else (Image, 'image_raw'))
         self.monitor.set_active(True)
-        self._subscription = self._node.create_subscription(
-            message_type, f'{self.name}/{topic}', self._on_image, self._image_qos)
+        self._subscription = self._input.subscribe(self._on_image)
 
     def unsubscribe(self) -> None:
         """Stop receiving images."""
@@ -81,6 +82,11 @@ class CameraChannel:
         """Publish the class map (latched), stamped now."""
         header = Header(stamp=self._node.get_clock().now().to_msg())
         self._node.publish_safely(self.label_info, label_info_message(labels, threshold, header))
+
+    def report(self) -> Report:
+        """Return the camera's report; where no image comes, with the reason that the graph knows."""
+        report = self.monitor.report()
+        return self._input.annotate(report, dict(report.values)['state'] in ('waiting', 'stale'))
 
     def drop(self, reason: str, detail: str = '') -> None:
         """Count a lost frame; log it, at most once a second for a reason, unless it was lost on purpose."""

@@ -30,12 +30,13 @@ from kd_perception.detection.scene import measure_scene, SceneSignals
 from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.levels import Report
-from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.nodes.fallback.image_buffer import BufferedImage, ImageBuffer
+from kd_perception.nodes.fallback.parameters import FallbackNodeSettings
 from kd_perception.nodes.shared import qos
 from kd_perception.nodes.shared.conversions import ns_to_stamp
-from kd_perception.nodes.fallback.parameters import FallbackNodeSettings
-from kd_perception.nodes.fallback.image_buffer import BufferedImage, ImageBuffer
+from kd_perception.nodes.shared.image_input import ImageInput
 from kd_perception.nodes.shared.runtime import RCLError
+from kd_perception.nodes.shared.throttle import Throttle
 from kd_perception.recording.frames import HardFrame
 from kd_perception.recording.recorder import HardFrameRecorder
 
@@ -120,18 +121,17 @@ class FallbackChannel:
         self.teacher_image = node.create_lifecycle_publisher(
             self._image_type, f'{self.name}/teacher/{self._image_topic}',
             qos.image_input(settings.teacher_reliable))
+        self._input = ImageInput(node, self._image_type, f'{self.name}/{self._image_topic}',
+                                 qos.image_input(settings.reliable, settings.image_buffer), self._warn)
         self.monitor = FallbackMonitor(self.name, node.resolve_topic_name(self.name), clock)
 
     def subscribe(self) -> None:
         """Start to receive."""
-        depth = self._settings.image_buffer
-        for message_type, topic, callback, profile in (
-                (self._image_type, self._image_topic, self._on_image,
-                 qos.image_input(self._settings.reliable, depth)),
-                (Detection2DArray, self._settings.student_topic, self._on_student, qos.VERIFIED),
-                (Detection2DArray, 'teacher/detections', self._on_teacher, qos.VERIFIED)):
+        self._subscriptions.append(self._input.subscribe(self._on_message(self._on_image), raw=True))
+        for topic, callback in ((self._settings.student_topic, self._on_student),
+                                ('teacher/detections', self._on_teacher)):
             self._subscriptions.append(self._node.create_subscription(
-                message_type, f'{self.name}/{topic}', self._on_message(callback), profile, raw=True))
+                Detection2DArray, f'{self.name}/{topic}', self._on_message(callback), qos.VERIFIED, raw=True))
 
     def unsubscribe(self) -> None:
         """Stop receiving and publish what waits, with the student's results."""
@@ -172,7 +172,8 @@ class FallbackChannel:
     def report(self, active: bool) -> Report:
         """Return the camera's report."""
         state = self.logic.report(self._clock()) if active else None
-        return self.monitor.report(state, self.logic.counts(), self.logic.arbiter.worst_lateness_ns)
+        report = self.monitor.report(state, self.logic.counts(), self.logic.arbiter.worst_lateness_ns)
+        return self._input.annotate(report, state is not None and state.image_missing)
 
     def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         """Wrap a callback so that a fault of this package costs one message, not the node."""
@@ -357,7 +358,10 @@ class FallbackChannel:
 
     def _unusable(self, reason: str, detail: str) -> None:
         self.monitor.dropped(reason)
+        self._warn(reason, f'{reason}: {detail:.300}')
+
+    def _warn(self, reason: str, text: str) -> None:
         silent = self._throttle.permit((self.name, reason))
         if silent is not None:
             more = f'; {silent} more like it since the last such line' if silent else ''
-            self._node.get_logger().warning(f'camera {self.name}: {reason}: {detail:.300}{more}')
+            self._node.get_logger().warning(f'camera {self.name}: {text}{more}')
