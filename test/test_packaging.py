@@ -97,6 +97,13 @@ def test_every_import_is_a_declared_dependency(manifest):
         assert key is None or key in declared, f'package.xml lacks a dependency on {key} (import {name})'
 
 
+def test_every_ros_package_that_is_declared_is_imported(manifest):
+    """A key that nothing imports costs every user its installation."""
+    keys = {ROSDEP_KEYS.get(name, name) for name in imports(PACKAGE) | imports(ROOT / 'launch')}
+    # What imports nothing of it: brings the mcap module along.
+    assert set(depends(manifest, 'depend', 'exec_depend')) <= keys | {'mcap-ros2-support'}
+
+
 def test_every_import_of_a_test_is_a_declared_dependency(manifest):
     declared = set(depends(manifest, 'depend', 'exec_depend', 'test_depend'))
     helpers = {path.stem for path in (ROOT / 'test').rglob('*.py')}
@@ -121,7 +128,7 @@ def test_data_files_are_complete(tmp_path):
                 for path in (ROOT / folder).rglob('*')
                 if path.is_file() and '__pycache__' not in path.parts}
     assert expected, 'nothing to install'
-    assert installed == expected | {'package.xml'}
+    assert installed == expected | {'LICENSE', 'package.xml'}
     for name in installed:
         assert (share / name).read_bytes() == (ROOT / name).read_bytes()
     assert (tmp_path / 'share/ament_index/resource_index/packages/kd_perception').is_file()

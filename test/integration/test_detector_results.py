@@ -27,6 +27,15 @@ def test_boxes_classes_and_headers_are_exact(probe, start_detector, tmp_path, de
     result_of_nothing_is_empty(camera)
 
 
+def test_class_ids_may_be_the_numbers_of_label_info(probe, start_detector):
+    start_detector(class_ids='numbers')
+    camera = CameraClient(probe)
+    camera.wait_ready()
+    names = {str(entry.class_id): entry.class_name for entry in camera.label_info[-1].class_map}
+    found = boxes(camera.ask(image_message(IMAGE)))
+    assert [names[number] for number, *_ in found] == [name for name, *_ in IMAGE_BOXES]
+
+
 def test_boxes_are_in_source_pixels_of_each_frame(probe, start_detector):
     """Frames of other sizes than the model's input, one after another, padded rows included."""
     start_detector()

@@ -39,6 +39,7 @@ class CameraChannel:
                  clock: Callable[[], int]):
         """Create the publishers; they are silent until the node is active."""
         self.name = name
+        self.class_numbers = settings.class_numbers
         self._node = node
         self._throttle = throttle
         self._clock = clock

@@ -85,7 +85,8 @@ class FramePipeline:
         labels = detector.spec.labels
         found = result.detections.above(score) if wanted else result.detections
         try:
-            channel.detections.publish(_result_message(found, labels, message.header))
+            ids = [str(number) for number in range(len(labels))] if channel.class_numbers else labels
+            channel.detections.publish(_result_message(found, ids, message.header))
             if wanted:
                 channel.candidates.publish(_result_message(result.detections, labels, message.header))
         except Exception as error:  # RCLError: the middleware refused, or the context is shutting down

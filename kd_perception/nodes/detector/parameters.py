@@ -35,6 +35,10 @@ DETECTOR_PARAMETERS = (
         'Digest that the next model file must have; empty: what a manifest.yaml beside the file pins.',
         changes='live'),
     ParameterSpec(
+        'class_ids', 'string', 'names',
+        "What class_id of C/detections holds: the class's name, or its number in label_info; fallback_node "
+        'and replays read names.', choices=('names', 'numbers')),
+    ParameterSpec(
         'image_transport', 'string', 'raw',
         'raw reads C/image_raw, compressed reads C/image_raw/compressed.', choices=('raw', 'compressed')),
     ParameterSpec(
@@ -120,6 +124,7 @@ class DetectorSettings:
     cameras: tuple[str, ...]
     model: str
     expected_sha256: str
+    class_numbers: bool
     compressed: bool
     reliable: bool
     image_depth: int
@@ -144,6 +149,7 @@ class DetectorSettings:
         return cls(
             cameras=tuple(values['cameras']), model=values['model'],
             expected_sha256=values['expected_sha256'],
+            class_numbers=values['class_ids'] == 'numbers',
             compressed=values['image_transport'] == 'compressed',
             reliable=values['image_reliability'] == 'reliable', image_depth=values['image_depth'],
             execution=ExecutionOptions(threads=values['threads'], allow_spinning=values['allow_spinning'],
