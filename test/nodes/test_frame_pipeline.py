@@ -89,6 +89,7 @@ class Channel(CameraChannel):
         self.monitor.set_active(True)
         self.drift = Drift()
         self.detections, self.candidates, self.debug_image = Results(), Publisher(), Publisher()
+        self.class_numbers = False
         self._throttle = Throttle(10**9, clock)
         self._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=self.lines.append))
 
