@@ -79,7 +79,7 @@ def test_a_signal_while_a_node_imports_ends_it_without_a_word(domain, start):
                                  ('metrics_node', signal.SIGTERM), ('replay_node', signal.SIGINT))]
     for node, by, process in children:
         end = time.monotonic() + TIMEOUT_S
-        while not re.search(r'kd_perception\.nodes\.signals\n.*\n', process.log):
+        while not re.search(r'kd_perception\.nodes\.shared\.signals\n.*\n', process.log):
             assert process.alive and time.monotonic() < end, process.log
             time.sleep(0.002)
         assert process.stop(by) == 0, (node, process.log)
