@@ -61,6 +61,8 @@ def wheel_commands():
     class WheelForRos(bdist_wheel):
         def write_wheelfile(self, wheelfile_base, *args, **kwargs):
             super().write_wheelfile(wheelfile_base, *args, **kwargs)
+            if 'bdist_wheel' not in sys.argv:       # an editable install: tools/make_env.py moves them
+                return
             with open(os.path.join(wheelfile_base, 'entry_points.txt'), 'w') as file:
                 file.write(f'[console_scripts]\n{PACKAGE} = {PACKAGE}.cli.main:process_main\n')
     return {'bdist_wheel': WheelForRos}

@@ -36,3 +36,12 @@ def test_pip_installs_the_executables_where_ros_looks(tmp_path):
         shown = subprocess.run([str(executables / name), '--help'], capture_output=True, text=True,
                                env=environment, check=False, timeout=60, cwd=tmp_path)
         assert shown.returncode == 0 and f'kd_perception {name}' in shown.stdout, shown.stderr
+
+
+def test_the_environment_of_make_has_them_too():
+    """Its editable install is another kind of wheel, whose executables make_env.py moves."""
+    folder = os.path.join(sys.prefix, 'lib', 'kd_perception')
+    if not os.path.isdir(folder):
+        pytest.skip('not the environment that make sets up')
+    nodes = {path.stem for path in (REPOSITORY / 'kd_perception' / 'nodes').glob('*_node.py')}
+    assert set(os.listdir(folder)) == nodes | set(COMMANDS)
