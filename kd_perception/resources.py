@@ -35,3 +35,8 @@ def share_folder() -> Path:
 def models_folder() -> Path:
     """Return the folder of the shipped models and their manifest."""
     return share_folder() / 'models'
+
+
+def config_folder() -> Path:
+    """Return the folder of the shipped parameter files, class maps and presets."""
+    return share_folder() / 'config'

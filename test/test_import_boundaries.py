@@ -23,14 +23,15 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
 CORE = {'config', 'errors', 'files', 'levels', 'output_folder', 'resources', 'transport', '__init__'}
-PURE = {*CORE, 'bags', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'labels', 'messages',
-        'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
+PURE = {*CORE, 'attach', 'bags', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'labels',
+        'messages', 'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
 # Load without ROS and torch too; their functions may need both.
 TOOLS = {'benchmark', 'cli', 'demo', 'poc'}
 
 # Part of the package -> the installed packages that it may import, beyond the standard library.
 THIRD_PARTY = {
     **{part: {'yaml'} for part in CORE},
+    'attach': {'numpy', 'onnx', 'yaml'},
     'bags': {'backports', 'compression', 'mcap', 'rosbags', 'yaml'},
     'labels': {'cv2', 'numpy', 'rosbags', 'yaml'},
     'messages': {'numpy', 'rosbags'},
@@ -68,7 +69,7 @@ PARTS = {
     '__main__': {'cli', 'processes'},
 }
 # Each of these has one door: the rest of the package does not depend on its interface.
-ONE_MODULE = {'onnxruntime': 'detection/onnx_detector.py', 'cv_bridge': 'nodes/shared/conversions.py',
+ONE_MODULE = {'onnxruntime': 'detection/onnx_session.py', 'cv_bridge': 'nodes/shared/conversions.py',
               'ncnn': 'benchmark/nanodet.py', 'openvino': 'detection/openvino_runtime.py',
               'prometheus_client': 'nodes/metrics/endpoint.py',
               'pycocotools': 'evaluation/metrics/coco_ap.py'}

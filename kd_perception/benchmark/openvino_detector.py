@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd_perception.models.spec import ModelSpec
-from kd_perception.detection.onnx_detector import OnnxDetector, read_model
+from kd_perception.models.model_bytes import read_model
+from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.openvino_runtime import OpenVinoModel
 from kd_perception.errors import ModelError
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from kd_perception.detection.decode import output_shapes
 from kd_perception.models.manifest import pinned_sha256
+from kd_perception.models.model_bytes import read_model
 from kd_perception.models.spec import ModelSpec
-from kd_perception.detection.onnx_detector import (
-    create_session, ExecutionOptions, OnnxDetector, read_model)
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.detection.onnx_session import create_session, ExecutionOptions
 from kd_perception.errors import ModelError
 
 TRAINING_CONFIG = 'config/training/student_int8.yaml'

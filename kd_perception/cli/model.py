@@ -12,18 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.cli import attach_reference, model_store
+from kd_perception.cli import attach, attach_reference, model_store
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
-from kd_perception.config import load_config, to_mapping
+from kd_perception.config import to_mapping
 from kd_perception.detection.decode import output_shapes
 from kd_perception.models.manifest import pinned_sha256, resolve_model
-from kd_perception.models.spec import ModelSpec
-from kd_perception.detection.onnx_detector import OnnxDetector, read_model
+from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.output_checks import check_detector
 from kd_perception.errors import ModelError
-from kd_perception.files import write_whole
 from kd_perception.drift.reference import DriftReference
-from kd_perception.output_folder import cannot_be_written
 from kd_perception.resources import models_folder
 
 HELP = ('Show what a model file says about itself, verify that it is sound, or describe your own; promote '
@@ -33,11 +30,8 @@ EXAMPLES = """\
   kd_perception model info my_model.onnx --json
   kd_perception model verify my_model.onnx --sha256 0f3a...
                                                    exit code 0 sound, 1 not
-  kd_perception model attach yolo.onnx --spec yolo.yaml --out described.onnx
-                                                   write labels, input and decoder into a model of
-                                                   your own (docs/reference/models.md)
   kd_perception model attach-reference --help      write the drift monitors' reference into a copy
-""" + model_store.EXAMPLES
+""" + attach.EXAMPLES + model_store.EXAMPLES
 
 _WEIGHTED_OPS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul', 'ConvInteger', 'QLinearConv')
 # Operators that turn stored bits and integers into the weights of the former.
@@ -57,10 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'verify', help='check digest, metadata, shapes, and that it runs; exit code 1 if not')
     verify.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     verify.add_argument('--sha256', help='expected digest; default: what the manifest beside the file pins')
-    attach = actions.add_parser('attach', help='write metadata (docs/reference/models.md) into an ONNX file')
-    attach.add_argument('model', help='path of an ONNX file')
-    attach.add_argument('--spec', type=Path, required=True, help='YAML with the fields of ModelSpec')
-    attach.add_argument('--out', type=Path, required=True, help='ONNX file to write; must not exist')
+    attach.add_arguments(actions.add_parser(
+        'attach', help='describe a detector of another origin, and write the description into its file'))
     attach_reference.add_arguments(actions.add_parser(
         'attach-reference', help="write the drift monitors' reference statistics into a copy of a model"))
     model_store.add_arguments(actions)
@@ -72,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         return model_store.run(args)
     if args.action == 'attach-reference':
         return attach_reference.run(args)
-    path = resolve_model(args.model, models_folder())
     if args.action == 'attach':
-        return _attach(path, args.spec, args.out)
+        return attach.run(args)
+    path = resolve_model(args.model, models_folder())
     if args.action == 'info':
         return _info(path, args.json)
     return _verify(path, args.sha256)
@@ -225,35 +217,6 @@ def _verify(path: Path, expected_sha256: str | None) -> int:
         return EXIT_CHECK_FAILED
     for check in checks:
         print(f'ok    {check}')
-    return EXIT_OK
-
-
-def _attach(path: Path, spec_path: Path, out: Path) -> int:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ModelError('attaching metadata needs the Python package onnx (not installed)') from error
-    spec = load_config(ModelSpec, spec_path)
-    if out.exists():
-        raise ModelError(f'{out}: exists already, expected a new file')
-    read_model(path)
-    try:
-        model = onnx.load(str(path))
-    except Exception as error:  # protobuf and onnx raise families of their own
-        raise ModelError(f'{path}: is not an ONNX file: {str(error)[:200]}') from error
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**kept, **spec.to_metadata()})
-    content = model.SerializeToString()
-    # Written only once it is known to be sound, so that a mistake leaves nothing behind.
-    detector = OnnxDetector.from_bytes(content, path)
-    detector.warm_up(1)
-    check_detector(detector)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, content)
-    except OSError as error:
-        raise cannot_be_written(out, error) from error
-    print(f'{out}: {len(content):,} bytes, sha256 {detector.sha256}')
     return EXIT_OK
 
 

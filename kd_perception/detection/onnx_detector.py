@@ -1,5 +1,5 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""Run one model file with onnxruntime: image in, detections out."""
+"""Run one model file: image in, detections out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 from pathlib import Path
 import time
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -17,55 +16,22 @@ import numpy as np
 from kd_perception.detection.boxes import clip_boxes
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
 from kd_perception.detection.detections import Detections
+from kd_perception.detection.graph_ports import show_shape
 from kd_perception.detection.input_size import allowed_sizes, input_hw, InputSize
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.models.manifest import pinned_sha256, resolve_model
+from kd_perception.models.model_bytes import read_model
+from kd_perception.detection.model_loading import load_model, Session
 from kd_perception.models.spec import InputSpec, ModelSpec
 from kd_perception.detection.nms import nms
+from kd_perception.detection.onnx_session import ExecutionOptions, first_line, PROVIDERS
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
 
+__all__ = ['DetectionResult', 'ExecutionOptions', 'OnnxDetector', 'PROVIDERS', 'StageTimings', 'to_tensor']
+
 # Sizes of input that a detector keeps sessions for: as many aspects as its cameras have.
 _KEPT_SIZES = 8
-# ONNX files are limited to 2 GiB by protobuf.
-MAX_MODEL_BYTES = (1 << 31) - 1
-
-PROVIDERS = {
-    'cpu': 'CPUExecutionProvider',
-    'openvino': 'OpenVINOExecutionProvider',
-    'cuda': 'CUDAExecutionProvider',
-    'tensorrt': 'TensorrtExecutionProvider',
-}
-_NUMPY_TYPES = {
-    'tensor(uint8)': 'uint8', 'tensor(float)': 'float32', 'tensor(float16)': 'float16',
-    'tensor(int64)': 'int64', 'tensor(int32)': 'int32', 'tensor(bool)': 'bool'}
-
-
-@dataclasses.dataclass(frozen=True)
-class ExecutionOptions:
-    """
-    How onnxruntime runs a model.
-
-    :param threads: threads inside an operator; 0 lets onnxruntime take every core.
-    :param allow_spinning: idle threads poll instead of sleeping: a little faster, and it burns a
-        core between frames, so it is off by default.
-    :param provider: one of `PROVIDERS`.
-    :param allow_cpu_fallback: run on the CPU when the provider is not available, instead of failing.
-    :param input_size: what images are fitted into, where the model can have several sizes; see `input_size`.
-    """
-
-    threads: int = 1
-    allow_spinning: bool = False
-    provider: str = 'cpu'
-    allow_cpu_fallback: bool = False
-    input_size: InputSize = 'camera'
-
-    def __post_init__(self):
-        """Check ranges."""
-        if not 0 <= self.threads <= 256:
-            raise ValueError(f'threads must be in 0..256, got {self.threads}')
-        if self.provider not in PROVIDERS:
-            raise ValueError(f'provider must be one of {", ".join(PROVIDERS)}, got {self.provider!r}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +49,6 @@ class DetectionResult:
 
     detections: Detections
     timings: StageTimings
-
-
-class Session(Protocol):
-    """The part of `onnxruntime.InferenceSession` that is used; tests inject their own."""
-
-    def run(self, output_names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Compute the named outputs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,9 +96,10 @@ class OnnxDetector:
     def load(cls, path: str | Path, options: ExecutionOptions = ExecutionOptions(),
              expected_sha256: str | None = None) -> OnnxDetector:
         """
-        Load a model file and check that it is what it says it is.
+        Load a model file, ONNX or OpenVINO IR (.xml), and check that it is what it says it is.
 
-        The bytes that are hashed are the bytes that run: the file is read once.
+        The bytes that are hashed are the bytes that run: the file is read once, and so are the files
+        of weights beside it, which its metadata pin.
 
         :param expected_sha256: hexadecimal digest that the file must have; None skips the check.
         :raises ModelError: one line that names the file: missing, not ONNX, another digest,
@@ -166,23 +126,26 @@ class OnnxDetector:
 
         :raises ModelError: as `load`.
         """
-        session = create_session(model_bytes, options, path)
-        spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-        names = _free_sizes(session, spec.input, path)
-        if isinstance(options.input_size, tuple) and not spec.input.allows(options.input_size):
+        loaded = load_model(model_bytes, path, options)
+        taken = loaded.spec.input
+        if isinstance(options.input_size, tuple) and not taken.allows(options.input_size):
             height, width = options.input_size
-            raise ModelError(
-                f'{path}: input size {width}x{height}: the model takes {allowed_sizes(spec.input)}')
-
-        def session_at(hw: tuple[int, int]) -> Session:
-            return create_session(model_bytes, options, path, dict(zip(names, hw)))
-        if names:
-            session = session_at(spec.input.hw)
-        input_name, constants = _check_inputs(session, spec.input, path)
-        _check_outputs(session, spec, path)
+            raise ModelError(f'{path}: input size {width}x{height}: the model takes {allowed_sizes(taken)}')
         digest = hashlib.sha256(model_bytes).hexdigest()
-        return cls(session, spec, input_name, digest, path, session.get_providers()[0], constants,
-                   session_at if names else None, options.input_size)
+        return cls(loaded.session, loaded.spec, loaded.input_name, digest, path, loaded.provider,
+                   loaded.constants, loaded.session_at, options.input_size)
+
+    def with_input(self, spec: InputSpec) -> OnnxDetector:
+        """
+        Return the same session with images fed to it another way.
+
+        :raises ValueError: the tensor would be of another shape or type.
+        """
+        own = self.spec.input
+        if (spec.shape, spec.dtype) != (own.shape, own.dtype):
+            raise ValueError(f'expected an input of {own.dtype} {own.shape}, got {spec.dtype} {spec.shape}')
+        return OnnxDetector(self.session, dataclasses.replace(self.spec, input=spec), self._input_name,
+                            self.sha256, self.path, self.provider, self._constants)
 
     def warm_up(self, runs: int = 2) -> None:
         """
@@ -270,7 +233,7 @@ class OnnxDetector:
             return size.session.run(self._output_names, {self._input_name: tensor, **self._constants})
         except Exception as error:  # onnxruntime raises a family of its own, rooted in Exception
             raise ModelError(
-                f'{self.path or self.spec.name}: inference failed: {_first_line(error)}') from error
+                f'{self.path or self.spec.name}: inference failed: {first_line(error)}') from error
 
     def _detections(self, outputs: list[np.ndarray], spec: ModelSpec, score_threshold: float, nms_iou: float,
                     max_detections: int) -> Detections:
@@ -292,29 +255,7 @@ class OnnxDetector:
             if not shape_fits(output.shape, shape):
                 raise ModelError(
                     f'{self.path or self.spec.name}: output {name!r} has shape {list(output.shape)}, '
-                    f'expected {_show(shape)}')
-
-
-def read_model(path: Path, expected_sha256: str | None = None) -> tuple[bytes, str]:
-    """
-    Read a model file and its sha256.
-
-    :return: (content, hexadecimal digest).
-    :raises ModelError: missing, not a regular file, too large, empty, or of another digest.
-    """
-    try:
-        if not path.is_file():
-            raise ModelError(f'{path}: no such model file')
-        size = path.stat().st_size
-        if not 0 < size <= MAX_MODEL_BYTES:
-            raise ModelError(f'{path}: {size} bytes, expected 1 to {MAX_MODEL_BYTES}')
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f'{path}: cannot be read ({error.strerror or error})') from error
-    digest = hashlib.sha256(content).hexdigest()
-    if expected_sha256 and digest != expected_sha256.lower():
-        raise ModelError(f'{path}: sha256 is {digest}, expected {expected_sha256.lower()}')
-    return content, digest
+                    f'expected {show_shape(shape)}')
 
 
 def to_tensor(canvas_bgr: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -337,105 +278,3 @@ def to_tensor(canvas_bgr: np.ndarray, spec: InputSpec) -> np.ndarray:
 
 def _as_float32(output: np.ndarray) -> np.ndarray:
     return output.astype(np.float32) if output.dtype == np.float16 else output
-
-
-def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path,
-                   sizes: dict[str, int] | None = None) -> Any:
-    """
-    Return an `onnxruntime.InferenceSession` of a serialised model; `path` is how messages name it.
-
-    :param sizes: of the dimensions that the graph leaves free, by name.
-    :raises ModelError: the provider is not available, or the bytes are no model.
-    """
-    # Imported here: the rest of the core works, and imports fast, without it.
-    import onnxruntime as ort
-    provider = PROVIDERS[options.provider]
-    if provider not in ort.get_available_providers():
-        if not options.allow_cpu_fallback:
-            raise ModelError(
-                f'{path}: provider {options.provider!r} is not available in this onnxruntime; available: '
-                f'{", ".join(name for name, p in PROVIDERS.items() if p in ort.get_available_providers())}')
-        provider = PROVIDERS['cpu']
-    session_options = ort.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
-    session_options.inter_op_num_threads = 1
-    session_options.add_session_config_entry(
-        'session.intra_op.allow_spinning', str(int(options.allow_spinning)))
-    session_options.log_severity_level = 3
-    for name, size in (sizes or {}).items():
-        session_options.add_free_dimension_override_by_name(name, size)
-    try:
-        return ort.InferenceSession(model_bytes, session_options, providers=[provider])
-    except Exception as error:
-        raise ModelError(f'{path}: is not a model that onnxruntime can load: {_first_line(error)}') from error
-
-
-def _check_inputs(session: Any, spec: InputSpec, path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the name of the image's input, and what the others are fed with."""
-    found = {entry.name: entry for entry in session.get_inputs()}
-    unknown = sorted(set(spec.constants) - set(found))
-    if unknown:
-        raise ModelError(f'{path}: has no input {unknown[0]!r}, for which the metadata give values; '
-                         f'inputs: {", ".join(found)}')
-    images = [entry for name, entry in found.items() if name not in spec.constants]
-    if len(images) != 1:
-        raise ModelError(f'{path}: has {len(images)} inputs ({", ".join(e.name for e in images)}), not '
-                         'counting those of input.constants; expected one image')
-    image = images[0]
-    found_type = _NUMPY_TYPES.get(image.type, image.type)
-    if found_type != spec.dtype or not shape_fits(image.shape, spec.shape):
-        raise ModelError(
-            f'{path}: input {image.name!r} is {found_type} {image.shape}, '
-            f'the metadata promise {spec.dtype} {_show(spec.shape)}')
-    return image.name, {name: _constant(found[name], values, path)
-                        for name, values in spec.constants.items()}
-
-
-def _free_sizes(session: Any, spec: InputSpec, path: Path) -> tuple[str, ...]:
-    """Return the names of the graph's free height and width; empty where the size is fixed."""
-    if spec.size_step is None:
-        return ()
-    shapes = [entry.shape for entry in session.get_inputs() if entry.name not in spec.constants]
-    sizes = [shape[spec.layout.index(axis)] for shape in shapes
-             if len(shape) == len(spec.layout) for axis in 'HW']
-    if len(sizes) != 2 or not all(isinstance(size, str) for size in sizes) or sizes[0] == sizes[1]:
-        raise ModelError(f'{path}: the metadata promise sizes of multiples of {spec.size_step} px, but the '
-                         f'graph does not leave height and width free: {shapes}')
-    return tuple(sizes)
-
-
-def _constant(entry: Any, values: tuple[float, ...], path: Path) -> np.ndarray:
-    """Return an input's values in the type and the number of axes that the graph declares."""
-    kind = _NUMPY_TYPES.get(entry.type)
-    shape = (1,) * (len(entry.shape) - 1) + (len(values),) if len(entry.shape) else ()
-    if kind is None or not shape_fits(entry.shape, shape) or (not shape and len(values) != 1):
-        raise ModelError(f'{path}: input {entry.name!r} is {entry.type} {entry.shape}, the metadata give it '
-                         f'{len(values)} numbers')
-    return np.array(values).astype(kind).reshape(shape)
-
-
-def _check_outputs(session: Any, spec: ModelSpec, path: Path) -> None:
-    found = {output.name: output for output in session.get_outputs()}
-    for name, shape in output_shapes(spec).items():
-        if name not in found:
-            raise ModelError(
-                f'{path}: has no output {name!r}, which decoder {spec.decoder.type!r} needs; '
-                f'outputs: {", ".join(found)}')
-        if not shape_fits(found[name].shape, shape):
-            raise ModelError(
-                f'{path}: output {name!r} has shape {found[name].shape}, expected {_show(shape)} '
-                f'for {_classes(spec)} and decoder {spec.decoder.type!r}')
-
-
-def _classes(spec: ModelSpec) -> str:
-    return f'{spec.network_classes} {"labels" if spec.classes is None else "classes of the network"}'
-
-
-def _show(shape: tuple) -> str:
-    texts = {None: 'any', ...: '...'}
-    return '[' + ', '.join(texts.get(size, str(size)) for size in shape) + ']'
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__)[:300]

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kd_perception.detection.graph_ports import GraphPorts, Port
 from kd_perception.errors import ModelError
 
 MAX_IR_BYTES = 1 << 30
@@ -18,6 +20,7 @@ class OpenVinoSession:
 
     def __init__(self, compiled: Any):
         self._request = compiled.create_infer_request()
+        self.ports = _ports(compiled)
 
     def run(self, output_names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """
@@ -60,13 +63,17 @@ class OpenVinoModel:
         """Names and shapes of the outputs."""
         return {port.any_name: _shape(port) for port in self._model.outputs}
 
+    @property
+    def ports(self) -> GraphPorts:
+        """Inputs and outputs with their types."""
+        return _ports(self._model)
+
     def compile(self, threads: int = 1, shapes: dict[str, tuple[int, ...]] | None = None) -> OpenVinoSession:
         """
         Compile for the CPU, to compute in float32 as onnxruntime does: newer CPUs would else take
         16-bit floats.
 
-        :param shapes: of inputs, where they differ from the model's own; their number of dimensions
-            is the same.
+        :param shapes: of inputs, where they differ from the model's own, with as many dimensions.
         :raises ModelError: the model cannot have these shapes, or cannot be compiled.
         """
         try:
@@ -79,6 +86,18 @@ class OpenVinoModel:
                 'INFERENCE_PRECISION_HINT': 'f32'}))
         except Exception as error:
             raise ModelError(f'{self.path}: OpenVINO cannot compile it: {_last_line(error)}') from error
+
+
+def openvino_installed() -> bool:
+    """Whether the package can be imported."""
+    return importlib.util.find_spec('openvino') is not None
+
+
+def _ports(model: Any) -> GraphPorts:
+    def port(entry: Any) -> Port:
+        kind = entry.get_element_type().to_dtype().name
+        return Port(entry.any_name, kind, _shape(entry))
+    return GraphPorts(tuple(map(port, model.inputs)), tuple(map(port, model.outputs)))
 
 
 def _shape(port: Any) -> tuple[int | None, ...]:

@@ -27,7 +27,8 @@ def write_document(model: Path, name: str, document: Dict[str, Any], check: Call
         raise ModelError('writing metadata needs the Python package onnx (not installed)') from error
     from kd_perception.models.manifest import write_entry
     from kd_perception.models.spec import ModelSpec
-    from kd_perception.detection.onnx_detector import OnnxDetector, read_model
+    from kd_perception.models.model_bytes import read_model
+    from kd_perception.detection.onnx_detector import OnnxDetector
     content, _ = read_model(model, expected_sha256 or None)
     graph = onnx.load_model_from_string(content)
     kept = {entry.key: entry.value for entry in graph.metadata_props}

@@ -108,7 +108,7 @@ def resolve_model(name_or_path: str, models_folder: str | Path) -> Path:
     Find a model by the name that the manifest of `models_folder` gives it, by its path, or in a model store.
 
     `store:FOLDER#ROLE` is the current version of a role (`detection.model_store`). Anything else that holds a
-    path separator or ends in `.onnx` is a path.
+    path separator or ends in `.onnx` or `.xml` is a path.
 
     :raises ModelError: the name is empty or unknown; the message lists the known ones. No such store or role.
     """
@@ -117,7 +117,7 @@ def resolve_model(name_or_path: str, models_folder: str | Path) -> Path:
     stored = StoreReference.parse(name_or_path)
     if stored is not None:
         return stored.resolve()
-    if name_or_path.endswith('.onnx') or '/' in name_or_path or '\\' in name_or_path:
+    if name_or_path.endswith(('.onnx', '.xml')) or '/' in name_or_path or '\\' in name_or_path:
         return Path(name_or_path)
     try:
         models = load_manifest(models_folder).models
@@ -126,7 +126,7 @@ def resolve_model(name_or_path: str, models_folder: str | Path) -> Path:
     if name_or_path not in models:
         raise ModelError(
             f'{name_or_path!r} is no model of {Path(models_folder) / MANIFEST_NAME}; '
-            f'known: {", ".join(models) or "none"}. A path ends in .onnx')
+            f'known: {", ".join(models) or "none"}. A path ends in .onnx or .xml')
     return Path(models_folder) / models[name_or_path].file
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_perception.detection.onnx_detector import create_session, ExecutionOptions
+from kd_perception.detection.onnx_session import create_session, ExecutionOptions
 from kd_perception.training.settings.distillation import DistillationSettings
 from kd_perception.training.export.model_file import graph_of
 

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.detection.onnx_detector import OnnxDetector, read_model
+from kd_perception.models.model_bytes import read_model
+from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError, TrainingError
 from kd_perception.training.binary.activations import adopt_uniform_input, INPUT_LAYER, is_quantized
 from kd_perception.training.binary.binarization import convolutions
