@@ -13,6 +13,7 @@ from typing import Any
 from kd_perception.config import load_config, load_yaml
 from kd_perception.detection.class_map import ClassMap, RiderRule
 from kd_perception.errors import ConfigError
+from kd_perception.files import read_text
 from kd_perception.resources import config_folder
 
 FIRST_LABELS = ('Car', 'Pedestrian', 'Cyclist')
@@ -127,14 +128,12 @@ def read_names(path: Path) -> tuple[str, ...]:
         mapping with `names` or `id2label`.
     :raises ConfigError: the file is missing or holds no names.
     """
-    try:
-        if path.stat().st_size > MAX_NAMES_BYTES:
-            raise ConfigError(f'{path}: expected at most {MAX_NAMES_BYTES} bytes of class names')
-        text = path.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path}: cannot be read as class names ({error})') from error
+    text = read_text(path, MAX_NAMES_BYTES, ConfigError)
     if path.suffix.lower() in ('.yaml', '.yml', '.json'):
-        content: Any = json.loads(text) if path.suffix == '.json' else load_yaml(path)
+        try:
+            content: Any = json.loads(text) if path.suffix.lower() == '.json' else load_yaml(path)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f'{path}: is not valid JSON ({error})') from error
         if isinstance(content, dict):
             content = content.get('names', content.get('id2label', content))
         names = by_number(content)
