@@ -83,7 +83,7 @@ def output_problems(outputs: Sequence[np.ndarray], spec: ModelSpec) -> Iterator[
         if bad:
             yield f'output {name!r} holds {bad} values of {values.size} that are NaN or infinite'
     parts = dict(zip(decoder.output_names(), outputs))
-    found = _values(parts, decoder)
+    found = _values(parts, decoder, spec.thresholds.score_low)
     yield from _score_problems(found, decoder)
     if found.numbers is not None and len(found.numbers):
         low, high, last = found.numbers.min(), found.numbers.max(), spec.network_classes - 1
@@ -94,10 +94,10 @@ def output_problems(outputs: Sequence[np.ndarray], spec: ModelSpec) -> Iterator[
         yield from _box_problems(found.boxes, decoder, spec.input.hw)
 
 
-def _values(parts: Mapping[str, np.ndarray], decoder: DecoderSpec) -> OutputValues:
+def _values(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, score_low: float) -> OutputValues:
     """Find boxes, scores, logits and class numbers among the outputs of a family."""
     if decoder.type == 'end_to_end':
-        return _rows(parts, decoder)
+        return _rows(parts, decoder, score_low)
     if decoder.type in ('boxes_scores', 'detr', 'ssd'):
         boxes, values = parts['boxes'][0], parts['scores'][0]
         boxes = None if decoder.type == 'ssd' else boxes
@@ -111,8 +111,8 @@ def _values(parts: Mapping[str, np.ndarray], decoder: DecoderSpec) -> OutputValu
             else OutputValues(boxes, logits=values))
 
 
-def _rows(parts: Mapping[str, np.ndarray], decoder: DecoderSpec) -> OutputValues:
-    """Take the rows that are detections: those with a score, in front of the end of the list."""
+def _rows(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, score_low: float) -> OutputValues:
+    """Take the rows that are detections: of a score that counts, in front of the end of the list."""
     columns = {name: i for i, name in enumerate(decoder.columns)}
     table = parts['rows'].reshape(-1, len(decoder.columns)) if 'rows' in parts else None
 
@@ -128,8 +128,8 @@ def _rows(parts: Mapping[str, np.ndarray], decoder: DecoderSpec) -> OutputValues
     images = table[:, columns['image']] if 'image' in columns else np.zeros(len(scores))
     ends = np.flatnonzero(images < 0)
     count = min([count, len(scores), *ends[:1]])
-    # Rows without a score fill the table up.
-    real = scores[:count] != 0
+    # Rows without a score fill the table up, and a box that nothing stands behind may lie anywhere.
+    real = np.abs(scores[:count]) >= score_low
     return OutputValues(boxes[:count][real], scores[:count][real],
                         numbers=None if numbers is None else numbers[:count][real])
 
