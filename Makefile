@@ -7,13 +7,14 @@ VENV ?= $(CURDIR)/.venv
 TRAIN ?= 1
 INPUT ?=
 MODEL ?=
+TEACHER ?=
 PYTEST_ARGS ?=
 
 override VENV := $(abspath $(VENV))
 VENV_PYTHON := $(VENV)/bin/python
 
 # The recipes see these as variables of the shell, so that no value is ever read as part of a command.
-export INPUT MODEL VENV PYTHON
+export INPUT MODEL TEACHER VENV PYTHON
 
 # Nothing of a sourced ROS install or of another environment may leak in; see tools/make_env.py.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH VIRTUAL_ENV CMAKE_PREFIX_PATH COLCON_PREFIX_PATH RMW_IMPLEMENTATION
@@ -35,6 +36,7 @@ FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 help: ## list these targets
 	@echo 'make demo [INPUT=folder|video|bag]   student, fallback and teacher over DDS; results in build/demo'
 	@echo '          [MODEL=student|teacher]    one of the models alone'
+	@echo '          [TEACHER=file]             a detector of your own as the teacher'
 	@echo 'make test [TRAIN=0]                  all tests; TRAIN=0 neither installs PyTorch nor runs what needs it'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -43,7 +45,8 @@ help: ## list these targets
 	@echo '  VENV=folder         where the environment lies (.venv)'
 
 demo: env ## the hybrid over DDS; overview.png, timeline.png, detections.mcap, summary.json
-	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} $${MODEL:+--model "$$MODEL"} --out build/demo
+	@"$$VENV/bin/python" -m kd_perception demo $${INPUT:+--input "$$INPUT"} $${MODEL:+--model "$$MODEL"} \
+		$${TEACHER:+--teacher "$$TEACHER"} --out build/demo
 
 # Both parts run, whatever the first one says. pytest's code 5, no test collected, is a failure too.
 test: env $(if $(filter 0,$(TRAIN)),,env-train) ## all tests: first the fast ones, then those that need ROS or torch

@@ -86,7 +86,7 @@ setup(
     extras_require={
         # Without these the pure core, the ROS nodes but metrics_node, and the other commands still work.
         'train': ['onnx', 'torch'],
-        'openvino': ['onnxruntime-openvino'],
+        'openvino': ['openvino'],
         'committee': ['openvino'],
         'benchmark': ['ncnn', 'openvino'],
         'metrics': ['prometheus-client'],

@@ -246,4 +246,4 @@ def energy_mj(work: Callable[[], Any]) -> float | None:
 
 def _bytes(path: Path) -> int:
     weights = path.with_suffix('.bin')
-    return path.stat().st_size + (weights.stat().st_size if path.suffix == '.param' else 0)
+    return path.stat().st_size + (weights.stat().st_size if path.suffix in ('.param', '.xml') else 0)

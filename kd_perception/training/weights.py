@@ -158,7 +158,9 @@ def _exported_teacher(path: Path, labels: tuple[str, ...]) -> nn.Module:
     spec = OnnxDetector.load(path).spec
     _same_labels(path, spec.labels, labels)
     if spec.decoder.type != 'gfl' or spec.decoder.strides != PICODET_STRIDES:
-        raise TrainingError(f'{path}: of model files only PicoDet-S can teach; give a checkpoint')
+        raise TrainingError(
+            f'{path}: has no head or maps that a loss could compare ({spec.decoder.type}); it teaches by '
+            f'labels: run `kd_perception pseudo-label --model {path}` and train on what that writes')
     return load_exported_picodet(path, len(labels)).requires_grad_(False)
 
 
