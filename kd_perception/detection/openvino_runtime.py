@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+import sys
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,7 @@ class OpenVinoModel:
     """
 
     def __init__(self, content: bytes, path: Path, weights: bytes = b''):
-        try:
-            import openvino
-        except ImportError as error:
-            raise ModelError(f'{path}: OpenVINO is not installed: pip install openvino') from error
+        openvino = _import_openvino(path)
         self.path = path
         try:
             self._core = openvino.Core()
@@ -86,6 +84,16 @@ class OpenVinoModel:
                 'INFERENCE_PRECISION_HINT': 'f32'}))
         except Exception as error:
             raise ModelError(f'{self.path}: OpenVINO cannot compile it: {_last_line(error)}') from error
+
+
+def _import_openvino(path: Path) -> Any:
+    # Its import reports to Google Analytics where this package is there; a vehicle reports to nobody.
+    sys.modules.setdefault('openvino_telemetry', None)
+    try:
+        import openvino
+    except ImportError as error:
+        raise ModelError(f'{path}: OpenVINO is not installed: pip install openvino') from error
+    return openvino
 
 
 def openvino_installed() -> bool:

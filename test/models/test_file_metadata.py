@@ -2,6 +2,8 @@
 """Metadata of ONNX files against the onnx package, and of OpenVINO IR, which runs with OpenVINO."""
 
 from pathlib import Path
+import subprocess
+import sys
 
 from hypothesis import given, settings, strategies as st
 from kd_perception.cli.main import main
@@ -88,6 +90,14 @@ def test_weights_of_an_ir_are_pinned(ir, tmp_path):
     out.with_suffix('.bin').unlink()
     with pytest.raises(ModelError, match='described.bin: no such model file'):
         OnnxDetector.load(out)
+
+
+def test_openvino_reports_to_nobody(ir):
+    script = ('import sys; from pathlib import Path; from kd_perception.cli.main import main; '
+              f'main(["model", "attach", {str(ir)!r}, "--out", {str(ir.parent / "d.xml")!r}]); '
+              'print(sys.modules["openvino_telemetry"])')
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == 'None', done.stderr
 
 
 def test_an_ir_without_metadata_says_what_to_do(ir):
