@@ -104,7 +104,7 @@ def _fields(texts: list[str]) -> dict[str, Any]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    from kd_perception.cli.benchmark_models import parse_size
+    from kd_perception.benchmark.models import parse_size
     return parse_size(text)
 
 
@@ -150,7 +150,7 @@ def _check(detector: Any, images: dict[Path, np.ndarray], labels: Path | None, o
 
 def _mean_ap(detector: Any, images: dict[Path, np.ndarray], labels: Path) -> float:
     """Return AP at IoU 0.5 in percent, a mean over the classes by their objects."""
-    from kd_perception.cli.benchmark_accuracy import LabelledImage, LOWEST_SCORE
+    from kd_perception.benchmark.accuracy import LabelledImage, LOWEST_SCORE
     from kd_perception.labels.kitti_text import read_label_file
     from kd_perception.training.validation import match_all, report
     labelled = []
