@@ -19,7 +19,8 @@ BORDER_PX = 8
 # Okabe and Ito's colours (RGB) that the first three classes do not have, and a grey for the ordinary case.
 SOURCE_RGB = {
     Source.STUDENT.value: (150, 150, 150), Source.TEACHER.value: (86, 180, 233),
-    Source.MERGED.value: (204, 121, 167), Source.STUDENT_LATE_TEACHER.value: (230, 159, 0),
+    Source.MERGED.value: (204, 121, 167), Source.CARRIED.value: (140, 86, 75),
+    Source.STUDENT_LATE_TEACHER.value: (230, 159, 0),
     Source.STUDENT_NO_TEACHER.value: (240, 228, 66)}
 DASHED = "dashed: the student's boxes, where the teacher answered"
 # Of the tiles at least this part shows frames that were sent to the teacher, where there are so many.

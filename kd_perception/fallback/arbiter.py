@@ -159,6 +159,11 @@ class Arbiter:
         self._settings = settings
 
     @property
+    def next_sequence(self) -> int:
+        """Number of the next result."""
+        return self._sequence
+
+    @property
     def pending(self) -> int:
         """Results that have not left; at most `max_pending` after each call."""
         return len(self._queue)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -12,6 +12,8 @@ from kd_perception.detection.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureVector
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, DEADLINE, TeacherStep, Verdict
 from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
+from kd_perception.fallback.carry import CarrySettings
+from kd_perception.fallback.flow import FlowImage
 from kd_perception.fallback.gate import (
     Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_BUSY, TEACHER_OFF, TEACHER_OUT)
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
@@ -21,6 +23,7 @@ from kd_perception.fallback.running_threshold import RunningThreshold
 from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
+from kd_perception.fallback.temporal import TemporalStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,7 @@ class FallbackSettings:
         reaches them (`RunningThreshold`); its own are for the first frames.
     :param max_in_flight: frames of the camera that may be with the teacher at once. A detector of this
         package works on one and keeps the newest that waits: a third request would undo the second.
+    :param carry: how the teacher's boxes are carried forward to frames that it does not answer.
     :param teacher: False: there is no teacher, by design; the state is DEGRADED and says so.
     :param breaker: its `probe_deadline_ns` is replaced by the arbiter's deadline.
     """
@@ -41,6 +45,7 @@ class FallbackSettings:
     breaker: BreakerSettings = BreakerSettings()
     merge: MergeSettings = MergeSettings()
     state: StateSettings = StateSettings()
+    carry: CarrySettings = CarrySettings()
     teacher: bool = True
     running: bool = False
     max_in_flight: int = 2
@@ -95,6 +100,7 @@ class CameraFallback:
         self._owns_breaker = breaker is None
         self.breaker = TeacherBreaker(settings.breaker_settings()) if breaker is None else breaker
         self.arbiter = Arbiter(Merger(labels, settings.merge), settings.arbiter)
+        self.temporal = TemporalStage(self.arbiter.merger, settings.carry)
         self._state = StateMonitor(settings.state, now_ns)
 
     @property
@@ -116,6 +122,7 @@ class CameraFallback:
             self.breaker.configure(settings.breaker_settings())
         self.arbiter.merger.settings = settings.merge
         self.arbiter.configure(settings.arbiter)
+        self.temporal.configure(settings.carry)
         self._state.configure(settings.state)
 
     def follow(self, extractor: FeatureExtractor, scorer: Scorer, settings: FallbackSettings) -> None:
@@ -136,7 +143,8 @@ class CameraFallback:
                    image_hw: tuple[int, int] | None = None, scene: SceneSignals | None = None,
                    image_at_hand: bool = True, context: Any = None,
                    image_age_ns: int | None = None, suspect: str = '',
-                   image_awaited: bool = False) -> FrameStep:
+                   image_awaited: bool = False,
+                   view: Callable[[], FlowImage | None] | None = None) -> FrameStep:
         """
         Take a result of the student, down to its low threshold.
 
@@ -147,6 +155,7 @@ class CameraFallback:
             whatever the scorer would say.
         :param image_awaited: the image is not here yet, but may come: `send` then means that it is to be sent
             when it does (`on_late_image`), unless it turns out to be lost (`on_image_lost`).
+        :param view: gives the image as boxes are carried through it; called at most once, where it is needed.
         """
         self._state.student(now_ns)
         features = self.extractor.extract(detections, stamp_ns, image_hw, scene)
@@ -157,18 +166,21 @@ class CameraFallback:
             self.gate.configure(self._running.gate(self._settings.gate))
             self._running.add(ambiguity.score)
         decision = self.gate.decide(ambiguity, now_ns, blocked, probe_due)
+        self.temporal.expect(self.arbiter.next_sequence, view, decision.send)
         step = self.arbiter.on_student(
             stamp_ns, detections, decision, now_ns, context, image_age_ns, asked=image_at_hand)
         # What expired by now is heard of before the new request is.
         self._tell_misses(step.outputs, now_ns)
         if decision.send and image_at_hand:
             self.breaker.sent((self.camera, step.sequence), now_ns, decision.probe)
-        return FrameStep(step.outputs, decision.send, decision, features, step.sequence)
+        return FrameStep(self.temporal.finish(step.outputs), decision.send, decision, features, step.sequence)
 
-    def on_late_image(self, sequence: int, now_ns: int) -> bool:
+    def on_late_image(self, sequence: int, now_ns: int,
+                      view: Callable[[], FlowImage | None] | None = None) -> bool:
         """Report that an awaited image came; return whether it goes to the teacher now."""
         asked = self.arbiter.on_asked(sequence)
         if asked:
+            self.temporal.seen(sequence, view)
             self.breaker.sent((self.camera, sequence), now_ns)
         return asked
 
@@ -176,7 +188,7 @@ class CameraFallback:
         """Report that an awaited image will not come."""
         outputs = self.arbiter.on_image_lost(sequence, now_ns)
         self._tell_misses(outputs, now_ns)
-        return outputs
+        return self.temporal.finish(outputs)
 
     def on_teacher(self, stamp_ns: int, detections: Detections | None, now_ns: int) -> TeacherStep:
         """
@@ -195,14 +207,17 @@ class CameraFallback:
             self.breaker.late()
         elif step.verdict in (Verdict.UNUSABLE, Verdict.PROBE):
             self.breaker.missed(ticket, now_ns, unusable=True)
-        return step
+        outputs = self.temporal.finish(step.outputs)
+        if step.verdict in (Verdict.LATE, Verdict.PROBE) and detections is not None:
+            self.temporal.late(stamp_ns, detections)
+        return dataclasses.replace(step, outputs=outputs)
 
     def on_tick(self, now_ns: int) -> tuple[Output, ...]:
         """Let time pass; return the outputs whose deadline has come. Call it at `next_deadline`."""
         outputs = self.arbiter.on_tick(now_ns)
         self._tell_misses(outputs, now_ns)
         self.breaker.tick(now_ns)
-        return outputs
+        return self.temporal.finish(outputs)
 
     def next_deadline(self) -> int | None:
         """Return when `on_tick` must be called, as the clock will show it; None: nothing waits."""
@@ -210,7 +225,7 @@ class CameraFallback:
 
     def flush(self, now_ns: int) -> tuple[Output, ...]:
         """Release all that waits with the student's result; for a node that stops."""
-        return self.arbiter.flush(now_ns)
+        return self.temporal.finish(self.arbiter.flush(now_ns))
 
     def report(self, now_ns: int) -> StateReport:
         """Return the state now; called about once a second, also while nothing arrives."""
@@ -221,8 +236,9 @@ class CameraFallback:
         return self._state.update(now_ns, fault)
 
     def counts(self) -> Mapping[str, int]:
-        """Return all totals since the start, as `gate.*`, `arbiter.*` and `breaker.*`."""
-        parts = {'gate': self.gate.counts, 'arbiter': self.arbiter.counts, 'breaker': self.breaker.counts}
+        """Return all totals since the start, as `gate.*`, `arbiter.*`, `breaker.*` and `carry.*`."""
+        parts = {'gate': self.gate.counts, 'arbiter': self.arbiter.counts, 'breaker': self.breaker.counts,
+                 'carry': self.temporal.counts}
         return {f'{part}.{name}': count for part, counts in parts.items() for name, count in counts.items()}
 
     def _blocked(self, now_ns: int, image_at_hand: bool) -> tuple[str, bool]:

@@ -117,6 +117,18 @@ class Merger:
         detections, cut = self._limited(student.above(self.settings.student_score))
         return Merged(detections, len(detections), cut)
 
+    def teacher_only(self, teacher: Detections) -> Merged:
+        """
+        Return the teacher's answer by itself.
+
+        :param teacher: class ids are its own.
+        :raises ValueError: a class id that its labels do not hold.
+        """
+        if ((teacher.class_ids < 0) | (teacher.class_ids >= len(self._teacher_ids))).any():
+            raise ValueError(f'class ids of the teacher must be in 0..{len(self._teacher_ids) - 1}')
+        teacher, cut = self._limited(teacher)
+        return Merged(dataclasses.replace(teacher, class_ids=self._teacher_ids[teacher.class_ids]), 0, cut)
+
     def merge(self, student: Detections, teacher: Detections) -> Merged:
         """
         Merge two answers about one image.
@@ -124,11 +136,9 @@ class Merger:
         :param student, teacher: class ids are each model's own.
         :raises ValueError: a class id that the teacher's labels do not hold.
         """
-        if ((teacher.class_ids < 0) | (teacher.class_ids >= len(self._teacher_ids))).any():
-            raise ValueError(f'class ids of the teacher must be in 0..{len(self._teacher_ids) - 1}')
         s = self.settings
-        teacher, cut = self._limited(teacher)
-        teacher = dataclasses.replace(teacher, class_ids=self._teacher_ids[teacher.class_ids])
+        alone = self.teacher_only(teacher)
+        teacher, cut = alone.detections, alone.cut
         if s.policy == 'replace':
             return Merged(teacher, 0, cut)
         student, cut_too = self._limited(student.above(max(s.keep_score, s.student_score)))

@@ -16,6 +16,7 @@ class Source(enum.Enum):
     STUDENT = 'student'                             # the frame is clear
     TEACHER = 'teacher'                             # the teacher's alone
     MERGED = 'merged'                               # the teacher's, and some of the student's
+    CARRIED = 'carried'                             # the student's, and the teacher's of an earlier frame
     STUDENT_LATE_TEACHER = 'student-late-teacher'   # the teacher was asked, and did not answer in time
     STUDENT_NO_TEACHER = 'student-no-teacher'       # ambiguous, but not asked; or its answer was unusable
 
@@ -36,6 +37,8 @@ class Provenance:
         None where that is not known.
     :param deadline_met: the output left in time.
     :param contributions: (feature or signal, amount) behind `ambiguity`, largest first.
+    :param carried: number of detections that are carried forward from an earlier answer of the teacher.
+    :param carried_frames: age of that answer in frames; 0: nothing is carried.
     """
 
     source: Source
@@ -51,6 +54,8 @@ class Provenance:
     image_age_ns: int | None
     deadline_met: bool
     contributions: tuple[tuple[str, float], ...] = ()
+    carried: int = 0
+    carried_frames: int = 0
 
     def values(self) -> tuple[tuple[str, str], ...]:
         """Return ordered key and value pairs, both text; times in ms, `unknown` where there is none."""
@@ -64,6 +69,7 @@ class Provenance:
             ('source', self.source.value), ('reason', self.reason), ('ambiguity', f'{self.ambiguity:.6g}'),
             ('ambiguous', truth(self.ambiguous)), ('audit', truth(self.audit)), ('sent', self.sent),
             ('unverified', self.unverified), ('from_student', str(self.from_student)),
+            ('carried', str(self.carried)), ('carried_frames', str(self.carried_frames)),
             ('waited_ms', ms(self.waited_ns)), ('teacher_ms', ms(self.teacher_ns)),
             ('image_age_ms', ms(self.image_age_ns)), ('deadline_met', truth(self.deadline_met)),
             *((f'contribution.{name}', f'{amount:.6g}') for name, amount in self.contributions))
@@ -77,6 +83,7 @@ class Output:
     :param sequence: 0, 1, 2 ... in the order of arrival and of release.
     :param stamp_ns: of the image. :param context: as given with the student's result.
     :param detections: class ids of the merger's labels.
+    :param track_ids: of the detections, one each; empty where nothing is tracked.
     """
 
     sequence: int
@@ -84,3 +91,4 @@ class Output:
     context: Any
     detections: Detections
     provenance: Provenance
+    track_ids: tuple[int, ...] = ()

@@ -28,6 +28,7 @@ class FallbackMonitor:
         self._clock = clock
         self._images, self._students = RateWindow(SPAN_NS), RateWindow(SPAN_NS)
         self._outputs, self._from_teacher = RateWindow(SPAN_NS), RateWindow(SPAN_NS)
+        self._carried = RateWindow(SPAN_NS)
         self._waited, self._teacher = SampleWindow(SPAN_NS), SampleWindow(SPAN_NS)
         self._drops = ReasonCounter(SPAN_NS)
 
@@ -46,6 +47,8 @@ class FallbackMonitor:
         self._waited.add(now_ns, provenance.waited_ns)
         if provenance.source.value in ('teacher', 'merged'):
             self._from_teacher.add(now_ns)
+        if provenance.carried:
+            self._carried.add(now_ns)
         if provenance.teacher_ns is not None:
             self._teacher.add(now_ns, provenance.teacher_ns)
 
@@ -63,6 +66,7 @@ class FallbackMonitor:
         now_ns = self._clock()
         name = f'camera {self.name}'
         outputs = self._outputs.count(now_ns)
+        shares = (('teacher_share', self._from_teacher), ('carried_share', self._carried))
         values = [] if state is None else [
             ('state', state.state.value), ('state_s', f'{state.for_ns / 1e9:.1f}'),
             ('state_changes', str(state.changes))]
@@ -70,7 +74,8 @@ class FallbackMonitor:
             ('image_rate_hz', f'{self._images.rate_hz(now_ns):.2f}'),
             ('student_rate_hz', f'{self._students.rate_hz(now_ns):.2f}'),
             ('output_rate_hz', f'{self._outputs.rate_hz(now_ns):.2f}'),
-            ('teacher_share', f'{self._from_teacher.count(now_ns) / outputs:.3f}' if outputs else 'unknown')]
+            *((key, f'{window.count(now_ns) / outputs:.3f}' if outputs else 'unknown')
+              for key, window in shares)]
         for key, window in (('waited', self._waited), ('teacher', self._teacher)):
             s = window.summary(now_ns)
             values += [(f'{key}.{part}_ms', f'{value / 1e6:.3f}') for part, value in (

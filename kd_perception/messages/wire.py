@@ -206,13 +206,15 @@ def _read_detection(reader: CdrReader, head: bytes) -> tuple[str | None, float, 
     return name, best, box
 
 
-def write_result(detections: Detections, labels: Sequence[str], stamp_ns: int, frame_id: str) -> bytes:
+def write_result(detections: Detections, labels: Sequence[str], stamp_ns: int, frame_id: str,
+                 track_ids: Sequence[int] = ()) -> bytes:
     """
     Return a serialised `vision_msgs/Detection2DArray`, little-endian.
 
     Header, boxes and class names as `nodes.conversions.detections_to_message` sets them.
 
     :param detections: px of the source image. :param labels: class names by class id.
+    :param track_ids: `Detection2D.id` of each; none: they are left empty.
     """
     stamp = struct.pack('<iI', *divmod(stamp_ns, NS_PER_S))
     head = stamp + _packed_string(frame_id)
@@ -224,13 +226,14 @@ def write_result(detections: Detections, labels: Sequence[str], stamp_ns: int, f
     places = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, np.zeros((len(boxes), 1)),
                              boxes[:, 2:] - boxes[:, :2]], axis=1).astype('<f8')
     scores = detections.scores.astype('<f8')
-    for place, score, class_id in zip(places, scores, detections.class_ids.tolist()):
+    ids = [_packed_string(str(track)) for track in track_ids] or [_NO_ID] * len(boxes)
+    for place, score, class_id, track in zip(places, scores, detections.class_ids.tolist(), ids, strict=True):
         _pad(out, 4)
         out += head
         _pad(out, 4)
         out += b'\1\0\0\0' + names[class_id]
         _pad(out, 8)
-        out += score.tobytes() + _NO_POSE + place.tobytes() + _NO_ID
+        out += score.tobytes() + _NO_POSE + place.tobytes() + track
     return bytes(out)
 
 

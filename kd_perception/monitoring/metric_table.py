@@ -94,6 +94,8 @@ TABLE = (
     MetricSpec(FALLBACK, 'output_rate_hz', 'fallback_output_rate_hertz', 'gauge', 'Verified messages.'),
     MetricSpec(FALLBACK, 'teacher_share', 'fallback_teacher_share_ratio', 'gauge',
                'Share of the outputs of the last 10 s that hold the answer of the teacher.'),
+    MetricSpec(FALLBACK, 'carried_share', 'fallback_carried_share_ratio', 'gauge',
+               'Share of them that hold boxes carried forward from an earlier answer.'),
     MetricSpec(FALLBACK, '<stage>.<quantile>_ms', 'fallback_latency_seconds', 'gauge',
                'waited: result of the student to output; teacher: image sent to answer; of the last 10 s.',
                MS),
@@ -133,6 +135,9 @@ TABLE = (
                'Ambiguous frames that nobody verified.'),
     MetricSpec(FALLBACK, 'arbiter.answer.<verdict>', 'fallback_teacher_answers_total', 'counter',
                'What became of the answers of the teacher.'),
+    MetricSpec(FALLBACK, 'carry.<event>', 'fallback_carried_total', 'counter',
+               'Outputs with carried boxes (frames), these boxes, late answers carried on, boxes lost on the '
+               'way, and fresh starts (resets).'),
     MetricSpec(TEACHER, 'breaker', 'breaker_state', 'states', 'State of the breaker before the teacher.',
                states=tuple(state.value for state in BreakerState)),
     MetricSpec(TEACHER, 'breaker.<event>', 'breaker_events_total', 'counter',

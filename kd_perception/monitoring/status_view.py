@@ -73,7 +73,8 @@ def render(status: GraphStatus, colour: bool = False, width: int = 0) -> str:
             (('NODE', 'LIFECYCLE', 'REPORT s', 'LEVEL', 'MODEL'), _nodes(status)),
             (('CAMERA', 'NODE', 'LEVEL', 'STATE', 'IN Hz', 'OUT Hz', 'AGE ms', 'p50 ms', 'p95 ms', 'DROPPED'),
              _of(status, CAMERA, _camera)),
-            (('HYBRID', 'NODE', 'LEVEL', 'STATE', 'OUT Hz', 'SENT', 'TEACHER', 'p95 ms', 'LATE', 'BREAKER'),
+            (('HYBRID', 'NODE', 'LEVEL', 'STATE', 'OUT Hz', 'SENT', 'TEACHER', 'CARRIED', 'p95 ms', 'LATE',
+              'BREAKER'),
              _of(status, FALLBACK, _hybrid))):
         if rows:
             blocks.append([tuple(_Cell(text) for text in title), *rows])
@@ -121,7 +122,8 @@ def _hybrid(values: Mapping[str, str], view: NodeView) -> Sequence[str]:
     breaker = [dict(report.values).get('breaker', _NONE) for report in view.reports if report.name == TEACHER]
     return (values.get('state', _NONE), values.get('output_rate_hz', _NONE),
             _share(values.get('gate.sent', ''), values.get('gate.frames', '')),
-            _share(values.get('teacher_share', ''), '1'), values.get('waited.p95_ms', _NONE),
+            _share(values.get('teacher_share', ''), '1'), _share(values.get('carried_share', ''), '1'),
+            values.get('waited.p95_ms', _NONE),
             values.get('arbiter.deadlines_missed', _NONE), breaker[0] if breaker and values else _NONE)
 
 

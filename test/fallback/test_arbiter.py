@@ -54,8 +54,8 @@ def test_clear_leaves_at_once():
     p = out.provenance
     assert dict(p.values()) == {
         'source': 'student', 'reason': 'clear', 'ambiguity': '0.1', 'ambiguous': 'false', 'audit': 'false',
-        'sent': 'no', 'unverified': '', 'from_student': '1', 'waited_ms': '0.000', 'teacher_ms': 'unknown',
-        'image_age_ms': '30.000', 'deadline_met': 'true'}
+        'sent': 'no', 'unverified': '', 'from_student': '1', 'carried': '0', 'carried_frames': '0',
+        'waited_ms': '0.000', 'teacher_ms': 'unknown', 'image_age_ms': '30.000', 'deadline_met': 'true'}
 
 
 def test_the_reserve_keeps_the_promise_though_the_tick_is_late():

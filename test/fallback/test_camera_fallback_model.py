@@ -16,10 +16,12 @@ from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.breaker import BreakerSettings, BreakerState
 from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
+from kd_perception.fallback.flow import flow_image
 from kd_perception.fallback.gate import AUDIT_BURST, GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
 from kd_perception.fallback.scores import SignalScorer
 from kd_perception.fallback.state import FallbackState
+import numpy as np
 
 MS = 1_000_000
 DEADLINE_MS = 100
@@ -35,6 +37,9 @@ GARBAGE = [None, box(0.5, class_id=77), box(0.5, count=2000)]
 # Delays of the answers to one request, in ms.
 TEACHERS = {'good': [40], 'edge': [DEADLINE_MS - 1], 'late': [DEADLINE_MS], 'slow': [350], 'dead': [],
             'doubled': [30, 60], 'stutters': [20, 90, 130, 400]}
+VIEWS = [flow_image(np.kron(np.random.default_rng(seed).integers(0, 255, (16, 24), dtype=np.uint8),
+                            np.ones((8, 8), np.uint8))[:height])
+         for seed, height in ((0, 128), (1, 128), (0, 96))]
 
 
 class FallbackMachine(RuleBasedStateMachine):
@@ -70,6 +75,14 @@ class FallbackMachine(RuleBasedStateMachine):
             assert output.provenance.waited_ns == self.clock - arrived <= DEADLINE_MS * MS
             assert output.provenance.deadline_met
             assert len(output.detections) <= self.settings.merge.max_detections
+            assert len(output.track_ids) == len(set(output.track_ids)) == len(output.detections)
+            provenance = output.provenance
+            carried = provenance.source.value == 'carried'
+            assert carried == (provenance.carried > 0) == (provenance.carried_frames > 0)
+            if carried:
+                assert provenance.carried + provenance.from_student == len(output.detections)
+                assert provenance.carried_frames <= self.settings.carry.frames
+                assert provenance.unverified or not provenance.ambiguous
             self.released += 1
 
     def advance(self, milliseconds):
@@ -85,7 +98,7 @@ class FallbackMachine(RuleBasedStateMachine):
                 self.clock, _, sequence, stamp, comes = heapq.heappop(self.images)
                 if not comes:
                     self.take(self.fallback.on_image_lost(sequence, self.now))
-                elif self.fallback.on_late_image(sequence, self.now):
+                elif self.fallback.on_late_image(sequence, self.now, lambda: VIEWS[0]):
                     self.ask(stamp)
                 continue
             # Of an answer and a tick at the same moment, the answer comes first: it must not slip in.
@@ -108,15 +121,17 @@ class FallbackMachine(RuleBasedStateMachine):
 
     @rule(frame=st.sampled_from(FRAMES), gap=st.sampled_from([0, 1, 20, 100, 300]),
           image=st.sampled_from(['here', 'here', 'gone', 'late', 'lost', 'never']),
-          stamp_step=st.sampled_from([100, 100, 100, 0, -300]))
-    def student(self, frame, gap, image, stamp_step):
+          stamp_step=st.sampled_from([100, 100, 100, 0, -300]),
+          view=st.sampled_from([0, 0, 0, 1, 2, None]))
+    def student(self, frame, gap, image, stamp_step, view=0):
         self.advance(gap)
         self.stamp += stamp_step
         was_open = self.fallback.breaker.state is not BreakerState.CLOSED
         self.arrivals.append((self.stamp, self.clock))
         step = self.fallback.on_student(self.stamp, frame, self.now, image_hw=(375, 1242),
                                         image_at_hand=image == 'here',
-                                        image_awaited=image in ('late', 'lost', 'never'))
+                                        image_awaited=image in ('late', 'lost', 'never'),
+                                        view=lambda: None if view is None else VIEWS[view])
         self.sent.append(step.send)
         if step.send and image == 'here':
             self.ask(self.stamp)
@@ -161,6 +176,9 @@ class FallbackMachine(RuleBasedStateMachine):
         arbiter = self.fallback.arbiter
         assert arbiter.pending == len(self.arrivals) - self.released <= 5
         assert arbiter.remembered <= 10 + 16
+        temporal = self.fallback.temporal
+        assert len(temporal._views) <= len(temporal._awaited) <= arbiter.pending
+        assert len(temporal._carrier._seen) <= self.settings.carry.frames + 1
         assert sum(map(len, arbiter._waiting.values())) <= 5
 
     @invariant()

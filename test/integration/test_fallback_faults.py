@@ -154,7 +154,7 @@ def test_a_student_that_says_garbage(probe, start, model, fallback):
 
 
 def test_a_camera_that_stops_races_and_sends_garbage(probe, start, model, fallback):
-    process = start_fallback(start, model)
+    process = start_fallback(start, model, carry_frames=0)
     client = HybridClient(probe)
     client.wait_ready()
     camera_stops_and_returns(client, fallback, DEADLINE_MS)

@@ -18,6 +18,7 @@ from hybrid_client import (  # noqa: E402
 from kd_perception.nodes.shared.conversions import stamp_to_ns  # noqa: E402
 from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, RESERVE_NS  # noqa: E402
 from kd_perception.recording.recorded import HardFrameSet  # noqa: E402
+import numpy as np  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 
@@ -155,6 +156,65 @@ def test_parameters_change_live(probe, start, model, fallback):
     assert 0.1 - RESERVE_NS / 1e9 <= time.monotonic() - begin < 3, 'by the clock of whoever waits for it'
     assert (answer.facts['source'], answer.facts['unverified']) == ('student-late-teacher', 'deadline')
     assert 100 - RESERVE_NS / 1e6 <= float(answer.facts['waited_ms'])
+    check_promise(client, 100.0)
+
+
+def scrolled(pixels):
+    """Return an image with texture, moved to the right."""
+    rng = np.random.default_rng(0)
+    coarse, fine = (np.kron(rng.integers(0, 120, (96 // n, 640 // n, 3)), np.ones((n, n, 1))) for n in (8, 2))
+    return (coarse + fine).astype(np.uint8)[:, 300 - pixels:428 - pixels].copy()
+
+
+def test_the_teachers_boxes_are_carried_to_the_frames_that_follow(probe, start, model, fallback):
+    """Ten images a second, by their stamps, of a scene that moves 2 px a frame."""
+    start_fallback(start, model, deadline_ms=LONG_MS, teacher_misses=10, teacher_timeout_s=60.0)
+    client = HybridClient(probe)
+    client.wait_ready()
+    first, shown = next_header().stamp.sec, [0]
+
+    def frame(found, shift=0):
+        shown[0] += 1
+        header = next_header()
+        header.stamp.sec, header.stamp.nanosec = first + shown[0] // 10, shown[0] % 10 * 100_000_000
+        client.images.publish(image_message(scrolled(2 * shown[0] + shift), header=header))
+        return client.say(found, header=header, image=False)
+
+    answer = client.answer_to(frame(AMBIGUOUS))
+    assert answer.facts['source'] == 'teacher' and answer.facts['carried'] == '0'
+    ids = [item.id for item in answer.result.detections]
+    assert len(set(ids)) == 2 and all(ids)
+    for age in (1, 2, 3):
+        answer = client.answer_to(frame(()))
+        facts = answer.facts
+        assert (facts['source'], facts['carried'], facts['carried_frames'], facts['from_student'],
+                facts['unverified']) == ('carried', '2', str(age), '0', '')
+        for got, expected in zip(found_in(answer.result), ANSWER):
+            name, score, *box = expected
+            assert got[:2] == (name, pytest.approx(score * 0.95 ** age, abs=2e-3))
+            assert got[2:] == pytest.approx([box[0] + 2 * age, box[1], box[2] + 2 * age, box[3]], abs=1.5)
+        assert [item.id for item in answer.result.detections] == ids, 'the same objects'
+        assert answer.provenance.status[0].message == 'carried: clear'
+    # The student's own pedestrian is another box of that object where it is surer.
+    own = ('Pedestrian', 0.95, 20.0, 22.0, 51.0, 52.0)
+    answer = client.answer_to(frame((own,)))
+    assert found_in(answer.result)[0] == rounded([own])[0] and answer.result.detections[0].id == ids[0]
+    assert answer.facts['carried'] == answer.facts['from_student'] == '1'
+    # A scene cut ends it, and so does the parameter.
+    assert client.answer_to(frame((), shift=150)).facts['source'] == 'student'
+    assert client.answer_to(frame(AMBIGUOUS, shift=150)).facts['source'] == 'teacher'
+    assert set(fallback.set_parameters(carry_frames=0).values()) == {(True, '')}
+    assert client.answer_to(frame((), shift=150)).facts['source'] == 'student'
+    check_promise(client, LONG_MS)
+    client.forget()
+    assert set(fallback.set_parameters(carry_frames=10, deadline_ms=100.0).values()) == {(True, '')}
+    # An answer that is too late for its frame helps the next one.
+    client.teacher.delay_s = 0.6
+    header = frame(AMBIGUOUS, shift=150)
+    assert client.answer_to(header).facts['source'] == 'student-late-teacher'
+    fallback.wait_status('camera camera', lambda s, v: v.get('carry.late_answers') == '1', 'the late answer')
+    facts = client.answer_to(frame((), shift=150)).facts
+    assert (facts['source'], facts['carried'], facts['carried_frames']) == ('carried', '2', '1')
     check_promise(client, 100.0)
 
 

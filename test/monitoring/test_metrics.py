@@ -85,7 +85,8 @@ def test_a_camera_of_the_fallback():
         'fallback_state state=ERROR': 0,
         'fallback_state_seconds': 5, 'fallback_state_changes_total': 4, 'fallback_image_rate_hertz': 2,
         'fallback_student_rate_hertz': 2, 'fallback_output_rate_hertz': 2,
-        'fallback_teacher_share_ratio': 0.5,
+        'fallback_teacher_share_ratio': 0.5, 'fallback_carried_share_ratio': 0,
+        'fallback_carried_total event=frames': 30, 'fallback_carried_total event=lost': 6,
         'fallback_latency_seconds quantile=0.95 stage=waited': 0.008,
         'fallback_latency_seconds quantile=0.5 stage=teacher': 0.040,
         'fallback_worst_lateness_seconds': 0.002, 'fallback_inputs_dropped_total reason=bad_image': 1,
@@ -100,7 +101,7 @@ def test_a_camera_of_the_fallback():
         'fallback_teacher_answers_total verdict=accepted': 18}
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert len(found) == len(expected) + 6, 'and the six other percentiles; the breaker is told elsewhere'
-    assert len([key for key in COUNTS if not key.startswith('breaker')]) == 15
+    assert len([key for key in COUNTS if not key.startswith('breaker')]) == 17
     assert {dict(s.labels)['camera'] for s in samples} == {'front'}
     # Not active: no state, and the totals go on.
     found = values(samples_of('/fallback', fallback_reports(active=False)[2], pytest.fail))

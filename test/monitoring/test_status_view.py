@@ -56,7 +56,7 @@ def test_the_screen(silent_teacher):
          '1 (superseded 1)'],
         ['front/teacher', '/teacher', 'STALE', *['-'] * 7]]
     assert table(text, 'HYBRID')[1:] == [
-        ['front', '/fallback', 'WARN', 'DEGRADED', '2.00', '20.0%', '50.0%', '8.000', '3', 'closed']]
+        ['front', '/fallback', 'WARN', 'DEGRADED', '2.00', '20.0%', '50.0%', '0.0%', '8.000', '3', 'closed']]
     remarks = table(text, 'STALE  /teacher')
     assert [row[:2] for row in remarks] == [
         ['STALE', '/teacher: camera front/teacher'], ['STALE', '/teacher: model'],
@@ -116,5 +116,5 @@ def test_figures_that_are_none_are_shown_as_none(board):
         ('output_rate_hz', 'x'), ('gate.frames', '0'), ('gate.sent', '0'), ('teacher_share', 'unknown')]),
         RawStatus('f: teacher', 0), RawStatus('g', 0, 'hello')])
     text = render(GraphStatus(board.views()))
-    assert table(text, 'HYBRID')[1] == ['c', '/f', 'OK', '-', 'x', '-', '-', '-', '-', '-']
+    assert table(text, 'HYBRID')[1] == ['c', '/f', 'OK', '-', 'x', '-', '-', '-', '-', '-', '-']
     assert 'OK  /g  ' in re.sub(' +', '  ', text)

@@ -15,7 +15,7 @@ from kd_perception.benchmark.hybrid.report import Run
 
 # Okabe and Ito's palette, as in the evaluation's plots.
 _STATES = {'NOMINAL': '#009E73', 'DEGRADED': '#E69F00', 'ERROR': '#D55E00'}
-_SOURCES = {'student': '#56B4E9', 'teacher': '#009E73', 'merged': '#CC79A7',
+_SOURCES = {'student': '#56B4E9', 'teacher': '#009E73', 'merged': '#CC79A7', 'carried': '#0072B2',
             'student-late-teacher': '#D55E00', 'student-no-teacher': '#E69F00'}
 _PROCESSES = {'student': '#0072B2', 'fallback': '#D55E00', 'teacher': '#009E73', 'load': '#999999'}
 _GREY, _TEXT = '#d9dee5', '#27313d'

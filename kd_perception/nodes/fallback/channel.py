@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-import numpy as np
 from rclpy.duration import Duration
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
@@ -18,18 +17,16 @@ from kd_perception.messages.wire import (
     CdrReader, read_result, SerializedImage, SerializedResult, write_result)
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.detection.detections import Detections
-from kd_perception.detection.compressed import decode_compressed
-from kd_perception.detection.image import decode_raw
-from kd_perception.errors import BagError, ImageError
+from kd_perception.errors import BagError
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.arbiter import Verdict
 from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
-from kd_perception.detection.scene import measure_scene, SceneSignals
 from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.levels import Report
+from kd_perception.nodes.fallback.frame_views import FrameViews
 from kd_perception.nodes.fallback.image_buffer import BufferedImage, ImageBuffer
 from kd_perception.nodes.fallback.parameters import FallbackNodeSettings
 from kd_perception.nodes.shared import qos
@@ -205,7 +202,8 @@ class FallbackChannel:
         image = BufferedImage(view.stamp_ns, raw, view)
         arrival = self._images.add(image)
         now_ns = self._clock()
-        if arrival.sequence is not None and self.logic.on_late_image(arrival.sequence, now_ns):
+        if arrival.sequence is not None and self.logic.on_late_image(
+                arrival.sequence, now_ns, self._views(image).flow):
             self._ask_teacher(image)
         for sequence in arrival.lost:
             self._publish(self.logic.on_image_lost(sequence, now_ns))
@@ -221,10 +219,12 @@ class FallbackChannel:
         self.monitor.student()
         image = self._image_of(stamp_ns)
         hw = None if image is None or image.view.height is None else (image.view.height, image.view.width)
-        scene = self._scene(image) if self._wants_scene and image is not None else None
+        views = None if image is None else self._views(image)
         age_ns = self._node.get_clock().now().nanoseconds - stamp_ns if stamp_ns else None
         step = self.logic.on_student(
-            stamp_ns, detections, now_ns, image_hw=hw, scene=scene, image_at_hand=image is not None,
+            stamp_ns, detections, now_ns, image_hw=hw,
+            scene=views.scene() if views and self._wants_scene else None,
+            view=views.flow if views else None, image_at_hand=image is not None,
             context=_Context(frame_id, image, raw) if self._recorder else _Context(frame_id),
             image_age_ns=age_ns, suspect=suspect,
             image_awaited=image is None and self._images.may_come(stamp_ns))
@@ -311,19 +311,9 @@ class FallbackChannel:
             self._on_image(taken[0])
         return taken is not None
 
-    def _scene(self, image: BufferedImage) -> SceneSignals | None:
-        view = image.view
-        try:
-            if view.height is None:
-                bgr = decode_compressed(np.frombuffer(view.data, np.uint8), view.encoding)
-            else:
-                bgr = decode_raw(
-                    view.encoding, view.height, view.width, view.step, view.is_bigendian, view.data)
-            return measure_scene(bgr)
-        except ImageError as error:
-            # The student's boxes are there all the same; the teacher decides for itself what it can decode.
-            self._unusable(BAD_IMAGE, str(error))
-            return None
+    def _views(self, image: BufferedImage) -> FrameViews:
+        # The student's boxes are there all the same; the teacher decides for itself what it can decode.
+        return FrameViews(image.view, lambda error: self._unusable(BAD_IMAGE, error))
 
     def _publish(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
@@ -332,7 +322,7 @@ class FallbackChannel:
     def _publish_output(self, output: Output) -> None:
         self._images.give_up(output.stamp_ns)
         verified = write_result(
-            output.detections, self.logic.labels, output.stamp_ns, output.context.frame_id)
+            output.detections, self.logic.labels, output.stamp_ns, output.context.frame_id, output.track_ids)
         self._node.publish_safely(self.verified, verified)
         self.monitor.output(output)
         provenance = self._provenance_message(output)

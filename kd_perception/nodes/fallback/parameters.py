@@ -10,6 +10,7 @@ from typing import Any
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.breaker import BreakerSettings
 from kd_perception.fallback.camera_fallback import FallbackSettings
+from kd_perception.fallback.carry import CarrySettings
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.scores import SIGNALS
@@ -120,6 +121,20 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'max_detections', 'int', 300,
         'At most this many a message.', changes='live', minimum=1, maximum=1000),
+    ParameterSpec(
+        'carry_frames', 'int', CarrySettings.frames,
+        "The teacher's boxes are carried forward, with the image's motion, over at most so many frames that "
+        'it does not answer; 0: they are not.', changes='live', minimum=0, maximum=100),
+    ParameterSpec(
+        'carry_decay', 'double', CarrySettings.decay,
+        "Factor of a carried box's score for each frame.", changes='live', minimum=0.01, maximum=1.0),
+    ParameterSpec(
+        'carry_min_score', 'double', CarrySettings.min_score,
+        'A box is carried while its score is at least this.', changes='live', minimum=0.0, maximum=1.0),
+    ParameterSpec(
+        'carry_merge_iou', 'double', CarrySettings.merge_iou,
+        'Of a carried box and one of the student of its class that overlap by more than this, the one of '
+        'lower score goes.', changes='live', minimum=0.01, maximum=1.0),
     ParameterSpec(
         'teacher_timeout_s', 'double', 2.0,
         'The teacher is taken for dead after this long without any answer.',
@@ -252,6 +267,9 @@ def _settings(cls: type, values: Mapping[str, Any]) -> FallbackNodeSettings:
             state=StateSettings(camera_silence_ns=_ns(values, 'camera_silence_s'),
                                 student_silence_ns=_ns(values, 'student_silence_s'),
                                 hold_ns=_ns(values, 'hold_s')),
+            carry=CarrySettings(
+                frames=values['carry_frames'], decay=values['carry_decay'],
+                min_score=values['carry_min_score'], merge_iou=values['carry_merge_iou']),
             teacher=values['teacher'], max_in_flight=values['max_in_flight']),
         recorder=_recorder(values), drift=drift_settings(values))
 
