@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument('--student', required=True, help='ONNX file, or a name of the shipped manifest')
     source.add_argument('--teacher', required=True, help='ONNX file, or a name of the shipped manifest')
     parser.add_argument('--out', required=True, metavar='DIR',
-                        help='folder for report.json, report.html, ap_share.png and risk_coverage.png')
+                        help='folder for report.json, report.html and three pictures (PNG)')
     how = parser.add_argument_group('how to evaluate')
     how.add_argument('--share', type=float, default=0.2, metavar='S',
                      help='share of frames that the headline figures are for (default: 0.2)')
@@ -50,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help='resamples of frames for 95 %% intervals (default: 0, none)')
     how.add_argument('--burst', type=float, default=3.0, metavar='N',
                      help='frames that the simulated gate may send in a row after a quiet time (default: 3)')
+    how.add_argument('--phases', type=int, default=5, metavar='N',
+                     help='replays of each way, each begun at another frame (default: 5)')
+    how.add_argument('--teacher-ms', type=float, default=60.0, metavar='MS',
+                     help='what the simulated teacher of the replay takes for an image (default: 60)')
     how.add_argument('--seed', type=int, default=0, help='of all that is left to chance (default: 0)')
     how.add_argument('--threads', type=int, default=0, metavar='N',
                      help='threads of each model; default 0: one for each core')
@@ -62,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.cli.evaluate import parse_class
     from kd_perception.evaluation.hybrid.frames import run_both, Source
     from kd_perception.evaluation.hybrid.gates import HybridOptions
+    from kd_perception.evaluation.hybrid.replay import ReplayOptions
     from kd_perception.evaluation.hybrid.report import evaluate_hybrid
     from kd_perception.evaluation.metrics.kitti_eval import KITTI_CLASSES
     from kd_perception.fallback.estimator import Estimator
@@ -69,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.images) == bool(args.bag):
         raise ConfigError('either --images or --bag is needed')
     if not 0 < args.share < 1 or not 0 <= args.bootstrap <= 100_000 or not (
-            1 <= args.burst <= 1000):
-        raise ConfigError('--share above 0 and below 1, --bootstrap 0 to 100000, --burst 1 to 1000 expected')
+            1 <= args.burst <= 1000 and 1 <= args.phases <= 100 and 0 < args.teacher_ms <= 10_000):
+        raise ConfigError('--share above 0 and below 1, --bootstrap 0 to 100000, --burst 1 to 1000, '
+                          '--phases 1 to 100, --teacher-ms above 0 and at most 10000 expected')
     classes = tuple(parse_class(text) for text in args.classes) if args.classes else KITTI_CLASSES
     with report_folder(Path(args.out)) as folder:
         student, teacher, facts = load_models(args.student, args.teacher, args.threads)
@@ -79,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
         with progress(args.quiet, [source]) as bar:
             frames = run_both([source], student, teacher, bar.update)
         facts['data'] = {'images': source.images, 'labels': source.labels}
+        replay = ReplayOptions(teacher_ns=round(args.teacher_ms * 1e6), phases=args.phases,
+                               shares=tuple(sorted({*ReplayOptions.shares, args.share})))
         options = HybridOptions(args.share, MergeSettings(policy=args.merge), args.bootstrap, args.seed,
-                                args.burst)
+                                args.burst, replay=replay)
         report = evaluate_hybrid(frames, estimator, options, classes, facts, ['kd_perception', *sys.argv[1:]])
         write_report(folder, _files(report, args.title))
     _print(report)
@@ -136,7 +144,9 @@ def _files(report: Dict[str, Any], title: str) -> Dict[str, Any]:
     from kd_perception.evaluation.hybrid import plots
     from kd_perception.evaluation.hybrid.page import render
     metric = next(iter(report['metrics'].values()))
+    replay = next(iter(report['replay'].values()))
     return {'ap_share.png': plots.png(plots.ap_share, metric, report['share']),
+            'ap_share_in_time.png': plots.png(plots.ap_share_in_time, metric, replay, report['share']),
             'risk_coverage.png': plots.png(plots.risk_coverage, metric), REPORT_HTML: render(report, title),
             REPORT_JSON: json.dumps(report, indent=1, allow_nan=False) + '\n'}
 
@@ -164,5 +174,17 @@ def _print(report: Dict[str, Any]) -> None:
             print(f'  online, {item["gate"]}, {item["threshold"]} threshold: {item["share_sent"]:.1%} sent, '
                   f'AP {item["ap"]:.1f}, {_cell(item["recovered"], 0, 100)} % recovered '
                   f'(random: {_cell(item["random_recovered_at_that_share"], 0, 100)} %)')
+        _print_replay(report['replay'][key])
     for line in report['warnings']:
         print(f'warning: {line}', file=sys.stderr)
+
+
+def _print_replay(replay: Dict[str, Any]) -> None:
+    """Print what each way recovers as the node decides, in time."""
+    print(f'  in time, scorer {replay["scorer"]}, teacher {replay["teacher_ms"]:g} ms; recovered [%], mean '
+          f'and range of {replay["phases"]} phases')
+    print(f'    {"budget":<18}' + ''.join(f'{f"{100 * share:g} %":>16}' for share in replay['shares']))
+    for name, way in replay['ways'].items():
+        cells = (f'{_cell(mean, 0, 100)} [{_cell(low, 0, 100)}, {_cell(high, 0, 100)}]'
+                 for mean, (low, high) in zip(way['recovered'], way['recovered_range']))
+        print(f'    {name:<18}' + ''.join(f'{cell:>16}' for cell in cells))

@@ -10,7 +10,8 @@ from kd_perception.errors import ConfigError
 from kd_perception.fallback.ambiguity import FeatureSettings
 from kd_perception.fallback.estimator import Estimator
 from kd_perception.detection.scene import SceneSignals
-from kd_perception.fallback.scores import DEFAULT_WEIGHTS, Scorer, SIGNALS, SignalScorer
+from kd_perception.fallback.scores import (
+    DEFAULT_WEIGHTS, PERIODIC, PeriodicScorer, Scorer, SIGNALS, SignalScorer)
 
 SCENE_FEATURES = frozenset(field.name for field in dataclasses.fields(SceneSignals))
 SCENE_SIGNALS = frozenset(('dark', 'saturated', 'blurred'))
@@ -39,7 +40,8 @@ class Judge:
         Return the judge for a student.
 
         :param choice: `learned` for the estimator in its model file, `signals` for the fixed rules, a
-            signal's name for that alone; `auto`: `learned` where the file holds one, else `signals`.
+            signal's name for that alone; `periodic`: every frame alike; `auto`:
+            `learned` where the file holds one, else `signals`.
         :raises ModelError: the file's estimator is malformed.
         :raises ConfigError: `learned`, and the file holds none; or an unknown choice.
         """
@@ -49,15 +51,19 @@ class Judge:
             return cls('learned', estimator, estimator.settings, bool(used & SCENE_FEATURES))
         if choice == 'learned':
             raise ConfigError(f'{source}: holds no learned gate; fit one, or choose another scorer')
-        if choice in ('auto', 'signals'):
-            name, weights = 'signals', DEFAULT_WEIGHTS
-        elif choice in SIGNALS:
-            name, weights = choice, {choice: 1.0}
-        else:
-            raise ConfigError(f'scorer {choice!r:.60}: expected auto, learned, signals or one of '
+        if choice not in ('auto', 'signals', PERIODIC, *SIGNALS):
+            raise ConfigError(f'scorer {choice!r:.60}: expected auto, learned, signals, periodic or one of '
                               f'{", ".join(SIGNALS)}')
-        return cls(name, SignalScorer(weights), FeatureSettings.of_thresholds(spec.thresholds),
-                   bool(set(weights) & SCENE_SIGNALS))
+        return cls.of_scorer('signals' if choice == 'auto' else choice,
+                             FeatureSettings.of_thresholds(spec.thresholds))
+
+    @classmethod
+    def of_scorer(cls, name: str, settings: FeatureSettings) -> Judge:
+        """Return the judge with `signals`, `periodic` or one signal, which need no model file."""
+        if name == PERIODIC:
+            return cls(name, PeriodicScorer(), settings, False)
+        weights = DEFAULT_WEIGHTS if name == 'signals' else {name: 1.0}
+        return cls(name, SignalScorer(weights), settings, bool(set(weights) & SCENE_SIGNALS))
 
     @property
     def knows_shares(self) -> bool:

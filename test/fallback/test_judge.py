@@ -49,6 +49,13 @@ def test_a_choice_is_kept_whatever_the_model_holds(choice):
     assert 0 <= judge.scorer.explain(features).score <= 1
 
 
+def test_periodic_takes_every_frame_alike():
+    judge = Judge.of_model(WITH_GATE, 'm.onnx', 'periodic')
+    features = FeatureExtractor(judge.settings, LABELS).extract(Detections.empty(), 1, (64, 64))
+    assert judge.name == judge.scorer.explain(features).reason == 'periodic' and not judge.wants_scene
+    assert judge.scorer.explain(features).score >= judge.threshold_for(0.2)
+
+
 @pytest.mark.parametrize('choice,wanted', [
     ('signals', True), ('dark', True), ('saturated', True), ('blurred', True),
     ('band', False), ('empty', False), ('flicker', False), ('auto', True)])
@@ -78,7 +85,8 @@ def test_the_threshold_follows_the_share():
 def test_what_cannot_be_had_is_said():
     with pytest.raises(ConfigError, match='m.onnx: holds no learned gate; fit one'):
         Judge.of_model(spec(), 'm.onnx', 'learned')
-    with pytest.raises(ConfigError, match="scorer 'guess': expected auto, learned, signals or one of empty"):
+    expected = "scorer 'guess': expected auto, learned, signals, periodic or one of empty"
+    with pytest.raises(ConfigError, match=expected):
         Judge.of_model(spec(), 'm.onnx', 'guess')
     malformed = spec(gate={'kind': 'magic'})
     for choice in ('auto', 'learned'):

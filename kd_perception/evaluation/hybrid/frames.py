@@ -21,6 +21,7 @@ from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.label_source import LabelSource
 from kd_perception.labels.object_table import concatenate_tables, ObjectTable
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
+from kd_perception.fallback.flow import flow_image, FlowImage
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.detection.scene import measure_scene, SceneSignals
 import numpy as np
@@ -65,6 +66,7 @@ class PairedFrames:
     :ivar labels: table of the F frames.
     :ivar student, teacher: length F, each down to its model's low threshold, class ids of its own model.
     :ivar stamps_ns: (F,) int64. :ivar image_hw: (F, 2) int64 [px]. :ivar scenes: length F.
+    :ivar views: length F, as boxes are carried through the images; empty where no frame follows another.
     :ivar student_spec, teacher_spec: facts of the models.
     :ivar problems: one line for each thing that a reader of the figures should know.
     """
@@ -81,6 +83,7 @@ class PairedFrames:
     student_spec: ModelSpec
     teacher_spec: ModelSpec
     problems: Tuple[str, ...] = ()
+    views: Tuple[FlowImage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,10 +107,11 @@ class PairedFrames:
         :raises ConfigError: the models have no class in common.
         """
         merger = Merger(LabelMap.by_name(self.student_spec.labels, self.teacher_spec.labels), merge)
-        types = [label.replace(' ', '_') for label in merger.labels.labels]
+        labels = merger.labels.labels
         alone = [merger.student_only(found).detections for found in self.student]
         merged = [merger.merge(*pair).detections for pair in zip(self.student, self.teacher)]
-        return Answers(self.labels, _table(alone, types, self.names), _table(merged, types, self.names))
+        return Answers(self.labels, detection_table(alone, labels, self.names),
+                       detection_table(merged, labels, self.names))
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,10 @@ class Answers:
         return Answers(*(table.take_frames(index) for table in (self.labels, self.student, self.merged)))
 
 
-def _table(detections: Sequence[Detections], types: Sequence[str], names: Sequence[str]) -> ObjectTable:
+def detection_table(detections: Sequence[Detections], labels: Sequence[str],
+                    names: Sequence[str]) -> ObjectTable:
+    """Return the table of detections of frames of these names; their class ids are indices of `labels`."""
+    types = [label.replace(' ', '_') for label in labels]
     return ObjectTable.from_objects(
         [KittiObjects.from_boxes([types[i] for i in item.class_ids], item.boxes_xyxy, item.scores)
          for item in detections], names)
@@ -156,7 +163,7 @@ def run_both(sources: Sequence[Source], student: Detector, teacher: Detector,
     :raises ModelError: a model failed.
     """
     floors = [detector.spec.thresholds.score_low for detector in (student, teacher)]
-    names, sets, drives, labels, found, stamps, sizes, scenes = ([] for _ in range(8))
+    names, sets, drives, labels, found, stamps, sizes, scenes, views = ([] for _ in range(9))
     problems: List[str] = []
     numbers = itertools.count()
     for source in sources:
@@ -177,6 +184,7 @@ def run_both(sources: Sequence[Source], student: Detector, teacher: Detector,
             stamps.append(frame.stamp_ns)
             sizes.append(image.shape[:2])
             scenes.append(measure_scene(image))
+            views.append(flow_image(image))
             drives.append(drive if follows else next(numbers))
             tick()
         if len(names) == first:
@@ -185,7 +193,7 @@ def run_both(sources: Sequence[Source], student: Detector, teacher: Detector,
         tuple(names), tuple(sets), np.array(drives, dtype=np.int64), ObjectTable.from_objects(labels, names),
         tuple(pair[0] for pair in found), tuple(pair[1] for pair in found), np.array(stamps, dtype=np.int64),
         np.array(sizes, dtype=np.int64).reshape(-1, 2), tuple(scenes), student.spec, teacher.spec,
-        tuple(problems))
+        tuple(problems), tuple(views))
 
 
 def _labelled(source: Source, problems: List[str]) -> Iterator[Tuple[Frame, KittiObjects, str]]:

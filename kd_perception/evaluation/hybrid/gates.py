@@ -7,6 +7,7 @@ from kd_perception.evaluation.hybrid.curve import (
     area, HybridAp, ORDERS, recovered, recovered_intervals, SHARES)
 from kd_perception.evaluation.hybrid.frames import PairedFrames
 from kd_perception.evaluation.hybrid.gain import frame_gains
+from kd_perception.evaluation.hybrid.replay import ReplayOptions
 from kd_perception.evaluation.report.content import number, numbers
 from kd_perception.fallback.ambiguity import FeatureSettings, FeatureVector
 from kd_perception.fallback.estimator import Estimator
@@ -29,6 +30,7 @@ class HybridOptions:
     :ivar share: of the frames, that headline figures are for. :ivar merge: how answers are merged.
     :ivar bootstrap: resamples for intervals, 0 for none. :ivar seed: of everything that is left to chance.
     :ivar burst: of the simulated gate's token bucket, in frames.
+    :ivar replay: of the fallback's own logic in time.
     :ivar orders: in which frames of equal score are taken, for means; three times as many for `random`.
     """
 
@@ -38,6 +40,7 @@ class HybridOptions:
     seed: int = 0
     burst: float = GateSettings.burst
     orders: int = ORDERS
+    replay: ReplayOptions = ReplayOptions()
 
     @property
     def shares(self) -> Tuple[float, ...]:

@@ -65,6 +65,29 @@ def _metric(report: Dict[str, Any], metric: Dict[str, Any]) -> str:
         '<h3>By class</h3>', _plots([plots.svg(plots.class_ap, metric, name) for name in classes]))
 
 
+def _replay(report: Dict[str, Any]) -> str:
+    parts = []
+    for key, replay in report['replay'].items():
+        metric, rows = report['metrics'][key], []
+        for name, way in replay['ways'].items():
+            for i, share in enumerate(replay['shares']):
+                classes = [_figure(way['ap_by_class'][i][item], 1) for item in metric['classes']]
+                rows.append([_text(name), _figure(share, 0, 100), _figure(way['sent'][i], 1, 100), *classes,
+                             _figure(way['ap'][i], 1), _figure(way['recovered'][i], 0, 100),
+                             _interval(way['recovered_range'][i])])
+        parts += [f'<h3>{_text(metric["text"])}</h3>',
+                  _plots([plots.svg(plots.ap_share_in_time, metric, replay, report['share'])]), _table(
+                      ('way', 'budget [%]', 'sent [%]', *metric['classes'], 'AP [%]', 'recovered [%]',
+                          'of the phases'), rows, 1)]
+    replay = next(iter(report['replay'].values()))
+    return _section(
+        'In time', *parts, f'<p class="sub">The frames replayed through the fallback itself; scorer '
+        f'{_text(replay["scorer"])}, deadline {replay["deadline_ms"]:g} ms, a teacher of '
+        f'{replay["teacher_ms"]:g} ms; means over {replay["phases"]} phases. Regular: the budget alone '
+        "decides. Replaced: the teacher's answer is for its own frame. Carried: also for those that "
+        'follow.</p>')
+
+
 def _online(report: Dict[str, Any]) -> str:
     rows = []
     for key, items in report['online'].items():
@@ -105,7 +128,7 @@ def render(report: Dict[str, Any], title: str = 'Hybrid') -> str:
         items = ''.join(f'<li>{_text(line)}</li>' for line in report['warnings'])
         warnings = f'<div class="warn"><ul>{items}</ul></div>'
     body = ''.join([_tiles(report), warnings, *(_metric(report, item) for item in report['metrics'].values()),
-                    _online(report), _facts(report)])
+                    _replay(report), _online(report), _facts(report)])
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{_text(title)}</title><style>{_STYLE}</style></head><body><main>'

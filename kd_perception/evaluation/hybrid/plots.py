@@ -48,6 +48,33 @@ def ap_share(metric: Dict[str, Any], share: float):
     return figure
 
 
+_WAYS = {
+    'gated, carried': {'color': plots.COLORS[0], 'marker': 'o', 'markersize': 4},
+    'regular, carried': {'color': plots.COLORS[0], 'linestyle': '--', 'marker': 's', 'markersize': 3.5},
+    'gated, replaced': {'color': plots.COLORS[2], 'marker': 'o', 'markersize': 4},
+    'regular, replaced': {'color': plots.COLORS[1], 'linestyle': ':', 'marker': 's', 'markersize': 3.5},
+}
+
+
+def ap_share_in_time(metric: Dict[str, Any], replay: Dict[str, Any], share: float):
+    """Draw mean AP against the share sent, as the node decides and from a sorted list; return the figure."""
+    figure, axes = plots._figure(6.4, 4.2)
+    gate = metric['gates'].get(replay['scorer'])
+    if gate:
+        axes.plot(metric['shares'], gate['ap'], color=_BACK, label=f'{replay["scorer"]}, sorted, replaced')
+    for name, style in _WAYS.items():
+        if name in replay['ways']:
+            way = replay['ways'][name]
+            axes.plot([0, *way['sent']], [metric['student_ap'], *way['ap']], label=name, **style)
+    half = (metric['student_ap'] + metric['teacher_ap']) / 2
+    axes.plot([share], [half], '+', color=plots.TEXT, markersize=9, label="half of the teacher's gain")
+    axes.set_xlim(0, 1)
+    over = ', '.join(metric['mean_over'])
+    plots._finish(axes, f'{metric["text"]}, in time: mean AP of {over}',
+                  'share of frames sent to the teacher', 'AP R40 [%]')
+    return figure
+
+
 def class_ap(metric: Dict[str, Any], name: str):
     """Draw one class's AP against the share sent; return the figure."""
     figure, axes = plots._figure()

@@ -7,9 +7,14 @@ from kd_perception.evaluation.hybrid.curve import HybridAp, make_metrics, truth_
 from kd_perception.evaluation.hybrid.frames import PairedFrames
 from kd_perception.evaluation.hybrid.gates import (
     compare_gates, DEFAULT, HybridOptions, LEARNED, online_settings, scored_gates, simulate_online)
+from kd_perception.evaluation.hybrid.replay import compare_ways, node_settings
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES, MIN_GROUND_TRUTHS
 from kd_perception.evaluation.report.content import versions
+from kd_perception.fallback.ambiguity import FeatureSettings
+from kd_perception.fallback.camera_fallback import FallbackSettings
 from kd_perception.fallback.estimator import Estimator
+from kd_perception.fallback.gate import GateSettings
+from kd_perception.fallback.judge import Judge
 import numpy as np
 
 SCHEMA, SCHEMA_VERSION = 'kd_perception.hybrid', 1
@@ -36,13 +41,15 @@ def evaluate_hybrid(frames: PairedFrames, estimator: Optional[Estimator], option
         'ground_truths': dict(zip((item.name for item in classes),
                                   truth_counts(answers, classes, metrics[0].difficulty))),
         'share': options.share, 'merge': options.merge.policy, 'bootstrap': options.bootstrap,
-        'seed': options.seed, 'metrics': {}, 'online': {},
+        'seed': options.seed, 'metrics': {}, 'online': {}, 'replay': {},
         'estimator': None if estimator is None else {
             'kind': estimator.kind, 'trained': estimator.trained,
             'features': {item.name: item.weight for item in estimator.features}},
         **(facts or {}), 'versions': versions(), 'command': list(command)}
-    for metric in metrics:
-        ap = HybridAp(answers, metric)
+    aps = [HybridAp(answers, metric) for metric in metrics]
+    replays = _replay(frames, aps, options)
+    for metric, ap, replayed in zip(metrics, aps, replays):
+        report['replay'][metric.key] = replayed
         report['metrics'][metric.key] = compare_gates(ap, gates, options)
         report['online'][metric.key] = []
         for gate in gates:
@@ -55,6 +62,13 @@ def evaluate_hybrid(frames: PairedFrames, estimator: Optional[Estimator], option
         *frames.problems, *account_of_classes(answers.labels, answers.merged, classes),
         *_warnings(report, estimator)]
     return report
+
+
+def _replay(frames: PairedFrames, aps: Sequence[HybridAp], options: HybridOptions) -> List[Dict[str, Any]]:
+    judge = Judge.of_scorer(DEFAULT, FeatureSettings.of_thresholds(frames.student_spec.thresholds))
+    gate = GateSettings(burst=options.burst)
+    settings = node_settings(judge, FallbackSettings(gate=gate, merge=options.merge))
+    return compare_ways(frames, aps, judge, settings, options.replay)
 
 
 def _warnings(report: Dict[str, Any], estimator: Optional[Estimator]) -> List[str]:

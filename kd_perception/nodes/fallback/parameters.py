@@ -13,7 +13,7 @@ from kd_perception.fallback.camera_fallback import FallbackSettings
 from kd_perception.fallback.carry import CarrySettings
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
-from kd_perception.fallback.scores import SIGNALS
+from kd_perception.fallback.scores import PERIODIC, SIGNALS
 from kd_perception.fallback.state import StateSettings
 from kd_perception.drift.monitor import DriftSettings
 from kd_perception.nodes.detector.parameters import check_cameras
@@ -90,8 +90,9 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'scorer', 'string', 'signals',
         "What judges a frame: learned is the estimator in the student's file, signals the fixed rules, a "
-        'signal its name; auto takes learned where the file holds one, else signals.',
-        choices=('auto', 'learned', 'signals', *SIGNALS)),
+        'signal its name, periodic takes every frame alike; auto takes learned where the file holds one, '
+        'else signals.',
+        choices=('auto', 'learned', 'signals', PERIODIC, *SIGNALS)),
     ParameterSpec(
         'enter_threshold', 'double', -1.0,
         'Score from which frames are ambiguous; -1: the score that share of the frames reaches, as the '
