@@ -15,7 +15,7 @@ from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
 from kd_perception.fallback.carry import CarrySettings
 from kd_perception.fallback.flow import FlowImage
 from kd_perception.fallback.gate import (
-    Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_BUSY, TEACHER_OFF, TEACHER_OUT)
+    Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_BUSY, TEACHER_OFF, TEACHER_OUT, TIME_SPENT)
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.fallback.provenance import Output, Source
 from kd_perception.fallback.rate_budget import RateBucket
@@ -23,6 +23,7 @@ from kd_perception.fallback.running_threshold import RunningThreshold
 from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
+from kd_perception.fallback.teacher_load import LoadSettings, TeacherLoad
 from kd_perception.fallback.temporal import TemporalStage
 
 
@@ -36,6 +37,7 @@ class FallbackSettings:
     :param max_in_flight: frames of the camera that may be with the teacher at once. A detector of this
         package works on one and keeps the newest that waits: a third request would undo the second.
     :param carry: how the teacher's boxes are carried forward to frames that it does not answer.
+    :param load: what may be asked of the teacher, all its cameras together.
     :param teacher: False: there is no teacher, by design; the state is DEGRADED and says so.
     :param breaker: its `probe_deadline_ns` is replaced by the arbiter's deadline.
     """
@@ -46,6 +48,7 @@ class FallbackSettings:
     merge: MergeSettings = MergeSettings()
     state: StateSettings = StateSettings()
     carry: CarrySettings = CarrySettings()
+    load: LoadSettings = LoadSettings()
     teacher: bool = True
     running: bool = False
     max_in_flight: int = 2
@@ -86,11 +89,13 @@ class CameraFallback:
     :param rate: bound of requests a second, shared between cameras where it is the same object.
     :param breaker: of the teacher, shared between its cameras where it is the same object; its settings
         are then the owner's concern. None: one for this camera alone.
+    :param load: of the teacher, likewise.
     """
 
     def __init__(self, camera: str, labels: LabelMap, extractor: FeatureExtractor, scorer: Scorer,
                  now_ns: int, settings: FallbackSettings = FallbackSettings(), seed: int = 0,
-                 rate: RateBucket | None = None, breaker: TeacherBreaker | None = None):
+                 rate: RateBucket | None = None, breaker: TeacherBreaker | None = None,
+                 load: TeacherLoad | None = None):
         """Start; silence of camera and student counts from `now_ns`."""
         self.camera = camera
         self.extractor, self.scorer = extractor, scorer
@@ -99,6 +104,8 @@ class CameraFallback:
         self._running = RunningThreshold(settings.gate.share, settings.gate.enter)
         self._owns_breaker = breaker is None
         self.breaker = TeacherBreaker(settings.breaker_settings()) if breaker is None else breaker
+        self._owns_load = load is None
+        self.load = TeacherLoad(settings.load) if load is None else load
         self.arbiter = Arbiter(Merger(labels, settings.merge), settings.arbiter)
         self.temporal = TemporalStage(self.arbiter.merger, settings.carry)
         self._state = StateMonitor(settings.state, now_ns)
@@ -120,6 +127,8 @@ class CameraFallback:
         self.gate.configure(settings.gate)
         if self._owns_breaker:
             self.breaker.configure(settings.breaker_settings())
+        if self._owns_load:
+            self.load.configure(settings.load)
         self.arbiter.merger.settings = settings.merge
         self.arbiter.configure(settings.arbiter)
         self.temporal.configure(settings.carry)
@@ -173,6 +182,7 @@ class CameraFallback:
         self._tell_misses(step.outputs, now_ns)
         if decision.send and image_at_hand:
             self.breaker.sent((self.camera, step.sequence), now_ns, decision.probe)
+            self.load.asked(self.camera, now_ns)
         return FrameStep(self.temporal.finish(step.outputs), decision.send, decision, features, step.sequence)
 
     def on_late_image(self, sequence: int, now_ns: int,
@@ -182,6 +192,7 @@ class CameraFallback:
         if asked:
             self.temporal.seen(sequence, view)
             self.breaker.sent((self.camera, sequence), now_ns)
+            self.load.asked(self.camera, now_ns)
         return asked
 
     def on_image_lost(self, sequence: int, now_ns: int) -> tuple[Output, ...]:
@@ -198,6 +209,8 @@ class CameraFallback:
         """
         step = self.arbiter.on_teacher(stamp_ns, detections, now_ns)
         self._tell_misses(step.outputs, now_ns)
+        if step.verdict not in (Verdict.UNKNOWN, Verdict.DUPLICATE):
+            self.load.answered(self.camera, now_ns)
         ticket = (self.camera, step.sequence)
         if step.verdict is Verdict.ACCEPTED:
             self.breaker.answered()
@@ -248,8 +261,11 @@ class CameraFallback:
         if not image_at_hand:
             return NO_IMAGE, False
         if self.breaker.available(now_ns):
-            busy = self.arbiter.waiting >= self._settings.max_in_flight
-            return TEACHER_BUSY if busy else '', False
+            limits = self._settings.arbiter
+            if self.arbiter.waiting >= self._settings.max_in_flight or not self.load.in_time(
+                    self.camera, now_ns, limits.deadline_ns - limits.reserve_ns):
+                return TEACHER_BUSY, False
+            return '' if self.load.has_credit(now_ns) else TIME_SPENT, False
         return TEACHER_OUT, self.breaker.probe_due(now_ns)
 
     def _tell_misses(self, outputs: Sequence[Output], now_ns: int) -> None:

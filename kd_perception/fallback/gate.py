@@ -14,6 +14,7 @@ from kd_perception.fallback.scores import Ambiguity, CLEAR
 
 # A frame's reason besides the scorer's own and `clear`.
 AUDIT = 'audit'
+REFRESH = 'refresh'     # clear, and the budget was there
 HELD = 'held'           # ambiguous by hysteresis alone
 # Why a frame that should have gone did not.
 SHARE_SPENT = 'share_budget'
@@ -22,9 +23,10 @@ TEACHER_OUT = 'teacher_unavailable'
 TEACHER_OFF = 'teacher_off'
 NO_IMAGE = 'no_image'
 TEACHER_BUSY = 'teacher_busy'
+TIME_SPENT = 'time_budget'
 # Chance draws audits in bunches: with room for one, near half of them would find no token.
 AUDIT_BURST = 3.0
-DENIALS = (SHARE_SPENT, RATE_SPENT, TEACHER_OUT, TEACHER_OFF, NO_IMAGE, TEACHER_BUSY)
+DENIALS = (SHARE_SPENT, RATE_SPENT, TEACHER_OUT, TEACHER_OFF, NO_IMAGE, TEACHER_BUSY, TIME_SPENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,8 @@ class GateSettings:
     :param audit_share: part of `share` that is kept for frames drawn by chance, whatever their score: they
         show what the scorer misses, and prove the teacher alive on an easy road.
     :param burst: frames that can be sent in a row after a quiet time, besides up to `AUDIT_BURST` audits.
+    :param refresh: where all of that is saved already, a clear frame is sent: what is not spent is lost, and
+        the answer is carried forward.
     """
 
     enter: float = 0.5
@@ -47,6 +51,7 @@ class GateSettings:
     share: float = 0.2
     audit_share: float = 0.01
     burst: float = 3.0
+    refresh: bool = False
 
     def __post_init__(self):
         """Check ranges."""
@@ -101,7 +106,8 @@ class Gate:
         self._rate = RateBucket(None) if rate is None else rate
         self._ambiguous = False
         self._calm_frames = 0
-        self._counts = dict.fromkeys(('frames', 'ambiguous', 'audited', 'probed', 'sent', *DENIALS), 0)
+        self._counts = dict.fromkeys((
+            'frames', 'ambiguous', 'audited', 'probed', 'refreshed', 'sent', *DENIALS), 0)
         self.settings = settings
         self._general = ShareBucket(*_general(settings))
         self._audits = ShareBucket(settings.audit_share, AUDIT_BURST)
@@ -114,7 +120,7 @@ class Gate:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Frames since the start: seen, ambiguous, sent (of these audited, probed), and denied by reason."""
+        """Frames since the start: seen, ambiguous, sent (audited, probed, refreshed), denied by reason."""
         return dict(self._counts)
 
     def decide(self, ambiguity: Ambiguity, now_ns: int, blocked: str = '',
@@ -143,6 +149,9 @@ class Gate:
             probe = bucket is not None
         elif not blocked and (audit or self._ambiguous):
             bucket, denied = self._bucket(audit)
+        elif not blocked and s.refresh and self._general.full and self._rate.has_token():
+            bucket, reason = self._general, REFRESH
+            self._counts['refreshed'] += 1
         if blocked and (audit or self._ambiguous):
             denied = blocked
         if bucket is not None:

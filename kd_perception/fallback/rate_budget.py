@@ -57,6 +57,11 @@ class ShareBucket:
         self._level -= TOKEN
 
     @property
+    def full(self) -> bool:
+        """Whether the next frame earns nothing more."""
+        return self._gain > 0 and self._level >= self._capacity
+
+    @property
     def tokens(self) -> float:
         """Frames that could pass now."""
         return self._level / TOKEN

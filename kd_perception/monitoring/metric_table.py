@@ -118,6 +118,8 @@ TABLE = (
                'Sent because drawn by chance.'),
     MetricSpec(FALLBACK, 'gate.probed', 'fallback_frames_probed_total', 'counter',
                'Sent to probe the teacher.'),
+    MetricSpec(FALLBACK, 'gate.refreshed', 'fallback_frames_refreshed_total', 'counter',
+               'Sent because the budget was there.'),
     MetricSpec(FALLBACK, 'gate.<reason>', 'fallback_frames_denied_total', 'counter',
                'Not sent although they should have been.'),
     MetricSpec(FALLBACK, 'arbiter.students', 'fallback_student_results_total', 'counter',

@@ -26,6 +26,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.rate_budget import RateBucket
+from kd_perception.fallback.teacher_load import TeacherLoad
 from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import recorder_report, teacher_report
 from kd_perception.nodes.shared.throttle import Throttle
@@ -78,6 +79,7 @@ class FallbackNode(RobustLifecycleNode):
         self._channels: dict[str, FallbackChannel] = {}
         self._breaker = TeacherBreaker()
         self._rate = RateBucket(None)
+        self._load_of_teacher = TeacherLoad()
         self._recorder: HardFrameRecorder | None = None
         self._states: dict[str, str] = {}
         self._due_ns: int | None = None
@@ -197,9 +199,11 @@ class FallbackNode(RobustLifecycleNode):
         fallback = self._complete()
         self._breaker = TeacherBreaker(fallback.breaker_settings())
         self._rate = RateBucket(settings.teacher_rate_hz, RATE_BURST)
+        self._load_of_teacher = TeacherLoad(fallback.load)
         return {camera: CameraFallback(
             camera, labels, FeatureExtractor(judge.settings, spec.labels), judge.scorer,
-            self._steady_ns(), fallback, settings.seed + index, self._rate, self._breaker)
+            self._steady_ns(), fallback, settings.seed + index, self._rate, self._breaker,
+            self._load_of_teacher)
             for index, camera in enumerate(settings.cameras)}
 
     def _complete(self) -> Any:
@@ -230,6 +234,7 @@ class FallbackNode(RobustLifecycleNode):
         fallback = self._complete()
         self._breaker.configure(fallback.breaker_settings())
         self._rate.configure(self.settings.teacher_rate_hz, RATE_BURST)
+        self._load_of_teacher.configure(fallback.load)
         for channel in self._channels.values():
             channel.logic.configure(fallback)
         self._set_alarm()

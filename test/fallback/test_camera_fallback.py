@@ -15,6 +15,7 @@ from kd_perception.fallback.merge import LabelMap, MergeSettings
 from kd_perception.detection.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, SignalScorer
 from kd_perception.fallback.state import FallbackState, StateSettings
+from kd_perception.fallback.teacher_load import LoadSettings
 import numpy as np
 import pytest
 
@@ -25,7 +26,8 @@ ANSWER = Detections([[50, 50, 90, 90]], [0.8], [1])
 SETTINGS = FallbackSettings(
     gate=GateSettings(share=1.0, audit_share=0.0, leave=0.5, leave_frames=1),
     arbiter=ArbiterSettings(deadline_ns=100 * MS),
-    breaker=BreakerSettings(misses=3, window=5, probe_interval_ns=500 * MS, successes=2), max_in_flight=9)
+    breaker=BreakerSettings(misses=3, window=5, probe_interval_ns=500 * MS, successes=2), max_in_flight=9,
+    load=LoadSettings(pace=False))
 
 
 def make(settings=SETTINGS, scorer=None, camera='front', **options):

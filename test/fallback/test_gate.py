@@ -55,7 +55,7 @@ def test_share_budget():
     assert [d.send for d in decisions] == [i % 4 == 0 for i in range(9)]
     assert {d.denied for d in decisions if not d.send} == {SHARE_SPENT}
     assert all(d.ambiguous for d in decisions)
-    assert gate.counts == {'frames': 9, 'ambiguous': 9, 'audited': 0, 'probed': 0, 'sent': 3,
+    assert gate.counts == {'frames': 9, 'ambiguous': 9, 'audited': 0, 'probed': 0, 'refreshed': 0, 'sent': 3,
                            **dict.fromkeys(DENIALS, 0), SHARE_SPENT: 6}
 
 
@@ -182,3 +182,19 @@ def test_budget_holds_in_every_window(share, part, burst, frames, seed):
         assert not (d.send and d.denied and not d.probe)
         assert (d.ambiguous or d.audit) <= (d.send or bool(d.denied))
         assert d.send <= (d.ambiguous or d.audit or d.probe)
+
+
+def test_what_is_left_over_is_spent_where_that_is_wanted():
+    """Of clear frames as many as the share earns, once the burst is saved; a hard stretch finds it whole."""
+    settings = GateSettings(share=0.25, audit_share=0.0, burst=3.0, refresh=True)
+    gate = Gate(settings)
+    sent = [gate.decide(Ambiguity(0.0, 'clear'), i) for i in range(40)]
+    assert [i for i, decision in enumerate(sent) if decision.send] == list(range(0, 40, 4))
+    assert {decision.reason for decision in sent if decision.send} == {'refresh'}
+    assert not any(decision.ambiguous or decision.denied for decision in sent)
+    assert gate.counts['refreshed'] == gate.counts['sent'] == 10
+    hard = [gate.decide(Ambiguity(1.0, 'band'), 40 + i).send for i in range(4)]
+    assert sum(hard) == 3
+    assert not gate.decide(Ambiguity(0.0, 'clear'), 50, blocked='teacher_busy').send
+    assert not Gate(GateSettings(share=0.0, audit_share=0.0, refresh=True)).decide(
+        Ambiguity(0.0, 'clear'), 0).send

@@ -93,6 +93,7 @@ def test_a_camera_of_the_fallback():
         'fallback_image_publishers': 1, 'fallback_images_lost_total': 2, 'fallback_qos_mismatches_total': 0,
         'fallback_frames_total': 100, 'fallback_frames_ambiguous_total': 30, 'fallback_frames_sent_total': 20,
         'fallback_frames_audited_total': 2, 'fallback_frames_probed_total': 1,
+        'fallback_frames_refreshed_total': 3,
         'fallback_frames_denied_total reason=share_budget': 7, 'fallback_student_results_total': 100,
         'fallback_outputs_total': 99, 'fallback_deadlines_missed_total': 3, 'fallback_boxes_cut_total': 4,
         'fallback_stamps_not_rising_total': 1, 'fallback_outputs_by_source_total source=student': 80,
@@ -101,7 +102,7 @@ def test_a_camera_of_the_fallback():
         'fallback_teacher_answers_total verdict=accepted': 18}
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert len(found) == len(expected) + 6, 'and the six other percentiles; the breaker is told elsewhere'
-    assert len([key for key in COUNTS if not key.startswith('breaker')]) == 17
+    assert len([key for key in COUNTS if not key.startswith('breaker')]) == 18
     assert {dict(s.labels)['camera'] for s in samples} == {'front'}
     # Not active: no state, and the totals go on.
     found = values(samples_of('/fallback', fallback_reports(active=False)[2], pytest.fail))

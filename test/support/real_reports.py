@@ -22,7 +22,8 @@ FACTS = (('name', 'rectangles'), ('version', '1.0'), ('path', '/models/a.onnx'),
          ('input', '96x96'))
 COUNTS = {
     'gate.frames': 100, 'gate.ambiguous': 30, 'gate.sent': 20, 'gate.audited': 2, 'gate.probed': 1,
-    'gate.share_budget': 7, 'arbiter.students': 100, 'arbiter.outputs': 99, 'arbiter.deadlines_missed': 3,
+    'gate.refreshed': 3, 'gate.share_budget': 7, 'arbiter.students': 100, 'arbiter.outputs': 99,
+    'arbiter.deadlines_missed': 3,
     'arbiter.stamps_not_rising': 1, 'arbiter.boxes_cut': 4, 'arbiter.source.student': 80,
     'carry.frames': 30, 'carry.lost': 6, 'arbiter.source.student-no-teacher': 10,
     'arbiter.unverified.no_image': 5, 'arbiter.answer.accepted': 18,

@@ -49,7 +49,8 @@ def ap_share(metric: Dict[str, Any], share: float):
 
 
 _WAYS = {
-    'gated, carried': {'color': plots.COLORS[0], 'marker': 'o', 'markersize': 4},
+    'refreshed, carried': {'color': plots.COLORS[0], 'linewidth': 2.2, 'marker': 'D', 'markersize': 4.5},
+    'gated, carried': {'color': plots.COLORS[3], 'marker': 'o', 'markersize': 4},
     'regular, carried': {'color': plots.COLORS[0], 'linestyle': '--', 'marker': 's', 'markersize': 3.5},
     'gated, replaced': {'color': plots.COLORS[2], 'marker': 'o', 'markersize': 4},
     'regular, replaced': {'color': plots.COLORS[1], 'linestyle': ':', 'marker': 's', 'markersize': 3.5},

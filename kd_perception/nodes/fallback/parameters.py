@@ -15,6 +15,7 @@ from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.scores import PERIODIC, SIGNALS
 from kd_perception.fallback.state import StateSettings
+from kd_perception.fallback.teacher_load import LoadSettings
 from kd_perception.drift.monitor import DriftSettings
 from kd_perception.nodes.detector.parameters import check_cameras
 from kd_perception.nodes.shared.drift_parameters import DRIFT_PARAMETERS, drift_settings
@@ -80,6 +81,9 @@ FALLBACK_PARAMETERS = (
         'burst', 'double', 3.0,
         'Frames that may be sent in a row after a quiet time.', changes='live', minimum=1.0, maximum=1000.0),
     ParameterSpec(
+        'refresh', 'bool', GateSettings.refresh,
+        'Where all of burst is saved, send a clear frame as well, so that share is used up.', changes='live'),
+    ParameterSpec(
         'max_in_flight', 'int', 2,
         'Frames of a camera that may be with the teacher at once; its detector keeps one that waits besides '
         'the one in work.', changes='live', minimum=1, maximum=1000),
@@ -87,6 +91,14 @@ FALLBACK_PARAMETERS = (
         'teacher_rate_hz', 'double', 0.0,
         'Greatest rate of frames sent, of all cameras together; 0: no bound.',
         changes='live', minimum=0.0, maximum=1000.0),
+    ParameterSpec(
+        'teacher_pace', 'bool', LoadSettings.pace,
+        'Ask only for what the teacher, by the time that it has taken of late, answers before the deadline, '
+        'all cameras together.', changes='live'),
+    ParameterSpec(
+        'teacher_time_share', 'double', LoadSettings.time_share,
+        'Greatest share of its time that the teacher works, for all cameras together; what is not used is '
+        'saved up to two seconds of work; 1: no bound.', changes='live', minimum=0.01, maximum=1.0),
     ParameterSpec(
         'scorer', 'string', 'signals',
         "What judges a frame: learned is the estimator in the student's file, signals the fixed rules, a "
@@ -255,7 +267,8 @@ def _settings(cls: type, values: Mapping[str, Any]) -> FallbackNodeSettings:
         enter=tuned('enter_threshold'), leave_share=values['leave_share'], score=tuned('score_threshold'),
         fallback=FallbackSettings(
             gate=GateSettings(leave_frames=values['leave_frames'], share=values['share'],
-                              audit_share=values['audit_share'], burst=values['burst']),
+                              audit_share=values['audit_share'], burst=values['burst'],
+                              refresh=values['refresh']),
             arbiter=ArbiterSettings(
                 deadline_ns=deadline_ns, reserve_ns=min(RESERVE_NS, deadline_ns // 10),
                 max_pending=values['max_pending']),
@@ -268,6 +281,7 @@ def _settings(cls: type, values: Mapping[str, Any]) -> FallbackNodeSettings:
             state=StateSettings(camera_silence_ns=_ns(values, 'camera_silence_s'),
                                 student_silence_ns=_ns(values, 'student_silence_s'),
                                 hold_ns=_ns(values, 'hold_s')),
+            load=LoadSettings(pace=values['teacher_pace'], time_share=values['teacher_time_share']),
             carry=CarrySettings(
                 frames=values['carry_frames'], decay=values['carry_decay'],
                 min_score=values['carry_min_score'], merge_iou=values['carry_merge_iou']),
