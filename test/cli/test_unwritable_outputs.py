@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 from kd_perception.cli.main import COMMANDS, main  # noqa: E402
-from kd_perception.cli.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 
 LABEL = 'Car 0.00 0 -1.57 16 24 48 64 1.5 1.6 3.7 2.0 1.6 20.0 -1.5'
 # The file system of files that may hold no byte: what a full disk gives, for any user.
