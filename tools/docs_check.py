@@ -278,8 +278,11 @@ def check_launch(name: str, arguments: list[str]) -> Iterator[str]:
     if not path.is_file():
         yield f'there is no launch file {name}'
         return
-    known = {node.value for node in ast.walk(ast.parse(path.read_text()))
-             if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    # Its own table of arguments, and those that all launch files share.
+    known = {key.value for source in (path, *(ROOT / 'kd_perception' / 'nodes').rglob('launch_*.py'))
+             for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Assign)
+             and isinstance(node.value, ast.Dict) and getattr(node.targets[0], 'id', '').endswith('ARGUMENTS')
+             for key in node.value.keys if isinstance(key, ast.Constant)}
     for argument in arguments:
         key, assignment, _ = argument.partition(':=')
         if not assignment and not key.startswith('-') or assignment and key not in known:
@@ -313,7 +316,7 @@ def run_blocks(path: Path) -> Iterator[Problem]:
         environment = {**os.environ, 'PYTHONPATH': str(ROOT),
                        'PATH': f'{binaries}{os.pathsep}{os.environ["PATH"]}'}
         for block in blocks:
-            print(f'{path.relative_to(ROOT)}:{block.line}: running', flush=True)
+            print(f'{path.name}:{block.line}: running', flush=True)
             try:
                 done = subprocess.run(['bash', '-euo', 'pipefail', '-c', '\n'.join(block.lines)], cwd=folder,
                                       env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)

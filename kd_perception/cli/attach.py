@@ -24,7 +24,7 @@ EXAMPLES = """\
   kd_perception model attach net.xml --out described.xml --size 1600x480
                                                    OpenVINO IR, at a size of your own (pip install openvino)
   kd_perception model attach any.onnx --spec any.yaml --out described.onnx
-                                                   all of it by hand (docs/how-to/bring_your_own_model.md)
+                                                   all of it by hand (docs/reference/models.md)
 """
 
 

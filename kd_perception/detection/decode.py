@@ -62,7 +62,7 @@ def output_shapes(spec: ModelSpec) -> dict[str, tuple]:
     Outputs that a model with this spec must have: name -> shape, None where any size will do.
 
     `...` at the front stands for any number of axes of size 1; alone, for any shape. The forms are
-    described in docs/models.md.
+    described in docs/reference/models.md.
     """
     decoder = spec.decoder
     shapes = _part_shapes(decoder, spec.network_classes, spec.input.hw)

