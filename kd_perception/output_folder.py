@@ -207,3 +207,24 @@ def cannot_be_written(path: str | os.PathLike, error: OSError) -> ConfigError:
 def in_use(path: str | os.PathLike) -> ConfigError:
     """Return the error for a folder that another run works in."""
     return ConfigError(f'{path}: another run is writing here; wait for it, or give another folder')
+
+
+def check_file_place(path: Path) -> None:
+    """
+    See whether a file can be written here, before the work that makes its content.
+
+    :raises ConfigError: its folder cannot be made or written to, or there is a folder of this name.
+    """
+    made = [place for place in path.parents if not place.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise ConfigError(f'{path}: is a folder, expected the name of a file')
+        if not os.access(path.parent, os.W_OK):
+            raise ConfigError(f'{path}: cannot be written (no permission in its folder)')
+    except OSError as error:
+        raise cannot_be_written(path, error) from error
+    finally:
+        for place in made:
+            with suppress(OSError):
+                place.rmdir()

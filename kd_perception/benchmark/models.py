@@ -26,7 +26,7 @@ from kd_perception.sources.any_source import open_source
 from kd_perception.benchmark.accuracy import accuracy, labelled_images
 from kd_perception.benchmark.memory import cost_alone
 from kd_perception.benchmark.models_report import markdown, plot
-from kd_perception.benchmark.node import describe_machine, publish_report
+from kd_perception.benchmark.node import describe_machine, publish_report, report_place
 from kd_perception.benchmark.variants import batch_cost, quartiles, write_resized, write_variants
 from kd_perception.cli.main import EXIT_OK
 from kd_perception.models.manifest import pinned_sha256, resolve_model
@@ -38,6 +38,7 @@ IMAGE_HW = (375, 1242)          # a KITTI frame
 WARM_UP = 3
 SESSIONS = 3
 MAX_IMAGES = 200                # held in memory
+STEM = 'models_benchmark'
 STAGES = ('preprocess', 'inference', 'postprocess', 'total')
 RUNTIMES = ('onnxruntime', 'openvino')
 # Linux tells the energy that the processor's package has used, where it may be read.
@@ -112,26 +113,24 @@ def run(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {'machine': describe_machine(), 'rounds': args.rounds,
                               'images': str(args.input) if args.input else 'noise',
                               'image_hw': list(images[0].shape[:2]), 'threads': {}}
-    with tempfile.TemporaryDirectory(prefix='kd_benchmark_') as folder:
-        field = contenders(args.model or ['teacher', 'student'], args.variants, sizes, args.runtime,
-                           args.nanodet, [parse_size(text) for text in args.nanodet_size], Path(folder))
-        for threads in args.threads:
-            report['threads'][str(threads)] = measure(field, images, threads, args.rounds)
-            if args.batch:
-                path = resolve_model((args.model or ['student'])[-1], models_folder())
-                found = batch_cost(path, args.batch, threads, args.rounds)
-                report.setdefault('batch', {})[str(threads)] = found
-        if args.labels is not None:
-            labelled = labelled_images(args.input, args.labels)
-            report['labelled_images'] = len(labelled)
-            for number, contender in enumerate(field):
-                found = accuracy(contender.load(1), labelled, contender.name)
-                for entries in report['threads'].values():
-                    entries[number]['accuracy'] = found
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        plot(report, args.out / 'models_benchmark.png')
-    publish_report(report, markdown(report), args.out, 'models_benchmark')
+    with report_place(args.out, STEM) as place:
+        with tempfile.TemporaryDirectory(prefix='kd_benchmark_') as folder:
+            field = contenders(args.model or ['teacher', 'student'], args.variants, sizes, args.runtime,
+                               args.nanodet, [parse_size(text) for text in args.nanodet_size], Path(folder))
+            for threads in args.threads:
+                report['threads'][str(threads)] = measure(field, images, threads, args.rounds)
+                if args.batch:
+                    path = resolve_model((args.model or ['student'])[-1], models_folder())
+                    found = batch_cost(path, args.batch, threads, args.rounds)
+                    report.setdefault('batch', {})[str(threads)] = found
+            if args.labels is not None:
+                labelled = labelled_images(args.input, args.labels)
+                report['labelled_images'] = len(labelled)
+                for number, contender in enumerate(field):
+                    found = accuracy(contender.load(1), labelled, contender.name)
+                    for entries in report['threads'].values():
+                        entries[number]['accuracy'] = found
+        publish_report(report, markdown(report), place, STEM, lambda path: plot(report, path))
     return EXIT_OK
 
 

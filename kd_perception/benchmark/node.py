@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,8 @@ from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import RosInterfaceError
+from kd_perception.files import write_whole
+from kd_perception.output_folder import OutputFolder
 from kd_perception.resources import models_folder
 from kd_perception.transport import transports_in_use
 
@@ -69,20 +72,37 @@ def run(args: argparse.Namespace) -> int:
     # With LOCALHOST, rmw_fastrtps replaces Fast DDS' default transports by some of its own.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     prepare_environment()
-    with tempfile.TemporaryDirectory(prefix='kd_perception_benchmark_') as folder:
-        report = measure(Path(folder), model, args.threads, args.seconds, args.only)
-    publish_report(report, markdown(report), args.out, 'node_benchmark')
+    with report_place(args.out, 'node_benchmark') as place:
+        with tempfile.TemporaryDirectory(prefix='kd_perception_benchmark_') as folder:
+            report = measure(Path(folder), model, args.threads, args.seconds, args.only)
+        publish_report(report, markdown(report), place, 'node_benchmark')
     missed = [goal['goal'] for goal in report['goals'] if not goal['met']]
     return EXIT_CHECK_FAILED if args.check and missed else EXIT_OK
 
 
-def publish_report(report: dict[str, Any], text: str, out: Path | None, stem: str) -> None:
-    """Print a benchmark's text and, where there is a folder, write STEM.json and STEM.md there."""
+def report_place(out: Path | None, stem: str) -> contextlib.AbstractContextManager[OutputFolder | None]:
+    """Return the folder of a benchmark's report, to be entered before it begins; of None, nothing."""
+    if out is None:
+        return contextlib.nullcontext()
+    names = [f'{stem}.{suffix}' for suffix in ('json', 'md', 'png')]
+    return OutputFolder(out, 'kd_perception benchmark',
+                        lambda: [name for name in names if (out / name).exists()])
+
+
+def publish_report(report: dict[str, Any], text: str, out: OutputFolder | None, stem: str,
+                   draw: Callable[[Path], None] | None = None) -> None:
+    """
+    Print a benchmark's text and, where there is a folder, replace STEM.md, STEM.png and STEM.json there.
+
+    :param draw: writes the picture; None: there is none.
+    """
     print(text, end='')
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f'{stem}.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
-        (out / f'{stem}.md').write_text(text, encoding='utf-8')
+        out.make_room(overwrite=True, alone=False)
+        write_whole(out.new(f'{stem}.md'), text)
+        if draw is not None:
+            draw(out.new(f'{stem}.png'))
+        write_whole(out.new(f'{stem}.json'), json.dumps(report, indent=2) + '\n')
 
 
 def measure(folder: Path, model: Path | None, threads: int, seconds: float, only: Sequence[str]) -> dict:

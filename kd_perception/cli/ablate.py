@@ -6,10 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from kd_perception.cli.main import EXIT_OK, run_command
-from kd_perception.cli.train import add_data_arguments
+from kd_perception.cli.train import add_data_arguments, run_folder_of_one
 from kd_perception.errors import TrainingError
+from kd_perception.files import write_whole
 
 HELP = 'Train a student with one ingredient changed at a time; table and plot of AP and miss rate over seeds.'
 EXAMPLES = """\
@@ -34,14 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then write table and plot of what there is."""
     from kd_perception.config import load_config
-    from kd_perception.training.ablation import Ablation, AblationSettings, SUMMARY_NAME
-    from kd_perception.training.ablation_report import markdown, plot, summarise
+    from kd_perception.training.ablation import Ablation, AblationSettings
     settings = load_config(AblationSettings, args.config)
     if not args.teacher.is_file():
         raise TrainingError(f'{args.teacher}: no such file')
     if args.data is None and not settings.training.rendered:
         raise TrainingError('give the folder of the data sets with --data')
-    ablation = Ablation(settings, args.data, args.out, args.init, args.teacher)
+    with run_folder_of_one(args.out):
+        return _ablate(args, Ablation(settings, args.data, args.out, args.init, args.teacher))
+
+
+def _ablate(args: argparse.Namespace, ablation: Any) -> int:
+    from kd_perception.training.ablation import SUMMARY_NAME
+    from kd_perception.training.ablation_report import markdown, plot, summarise
+    settings = ablation.settings
     ablation.train_warm_start()
     runs = ablation.runs()
     results = []
@@ -50,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         results.append(ablation.run(arm, seed))
         # After each run: whatever interrupts the rest, the table of what is done is there.
         summary = summarise(results, {name: a.title for name, a in settings.arms.items()}, settings.reference)
-        (args.out / SUMMARY_NAME).write_text(json.dumps(summary, indent=1), encoding='utf-8')
-        (args.out / 'ablation.md').write_text(markdown(summary), encoding='utf-8')
+        write_whole(args.out / SUMMARY_NAME, json.dumps(summary, indent=1))
+        write_whole(args.out / 'ablation.md', markdown(summary))
     if results:
         plot(summary, args.out / 'ablation.png')
         print(markdown(summary))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, List, Sequence
 
 from kd_perception.errors import ConfigError, ModelError
+from kd_perception.output_folder import check_file_place
 
 HELP = ('Compute the drift monitors\' reference statistics from representative frames and write them into a '
         'copy of a model; graph and weights stay as they are.')
@@ -100,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.evaluation.drift.frames import measure_images
     from kd_perception.drift.reference import build_reference, DOCUMENT, DriftReference
     sources = sources_of(args.images, args.drive, args.trained_on)
-    if not args.out.parent.is_dir():
-        raise ConfigError(f'{args.out.parent}: no such folder')
+    check_file_place(args.out)
     if not 1 <= args.scene_frames <= 10_000 or not 0 < args.rate_hz <= 1000:
         raise ConfigError('--scene-frames 1 to 10000, --rate-hz above 0 and at most 1000 expected')
     detector, teacher = load_detectors((args.model, args.teacher), args.threads)

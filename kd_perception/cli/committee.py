@@ -18,6 +18,8 @@ from kd_perception.detection.committee import Committee, load_committee
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions
 from kd_perception.errors import ConfigError
+from kd_perception.files import write_whole
+from kd_perception.output_folder import cannot_be_written, OutputFolder
 from kd_perception.evaluation.metrics.committee_report import fit_calibration, match_heights, report_rows
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
@@ -58,6 +60,12 @@ def run(args: argparse.Namespace) -> int:
         options = ExecutionOptions(threads=args.threads)
     except ValueError as error:
         raise ConfigError(f'--threads: {error}') from error
+    with OutputFolder(args.out, 'kd_perception committee', lambda: [
+            name for name in (REPORT_NAME, TABLE_NAME) if (args.out / name).exists()]) as out:
+        return _measure(args, options, out)
+
+
+def _measure(args: argparse.Namespace, options: ExecutionOptions, out: OutputFolder) -> int:
     committee = load_committee(args.committee, options)
     neutral = _neutral(args.neutral, committee.labels)
     frames = [frame for folder in args.input for frame in _frames(folder)]
@@ -71,13 +79,10 @@ def run(args: argparse.Namespace) -> int:
               'protocol': 'IoU 0.5; precision and recall at the score of the best F1 over all objects of '
                           '25 px and more',
               'rows': rows}
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f'{args.out}: cannot be written ({error.strerror or error})') from error
     table = _table(rows)
-    _write(args.out / REPORT_NAME, json.dumps(report, indent=1) + '\n')
-    _write(args.out / TABLE_NAME, table)
+    out.make_room(overwrite=True, alone=False)
+    _write(out.new(TABLE_NAME), table)
+    _write(out.new(REPORT_NAME), json.dumps(report, indent=1) + '\n')
     print(table, end='')
     return EXIT_OK
 
@@ -167,9 +172,9 @@ def _table(rows: Sequence[dict]) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding='utf-8')
+        write_whole(path, text)
     except OSError as error:
-        raise ConfigError(f'{path}: cannot be written ({error.strerror or error})') from error
+        raise cannot_be_written(path, error) from error
 
 
 def main() -> int:

@@ -14,7 +14,9 @@ from kd_perception.demo import (
     footage as demo_footage, plan as demo_plan, report as demo_report, run as demo_run, scene as demo_scene,
     table as demo_table)
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
-from kd_perception.errors import BagError, ConfigError
+from kd_perception.errors import BagError, ConfigError, KdPerceptionError
+from kd_perception.files import read_text, write_whole
+from kd_perception.output_folder import MARKER, OutputFolder
 
 HELP = ('Run student, fallback and teacher (or one model alone) over DDS on real footage; write a recording, '
         'pictures and figures.')
@@ -86,7 +88,13 @@ def run(args: argparse.Namespace) -> int:
     """
     demo_run.prepare_environment()
     plan = _plan(args)
-    _prepare_output(args.out)
+    with output_folder(args.out) as out:
+        out.make_room(overwrite=True, alone=False)
+        return _play(args, plan, out)
+
+
+def _play(args: argparse.Namespace, plan: demo_plan.SinglePlan | demo_plan.HybridPlan,
+          out: OutputFolder) -> int:
     source_facts, path, start_s, duration_s = _input(args)
     print(f'input: {source_facts["title"]} ({source_facts["origin"]})', flush=True)
     with open_source(path, args.camera) as source:
@@ -105,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
         print(f'playing {", ".join(cameras)} through {plan.title} ...', flush=True)
         result = demo_run.run(
             cameras, plan.nodes(cameras, args.lockstep), replay, limit_s, args.out / 'logs')
-        summary = demo_report.write_files(args.out, source, result, plan.labels, facts)
-    (args.out / demo_report.SUMMARY).write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
+        summary = demo_report.write_files(out, source, result, plan.labels, facts)
+    write_whole(out.new(demo_report.SUMMARY), json.dumps(summary, indent=1) + '\n')
     print('\n' + demo_table.table(summary, args.out))
     return _verdict(summary, args.out / 'logs')
 
@@ -193,27 +201,24 @@ def _playing_limit_s(source, duration_s: float, args) -> float:
     return (count / 5.0 if count else 3600.0) / args.rate
 
 
-def _prepare_output(out: Path) -> None:
-    """
-    Make the folder; an earlier demo there is replaced.
+def output_folder(out: Path) -> OutputFolder:
+    """Return the folder, to be entered; an earlier demo there is replaced, anything else refused."""
+    return OutputFolder(out, _COMMAND, lambda: _earlier_files(out))
 
-    :raises ConfigError: it holds something else.
-    """
+
+def _earlier_files(out: Path) -> tuple[str, ...] | None:
+    """Return what an earlier demo wrote; ConfigError where something else lies there."""
+    found = {item.name for item in out.iterdir()} - {MARKER}
+    if not found:
+        return None
     try:
-        if out.is_dir() and any(out.iterdir()):
-            try:
-                earlier = json.loads((out / demo_report.SUMMARY).read_text(encoding='utf-8'))
-                ours = earlier.get('command') == _COMMAND
-            except (OSError, ValueError, AttributeError):
-                # A demo that was interrupted leaves no summary.
-                ours = {item.name for item in out.iterdir()} <= {'logs', *demo_report.FILES}
-            if not ours:
-                raise ConfigError(f'{out}: holds something that is not an earlier demo; give another --out')
-            for name in demo_report.FILES:
-                (out / name).unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f'{out}: cannot be written ({error.strerror or error})') from error
+        ours = json.loads(read_text(out / demo_report.SUMMARY))['command'] == _COMMAND
+    except (KdPerceptionError, ValueError, KeyError, TypeError):
+        # A demo that was interrupted leaves no summary.
+        ours = found <= {'logs', *demo_report.FILES}
+    if not ours:
+        raise ConfigError(f'{out}: holds something that is not an earlier demo; give another --out')
+    return demo_report.FILES
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.cli.train import add_run_arguments
 from kd_perception.errors import TrainingError
+from kd_perception.output_folder import check_file_place
 
 HELP = 'Export a trained detector to ONNX, measure it, and pin it in the manifest beside it.'
 EXAMPLES = """\
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.training.settings.run import TrainingSettings
     if args.out.suffix != '.onnx':
         raise TrainingError(f'{args.out}: expected a file name that ends in .onnx')
+    check_file_place(args.out)
     settings = load_config(TrainingSettings, args.config)
     if args.calibrate is not None and (settings.activations is None or args.calibrate < 1 or args.untrained):
         raise TrainingError('--calibrate takes a number of images, a checkpoint, and a configuration with '

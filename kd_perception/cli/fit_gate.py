@@ -8,6 +8,7 @@ from typing import Any, Dict, List
 from kd_perception.cli.evaluate_hybrid import load_models, progress
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError
+from kd_perception.output_folder import check_file_place
 
 HELP = ('Fit the learned gate of the fallback on labelled frames, and write it into a copy of the student; '
         'the weights stay as they are.')
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError('--folds: 2 or more expected')
     if args.manifest and not args.out.parent.is_dir():
         raise ConfigError(f'{args.out.parent}: no such folder')
+    check_file_place(args.out)
     student, teacher, facts = load_models(args.student, args.teacher, args.threads)
     features = FEATURES
     if args.features:

@@ -98,7 +98,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     with raised_signals() as received:
         try:
             code = int(module.run(args))
-            sys.stdout.flush()
+            _flush_output()
             return code
         except KeyboardInterrupt as error:
             return _interrupted(prog, received, error)
@@ -132,24 +132,24 @@ def _failed(prog: str, error: Exception) -> int:
 
 def _unusable_file(prog: str, error: OSError) -> int:
     """Explain an error of the operating system: a full disk, a file that cannot be opened."""
-    broken = _drop_output()
+    try:
+        _flush_output()
+    except OSError:
+        # Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return EXIT_OK      # the reader of our output (head, less) went away: not an error
-    place = error.filename or ('standard output' if broken else '')
-    if isinstance(place, bytes):
-        place = os.fsdecode(place)
+    place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ''
     print(f'{prog}: error: {f"{place}: " if place else ""}{error.strerror or error}', file=sys.stderr)
     return EXIT_BAD_INPUT
 
 
-def _drop_output() -> bool:
-    """Flush stdout; where that fails, let the rest go nowhere, as Python would complain again at exit."""
+def _flush_output() -> None:
     try:
         sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    except OSError as error:
+        error.filename = 'standard output'
+        raise
 
 
 def module_name(command: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError, ImageError
+from kd_perception.files import write_whole
+from kd_perception.output_folder import OutputFolder
 from kd_perception.recording.disagreement import compare, Disagreement, MIN_IOU, WorkingScores
 from kd_perception.recording.recorded import Boxes, HardFrameSet, RecordedFrame
 from kd_perception.review.page import draw_thumbnail, picture_uri, render
@@ -80,6 +82,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError('--labels-from applies to --export-kitti and --edit')
     if args.port or args.classes:
         raise ConfigError('--port and --class apply to --edit')
+    with OutputFolder(args.out, _COMMAND, lambda: [
+            name for name in (PAGE_NAME, DOCUMENT_NAME) if (args.out / name).exists()] or None) as out:
+        if not args.export_kitti or args.export_kitti.resolve() == args.out.resolve():
+            return _review(args, out, out)
+        with OutputFolder(args.export_kitti, _COMMAND) as export_to:
+            export_to.make_room(args.overwrite, alone=False)
+            return _review(args, out, export_to)
+
+
+def _review(args: argparse.Namespace, out: OutputFolder, export_to: OutputFolder) -> int:
     for name in (PAGE_NAME, DOCUMENT_NAME):
         if (args.out / name).exists() and not args.overwrite:
             raise ConfigError(f'{args.out / name}: exists already; give --overwrite or another --out')
@@ -87,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
     if args.export_kitti:
         # Not imported for a mere look: it loads the runtime of models.
         from kd_perception.cli.review_export import KittiExport
-        export = KittiExport(args.export_kitti, args.labels_from or 'teacher')
+        export = KittiExport(export_to, args.labels_from or 'teacher')
     scores = WorkingScores(args.student_score, args.teacher_score)
     found, frames, differences = chosen_frames(args, scores)
+    out.make_room(args.overwrite, alone=False)
     if export:
         export.begin(frames)
     pictures: dict = {}
@@ -117,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
         'export': export.summary() if export else None, 'problems': found.problems,
         'frames': [record(frame, differences[frame.key], problems.get(frame.key, '')) for frame in frames]}
     page = render(document, [pictures.get(frame.key) for frame in frames])
-    _write(args.out / DOCUMENT_NAME, json.dumps(document, indent=1, allow_nan=False) + '\n')
-    _write(args.out / PAGE_NAME, page)
+    write_whole(out.new(DOCUMENT_NAME), json.dumps(document, indent=1, allow_nan=False) + '\n')
+    write_whole(out.new(PAGE_NAME), page)
     _report(document, args.out)
     return EXIT_OK
 
@@ -206,14 +219,6 @@ def progress(frames: Any, total: int, quiet: bool) -> Any:
     except ImportError:
         return frames
     return tqdm(frames, total=total, unit='frame', disable=True if quiet else None)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise ConfigError(f'{path}: cannot be written ({error.strerror or error})') from error
 
 
 def _unit_interval(text: str) -> float:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,6 +14,8 @@ from kd_perception.cli.pseudo_label import DEFAULT_SCORE, DEFAULT_SCORES, DEFAUL
 from kd_perception.detection.detections import Detections
 from kd_perception.errors import ConfigError
 from kd_perception.labels.kitti_text import format_objects, KittiObjects
+from kd_perception.files import write_whole
+from kd_perception.output_folder import cannot_be_written, OutputFolder
 from kd_perception.recording.recorded import Boxes, RecordedFrame, RecordedImage
 
 
@@ -45,11 +46,11 @@ class KittiExport:
     :raises ConfigError: the folder holds images or labels already.
     """
 
-    def __init__(self, folder: Path, labels_from: str):
-        self._folder, self._from = folder, labels_from
+    def __init__(self, folder: OutputFolder, labels_from: str):
+        self._out, self._folder, self._from = folder, folder.path, labels_from
         self._images = self._labels = self._dont_care = self._left_out = 0
         for name in ('images', 'label_2'):
-            place = folder / name
+            place = self._folder / name
             if place.exists() and (not place.is_dir() or any(place.iterdir())):
                 raise ConfigError(f'{place}: exists and is not empty; choose another folder to export to')
 
@@ -73,7 +74,7 @@ class KittiExport:
             for name in ('images', 'label_2'):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f'{self._folder}: cannot be written ({error.strerror or error})') from error
+            raise cannot_be_written(self._folder, error) from error
 
     def add(self, frame: RecordedFrame, image: RecordedImage, pixels: np.ndarray) -> None:
         """Write one frame; `pixels` (H, W, 3) uint8 BGR are those of `image`."""
@@ -84,11 +85,10 @@ class KittiExport:
         stem = self._stems[frame.key]
         data, suffix = image_file(image, pixels)
         try:
-            (self._folder / 'images' / f'{stem}.{suffix}').write_bytes(data)
-            (self._folder / 'label_2' / f'{stem}.txt').write_text(
-                format_objects(merged.objects), encoding='utf-8')
+            write_whole(self._out.new(f'images/{stem}.{suffix}'), data)
+            write_whole(self._out.new(f'label_2/{stem}.txt'), format_objects(merged.objects))
         except OSError as error:
-            raise ConfigError(f'{self._folder}: cannot be written ({error.strerror or error})') from error
+            raise cannot_be_written(self._folder, error) from error
         self._images += 1
         self._labels += sum(merged.added.values())
         self._dont_care += sum(merged.ignored.values())

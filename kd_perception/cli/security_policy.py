@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError
+from kd_perception.files import write_whole
+from kd_perception.output_folder import cannot_be_written
 
 HELP = 'Write an SROS2 policy for the nodes of the hybrid: what each may publish, read and offer.'
 EXAMPLES = """\
@@ -141,13 +143,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         sys.stdout.write(text)
         return EXIT_OK
+    if args.out.exists() and not args.overwrite:
+        raise ConfigError(f'{args.out}: exists already; give --overwrite or another --out')
     try:
-        with args.out.open('w' if args.overwrite else 'x', encoding='utf-8') as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f'{args.out}: exists already; give --overwrite or another --out') from None
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(args.out, text)
     except OSError as error:
-        raise ConfigError(f'{args.out}: cannot be written ({error.strerror or error})') from error
+        raise cannot_be_written(args.out, error) from error
     nodes = ', '.join(f'{ENCLAVES}/{node}' for node in (*CAMERA_TOPICS, METRICS))
     print(f'policy of {nodes} -> {args.out}')
     return EXIT_OK

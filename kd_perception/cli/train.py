@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+import contextlib
 import math
 import os
 from pathlib import Path
 
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import TrainingError
+from kd_perception.files import lock_folder
+from kd_perception.output_folder import cannot_be_written, in_use
 
 HELP = 'Train a detector: progress with losses and images/s, checkpoints that resume exactly.'
 EXAMPLES = """\
@@ -55,6 +59,24 @@ def run_folder(args: argparse.Namespace) -> Path:
     return args.run or Path('runs') / args.config.stem
 
 
+@contextlib.contextmanager
+def run_folder_of_one(folder: Path) -> Iterator[None]:
+    """
+    Keep other trainings out of a run's folder, which is made where it is missing.
+
+    :raises ConfigError: one is at work there, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
+    if lock is None:
+        raise in_use(folder)
+    with lock:
+        yield
+
+
 def run(args: argparse.Namespace) -> int:
     """Train."""
     from kd_perception.config import load_config
@@ -68,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.resume and (folder / CHECKPOINT_NAME).exists():
         raise TrainingError(f'{folder / CHECKPOINT_NAME} exists: add --resume, or choose another --run')
     processes = Processes.from_environment()
-    with processes.joined(settings.batch):
+    alone = run_folder_of_one(folder) if processes.is_main else contextlib.nullcontext()
+    with alone, processes.joined(settings.batch):
         trainer = Trainer(settings, args.data, folder, args.init, args.teacher, args.start, processes)
         if args.resume:
             trainer.resume()

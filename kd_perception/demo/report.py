@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from kd_perception.messages import build as messages
@@ -20,7 +19,9 @@ from kd_perception.demo.answers import (
     Answer, answers_of, detections_of, FROM_TEACHER, Key, Span, states_of, verified_figures)
 from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT
 from kd_perception.labels.detection_writers import encode_jpeg
+from kd_perception.detection.drawing import write_png
 from kd_perception.errors import ImageError
+from kd_perception.output_folder import OutputFolder
 
 STAGE_ORDER = ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total')
 RECORDING, OVERVIEW, TIMELINE, SUMMARY = 'detections.mcap', 'overview.png', 'timeline.png', 'summary.json'
@@ -28,7 +29,7 @@ FILES = (RECORDING, OVERVIEW, TIMELINE, SUMMARY)
 JPEG_QUALITY = 85
 
 
-def write_files(out: Path, source: FrameSource, run: DemoRun, labels: Sequence[str],
+def write_files(out: OutputFolder, source: FrameSource, run: DemoRun, labels: Sequence[str],
                 facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     Write the recording and the pictures.
@@ -38,7 +39,7 @@ def write_files(out: Path, source: FrameSource, run: DemoRun, labels: Sequence[s
     :return: the summary.
     """
     answers = answers_of(run)
-    per_class = write_recording(out / RECORDING, source, run, answers, labels, out / OVERVIEW)
+    per_class = write_recording(out.new(RECORDING), source, run, answers, labels, out.new(OVERVIEW))
     if 'fallback' not in facts:
         return summarise(run, per_class, facts)
     states: dict[str, list[Span]] = {}
@@ -47,7 +48,7 @@ def write_files(out: Path, source: FrameSource, run: DemoRun, labels: Sequence[s
         own = [stamp_ns for name, stamp_ns in answers if name == camera]
         states[camera] = states_of(run, camera, start_ns, max(own)) if own else []
     if answers:
-        demo_timeline.draw(out / TIMELINE, answers, states, start_ns, facts['fallback'])
+        demo_timeline.draw(out.new(TIMELINE), answers, states, start_ns, facts['fallback'])
     return summarise_hybrid(run, answers, states, per_class, facts)
 
 
@@ -98,7 +99,7 @@ def write_recording(path: Path, source: FrameSource, run: DemoRun, answers: Mapp
             if not pending:
                 break
     if tiles:
-        cv2.imwrite(str(overview), demo_overview.sheet(*map(list, zip(*tiles)), answers))
+        write_png(overview, demo_overview.sheet(*map(list, zip(*tiles)), answers))
     return {label: per_class[label] for label in labels}
 
 

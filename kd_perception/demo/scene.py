@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kd_perception.detection.drawing import write_png
+
 SIZE_HW = (375, 1242)  # a KITTI camera
 FPS = 10.0
 _HORIZON_Y, _FOCAL_PX, _CAMERA_HEIGHT_M = 175, 720.0, 1.65
@@ -32,7 +34,7 @@ def write_scene(folder: Path, frames: int = 100) -> Path:
     for old in folder.glob('*.png'):
         old.unlink()
     for number in range(frames):
-        cv2.imwrite(str(folder / f'{number:06d}.png'), draw_frame(number / FPS))
+        write_png(folder / f'{number:06d}.png', draw_frame(number / FPS))
     return folder
 
 

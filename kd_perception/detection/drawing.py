@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from kd_perception.detection.detections import Detections
+from kd_perception.files import write_whole
 
 # BGR, easy to tell apart for most colour-blind readers (Okabe and Ito's palette).
 PALETTE_BGR = ((178, 114, 0), (0, 94, 213), (115, 158, 0), (167, 121, 204), (233, 180, 86), (66, 228, 240),
@@ -87,3 +89,12 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str] = (), co
             cell[:tile.shape[0]] = tile
         rows.append(np.concatenate(cells, axis=1))
     return np.concatenate(rows)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """
+    Write an image (H, W, 3) or (H, W) uint8 as PNG, whole or not at all.
+
+    :raises OSError: it cannot be written. `cv2.imwrite` would return False, and half a file stay.
+    """
+    write_whole(path, cv2.imencode('.png', image)[1].tobytes())

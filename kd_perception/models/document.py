@@ -40,6 +40,7 @@ def write_document(model: Path, name: str, document: Dict[str, Any], check: Call
     detector.warm_up(1)
     check(detector.spec, str(out))
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, content)
         if manifest:
             write_entry(out.parent, manifest, out.name, detector.spec)

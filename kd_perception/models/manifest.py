@@ -31,6 +31,7 @@ from kd_perception.config import from_mapping, load_yaml, to_mapping
 from kd_perception.models.spec import ModelSpec
 from kd_perception.models.store import StoreReference
 from kd_perception.errors import ConfigError, ModelError
+from kd_perception.files import write_whole
 
 MANIFEST_NAME = 'manifest.yaml'
 FORMAT_VERSION = 1
@@ -157,8 +158,6 @@ def write_entry(folder: str | Path, name: str, file_name: str, spec: ModelSpec) 
     entry = entry_of(file_name, (folder / file_name).read_bytes(), spec)
     models = load_manifest(folder).models if (folder / MANIFEST_NAME).exists() else {}
     manifest = Manifest({**models, name: entry})
-    temporary = folder / (MANIFEST_NAME + '.tmp')
     header = '# Pins each shipped model by sha256; written by `python -m kd_perception export`.\n'
-    temporary.write_text(header + manifest_text(manifest), encoding='utf-8')
-    temporary.replace(folder / MANIFEST_NAME)
+    write_whole(folder / MANIFEST_NAME, header + manifest_text(manifest))
     return entry

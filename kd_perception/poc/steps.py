@@ -30,7 +30,8 @@ from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError, EvaluationError
 from kd_perception.labels.label_folder import list_frames
 from kd_perception.poc.site_split import SiteSplit
-from kd_perception.files import take_lock, write_whole
+from kd_perception.files import lock_folder, write_whole
+from kd_perception.output_folder import in_use
 
 STATE_NAME, LOG_NAME = 'poc_state.json', 'commands.log'
 CONFIG_NAME, ADAPTED_NAME = 'adapt.yaml', 'adapted.onnx'
@@ -73,9 +74,9 @@ class Steps:
         self.out, self._quiet, self._execute = out, quiet, execute
         try:
             out.mkdir(parents=True, exist_ok=True)
-            self._lock = take_lock(out / '.poc.lock')
+            self._lock = lock_folder(out)
             if self._lock is None:
-                raise ConfigError(f'{out}: another poc is running here')
+                raise in_use(out)
             try:
                 self.state = self._taken_up(settings, overwrite)
                 self._save()

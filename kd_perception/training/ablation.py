@@ -27,6 +27,7 @@ from kd_perception.labels.object_table import ObjectTable
 from kd_perception.training.settings.binarization import BinarizationSettings, StageSettings
 from kd_perception.training.data.datasets import LabelledImage
 from kd_perception.training.settings.distillation import DistillationSettings, TermSchedule
+from kd_perception.files import write_whole
 from kd_perception.training.measure import evaluation_images
 from kd_perception.training.run_inputs import data_folder, VIEW_NAME
 from kd_perception.training.settings.run import at_any_pace, InitSettings, TrainingSettings
@@ -185,9 +186,7 @@ class Ablation:
             sets[evaluation.folder] = measure_images(detector, settings, evaluation_images(root, evaluation))
         result = {'arm': name, 'seed': seed, 'steps': settings.steps, 'fingerprint': fingerprint,
                   'sets': sets}
-        temporary = folder / f'{RESULT_NAME}.tmp'
-        temporary.write_text(json.dumps(result, indent=1), encoding='utf-8')
-        temporary.replace(folder / RESULT_NAME)
+        write_whole(folder / RESULT_NAME, json.dumps(result, indent=1))
         for spent in (CHECKPOINT_NAME, VIEW_NAME):  # tens of megabytes a run
             (folder / spent).unlink(missing_ok=True)
         return result

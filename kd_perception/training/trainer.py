@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import copy
-import csv
 import dataclasses
 import math
 from pathlib import Path
@@ -36,6 +35,7 @@ from kd_perception.training.distributed import Processes
 from kd_perception.training.networks.preprocess import FromCamera
 from kd_perception.training.run_inputs import data_folder, pretrained_view, starting_networks
 from kd_perception.training.settings.run import at_any_pace, ExportSettings, TrainingSettings
+from kd_perception.training.run_log import append_row, forget_later_steps
 from kd_perception.training.student import head_levels, make_loss, make_optimiser, StudentMethods
 from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
 from kd_perception.training.export.unfold import calibrate
@@ -137,6 +137,9 @@ class Trainer:
         if processes.mean({'step': self.step})['step'] != self.step:
             raise TrainingError(f'{self.checkpoint_path}: the processes are at different steps; give all of '
                                 'them the same run folder')
+        if processes.is_main:
+            for name in (LOG_NAME, VALIDATION_NAME):
+                forget_later_steps(self.run_folder / name, self.step)
         processes.broadcast([*self.network.state_dict().values(), *self.average.state_dict().values(),
                              *self.methods.parameters()])
         loader = DataLoader(self.stream, batch_sampler=[processes.share(settings.batch, step)
@@ -256,32 +259,26 @@ class Trainer:
         try:
             torch.save(state, temporary)
             temporary.replace(self.checkpoint_path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if not isinstance(error, (OSError, RuntimeError)):  # torch reports a full disk as RuntimeError
+                raise
             raise TrainingError(
                 f'{self.checkpoint_path}: cannot be written ({error}); the last one stays') from error
 
     def _log(self, losses: dict[str, float], rate: float) -> None:
         values = {**losses, 'lr': self.optimiser.param_groups[0]['lr'], 'images_per_s': rate}
         fields = [*_LOG_FIELDS, *(name for name in losses if name not in (*_LOG_FIELDS, 'transfer'))]
-        self._append(LOG_NAME, {'step': self.step, **{f: f'{values.get(f, 0.0):.6g}' for f in fields}})
-
-    def _append(self, name: str, row: dict[str, object]) -> None:
-        """Add a row to a CSV file of the run folder, under a header if the file is new."""
-        path = self.run_folder / name
-        new = not path.exists()
-        with path.open('a', newline='', encoding='utf-8') as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        row = {'step': self.step, **{f: f'{values.get(f, 0.0):.6g}' for f in fields}}
+        append_row(self.run_folder / LOG_NAME, row)
 
     def _validate(self, bar: tqdm) -> None:
         if not self.development:
             return
         found = report(validate(self.average, self.settings, self.development))
         bar.write(f'step {self.step} development: ' + summary(found))
-        self._append(VALIDATION_NAME, {'step': self.step, **{name: e['ap50'] for name, e in found.items()}})
+        append_row(self.run_folder / VALIDATION_NAME,
+                   {'step': self.step, **{name: e['ap50'] for name, e in found.items()}})
 
 
 def detector_at(network: nn.Module, settings: TrainingSettings,

@@ -69,10 +69,16 @@ def names(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if not path.is_dir())
 
 
+def _heeds_ctrl_c():
+    # A suite in the background of a shell ignores it, and its children with it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stopped(arguments, number, until, program=STUCK):
     """Send a signal twice once `until(process)` is true; return exit code and stderr."""
     process = subprocess.Popen([sys.executable, '-c', program, *map(str, arguments)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+                               stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+                               preexec_fn=_heeds_ctrl_c)
     try:
         end = time.monotonic() + LIMIT_S
         while not until(process):

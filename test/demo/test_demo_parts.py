@@ -281,14 +281,17 @@ def test_options_that_cannot_be_meant_are_refused(spec, texts, told):
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path):
     out = tmp_path / 'out'
-    demo._prepare_output(out)
+    out.mkdir()
     for name in (*demo_report.FILES[:3], 'logs'):
         (out / name).touch()
-    demo._prepare_output(out)       # interrupted before its summary
+    with demo.output_folder(out) as folder:       # interrupted before its summary
+        folder.make_room(True, alone=False)
     assert [item.name for item in out.iterdir()] == ['logs']
     (out / 'thesis.txt').touch()
     with pytest.raises(ConfigError, match='not an earlier demo'):
-        demo._prepare_output(out)
+        with demo.output_folder(out) as folder:
+            folder.make_room(True, alone=False)
+    assert sorted(item.name for item in out.iterdir()) == ['logs', 'thesis.txt']
 
 
 def test_in_lockstep_each_frame_may_wait_for_the_teacher():

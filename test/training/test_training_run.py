@@ -17,6 +17,7 @@ from kd_perception.config import load_config  # noqa: E402
 from kd_perception.models.manifest import load_manifest  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
+from kd_perception.files import lock_folder  # noqa: E402
 from kd_perception.training import autocast  # noqa: E402
 from kd_perception.training.ablation import AblationSettings  # noqa: E402
 from kd_perception.training.export.model_file import PARITY_TOLERANCE, parity  # noqa: E402
@@ -166,12 +167,19 @@ def test_commands_train_resume_export_and_the_file_detects(tmp_path, capsys):
     config.write_text(text.replace('steps: 30', 'steps: 6').replace('rendered: 16', 'rendered: 6')
                       .replace('batch: 4', 'batch: 2').replace('validate_every: 30', 'validate_every: 6'))
     run = ['--config', str(config), '--run', str(tmp_path / 'run')]
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'log.csv').write_text('step,total\n1,9\n99,9\n')    # a run without a checkpoint yet
+    with lock_folder(tmp_path / 'run'):
+        assert main(['train', *run]) == EXIT_BAD_INPUT
+    assert 'another run is writing here' in capsys.readouterr().err
     assert main(['train', *run]) == EXIT_OK
     assert main(['train', *run]) == EXIT_BAD_INPUT
     assert 'add --resume' in capsys.readouterr().err
     assert main(['train', *run, '--resume']) == EXIT_OK
     with (tmp_path / 'run' / 'log.csv').open() as file:
-        assert next(csv.reader(file))[0] == 'step'
+        rows = list(csv.DictReader(file))
+    steps = [int(row['step']) for row in rows]
+    assert steps == sorted(set(steps)) and max(steps) <= 6 and 'lr' in rows[0]
     out = tmp_path / 'model' / 'small.onnx'
     assert main(['export', *run, '--checkpoint', str(tmp_path / 'run' / 'last.pt'), '--out', str(out),
                  '--manifest', 'small']) == EXIT_OK

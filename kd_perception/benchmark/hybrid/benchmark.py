@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.benchmark.node import describe_machine, publish_report
+from kd_perception.benchmark.node import describe_machine, publish_report, report_place
 from kd_perception.demo.run import prepare_environment
 from kd_perception.benchmark.hybrid.faults import LEVELS, plan
 from kd_perception.benchmark.hybrid.load import IMAGE_DEPTH, Load
@@ -89,15 +89,16 @@ def run(args: argparse.Namespace) -> int:
         **{role: path.name for role, path in paths.items()}, 'cameras': args.cameras, 'rate_hz': args.rate,
         'share': args.share, 'image': f'{size[0]}x{size[1]} bgr8', 'image_depth': IMAGE_DEPTH,
         'input': args.input.name if args.input else 'rendered', 'faults': args.faults, 'seed': args.seed}}
-    recorded = measure(args, names, _parameters(args, names, paths, labels), _pool(images, names[0]),
-                       labels['teacher'])
-    report.update(make_report(recorded, args.deadline_ms))
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        publish_report(report, markdown(report), args.out, STEM)
+    from kd_perception.benchmark.hybrid.timeline import write_timeline
+    with report_place(args.out, STEM) as place:
+        recorded = measure(args, names, _parameters(args, names, paths, labels), _pool(images, names[0]),
+                           labels['teacher'])
+        report.update(make_report(recorded, args.deadline_ms))
+        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+            publish_report(report, markdown(report), place, STEM,
+                           lambda path: write_timeline(path, recorded, report))
     if args.json:
         print(json.dumps(report))
-    from kd_perception.benchmark.hybrid.timeline import write_timeline
-    write_timeline(args.out / f'{STEM}.png', recorded, report)
     broken = [promise['promise'] for promise in report['promises'] if not promise['kept']]
     if broken:
         print(f'broken: {"; ".join(broken)}', file=sys.stderr)

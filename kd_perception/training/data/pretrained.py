@@ -19,6 +19,7 @@ from kd_perception.training.networks.picodet import PicoDet, SIZE_STEP_PX
 from kd_perception.training.networks.picodet_onnx import COCO_CLASSES
 from kd_perception.training.data.targets import BICYCLE, BUS, CAR, MOTORCYCLE, PERSON, TRUCK
 from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
+from kd_perception.files import write_whole
 
 _KEPT_CLASSES = (PERSON, BICYCLE, CAR, MOTORCYCLE, BUS, TRUCK)
 _LOWEST_SCORE = 0.1
@@ -50,9 +51,7 @@ class PretrainedView:
         for image in tqdm(missing, desc='pretrained view', unit='image', disable=not missing):
             self._known[self._key(image)] = self._detect(image)
         if missing:
-            temporary = self.cache.with_suffix('.tmp')
-            temporary.write_text(json.dumps(self._known), encoding='utf-8')
-            temporary.replace(self.cache)
+            write_whole(self.cache, json.dumps(self._known))
 
     def _width_range_px(self, image: LabelledImage) -> tuple[int, int]:
         low, high = image.dataset.width_px

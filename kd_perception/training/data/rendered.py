@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 from kd_perception.labels.kitti_text import format_objects, KittiObjects
+from kd_perception.detection.drawing import write_png
+from kd_perception.files import write_whole
 
 _SIZE_HW = (192, 384)
 _ASPECT = {'Car': 1.6, 'Pedestrian': 0.4, 'Cyclist': 0.7}  # width over height
@@ -20,8 +22,8 @@ def render_dataset(folder: Path, count: int, seed: int) -> None:
     (folder / 'label_2').mkdir(parents=True, exist_ok=True)
     for i in range(count):
         image, objects = render_scene(np.random.default_rng([seed, i]))
-        cv2.imwrite(str(folder / 'images' / f'{i:06d}.png'), image)
-        (folder / 'label_2' / f'{i:06d}.txt').write_text(format_objects(objects), encoding='utf-8')
+        write_png(folder / 'images' / f'{i:06d}.png', image)
+        write_whole(folder / 'label_2' / f'{i:06d}.txt', format_objects(objects))
 
 
 def render_scene(rng: np.random.Generator) -> tuple[np.ndarray, KittiObjects]:
