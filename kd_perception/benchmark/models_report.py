@@ -51,6 +51,10 @@ def _number(value: float | None) -> str:
     return '-' if value is None else f'{value:.1f}'
 
 
+# Of a class that a model does not know.
+UNKNOWN: dict[str, Any] = {'ap50': None}
+
+
 def _accuracy(report: dict[str, Any]) -> list[str]:
     entries = next(iter(report['threads'].values()))
     if 'accuracy' not in entries[0]:
@@ -63,7 +67,7 @@ def _accuracy(report: dict[str, Any]) -> list[str]:
     for entry in entries:
         cells = []
         for name in names:
-            found = entry['accuracy'][name]
+            found = entry['accuracy'].get(name, UNKNOWN)
             interval = found.get('interval95')
             cells.append('-' if found['ap50'] is None else f'{found["ap50"]:.3f}' + (
                 '' if interval is None else f' [{interval[0]:.2f}, {interval[1]:.2f}]'))
@@ -97,7 +101,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
             if name is None:
                 axes.barh(number, median, color=colour, xerr=[[median - low], [high - median]])
                 continue
-            found = entry['accuracy'][name]
+            found = entry['accuracy'].get(name, UNKNOWN)
             accuracy = 100 * (found['ap50'] or 0)
             axes.plot(median, accuracy, MARKERS[number % len(MARKERS)], color=colour, label=label)
             if found.get('interval95'):
