@@ -7,14 +7,16 @@ import argparse
 from collections.abc import Iterable, Sequence
 import dataclasses
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from kd_perception.sources.folders import read_image_file
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.config import changed_from_defaults
-from kd_perception.detection.committee import Committee, load_committee
+from kd_perception.detection.committee import Committee, CommitteeSettings, load_committee
 from kd_perception.detection.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions
 from kd_perception.errors import ConfigError
@@ -73,7 +75,8 @@ def _measure(args: argparse.Namespace, options: ExecutionOptions, out: OutputFol
     raw = _found(committee, [image for image, _ in frames], args.quiet)
     if args.fit is not None:
         committee = _fitted(committee, truths, raw)
-        _write(args.fit, yaml.safe_dump(changed_from_defaults(committee.settings), sort_keys=False))
+        mapping = committee_file(committee.settings, args.committee.parent, args.fit.parent)
+        _write(args.fit, yaml.safe_dump(mapping, sort_keys=False))
     rows = _rows(committee, truths, raw)
     report = {'members': committee.facts(), 'images': len(frames), 'sets': [str(path) for path in args.input],
               'protocol': 'IoU 0.5; precision and recall at the score of the best F1 over all objects of '
@@ -113,6 +116,21 @@ def _fitted(committee: Committee, truths: Sequence[KittiObjects], raw: Sequence[
         members.append(dataclasses.replace(member, settings=settings))
     settings = dataclasses.replace(committee.settings, members=tuple(member.settings for member in members))
     return Committee(settings, members)
+
+
+def committee_file(settings: CommitteeSettings, source: Path, target: Path) -> dict[str, Any]:
+    """
+    Return what a committee file holds, as plain values.
+
+    :param source: the folder that paths of models are relative to; `target`: the folder of the new file.
+    """
+    mapping = changed_from_defaults(settings)
+    for entry, member in zip(mapping['members'], settings.members):
+        if member.classes:
+            entry['classes'] = dict(member.classes)     # YAML tells 0 from '0'
+        if not Path(member.model).is_absolute() and (source / member.model).is_file():
+            entry['model'] = os.path.relpath(source / member.model, target)
+    return mapping
 
 
 def _found(committee: Committee, images: Sequence[Path], quiet: bool) -> list[list[Detections]]:

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
                              args.config.name, args.calibrate or 0, args.float_activations)
     half = settings.export.scale_bits == 16
     detector = write_model(network, spec, args.out, half=half,
-                           integers=False if args.float_activations else None)
+                           integers=False if args.float_activations else None,
+                           half_floats=settings.export.float_bits == 16)
     for line in format_table(spec.documents.get('metrics', {'sets': []})):
         print(line)
     if args.manifest:

@@ -54,9 +54,18 @@ def allowed_sizes(spec: InputSpec) -> str:
 
 
 def _largest(step: int, pixels: int, image_hw: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of at most so many pixels that shows the image largest; the smallest of equals."""
+    """
+    Return the size of at most so many pixels that shows the image largest; the smallest of equals.
+
+    To enlarge an image shows nothing new: larger than its own size it counts as equal, unless the
+    model's own size enlarges it more.
+    """
+    def scale(hw: tuple[int, int]) -> float:
+        return min(hw[0] / image_hw[0], hw[1] / image_hw[1])
+    enough = max(1.0, scale(own))
+
     def shown(hw: tuple[int, int]) -> tuple[float, int]:
-        return min(hw[0] / image_hw[0], hw[1] / image_hw[1]), -hw[0] * hw[1]
+        return min(scale(hw), enough), -hw[0] * hw[1]
     sizes = [(height, width) for height in range(step, pixels // step + 1, step)
              if (width := pixels // height // step * step)]
     # Narrower ones of the same height show the image as large, if height is what limits it.

@@ -1,6 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`committee` and `pseudo-label --committee`, with models that find bright rectangles."""
 
+import dataclasses
 import json
 
 import cv2
@@ -9,7 +10,10 @@ import yaml
 
 pytest.importorskip('onnx', reason='onnx, which writes the test models, is not installed')
 
+from kd_perception.cli.committee import committee_file  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
+from kd_perception.config import load_config  # noqa: E402
+from kd_perception.detection.committee import CommitteeSettings, MemberSettings  # noqa: E402
 from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 
@@ -71,6 +75,19 @@ def test_report_and_calibration(folder, capsys):
     assert main(['committee', '--committee', str(fitted), '--input', str(folder / 'site'), '--quiet',
                  '--out', str(folder / 'again')]) == 0
     assert json.loads((folder / 'again' / 'committee.json').read_text())['rows'] == report['rows']
+
+
+def test_a_file_that_is_written_reads_back_as_it_was(tmp_path):
+    (tmp_path / 'raw').mkdir()
+    (tmp_path / 'raw' / 'net.xml').write_bytes(b'x')
+    settings = CommitteeSettings(('Car', 'Cyclist'), (
+        MemberSettings('net.xml', {0: 'Car', 2: 'Cyclist'}, calibration={'Car': (2.0, -0.5)}),
+        MemberSettings('teacher', skip=('Cyclist',))))
+    path = tmp_path / 'fitted.yaml'
+    path.write_text(yaml.safe_dump(committee_file(settings, tmp_path / 'raw', tmp_path)))
+    moved = dataclasses.replace(settings.members[0], model='raw/net.xml')
+    assert load_config(CommitteeSettings, path) == dataclasses.replace(settings,
+                                                                       members=(moved, settings.members[1]))
 
 
 @pytest.mark.parametrize('change, message', [

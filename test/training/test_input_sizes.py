@@ -11,13 +11,16 @@ torch = pytest.importorskip('torch', reason='PyTorch is not installed')
 pytest.importorskip('onnx')
 from test_integer_onnx import calibrated  # noqa: E402
 
-from kd_perception.cli.benchmark_variants import write_resized  # noqa: E402
+from kd_perception.benchmark.variants import write_resized  # noqa: E402
 from kd_perception.detection.input_size import input_hw, parse_input_size  # noqa: E402
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector  # noqa: E402
 from kd_perception.errors import ModelError  # noqa: E402
 from kd_perception.models.spec import InputSpec  # noqa: E402
-from kd_perception.training.export import to_onnx, write_model  # noqa: E402
-from kd_perception.training.torch_detector import detection_spec, torch_detector  # noqa: E402
+from kd_perception.training.export.model_file import to_onnx, write_model  # noqa: E402
+from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
+from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.networks.torch_detector import detection_spec, torch_detector  # noqa: E402
+from kd_perception.training.export.unfold import unfold  # noqa: E402
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 WIDE, STUDENT = InputSpec(192, 640, size_step=64), InputSpec(320, 960, size_step=64)
@@ -86,6 +89,7 @@ def test_sizes_by_example():
     assert input_hw(WIDE, 'camera', (375, 1242)) == (192, 640)
     assert input_hw(WIDE, 'camera', (720, 1280)) == (256, 448)
     assert input_hw(STUDENT, 'camera', (720, 1280)) == (384, 704)
+    assert input_hw(STUDENT, 'camera', (375, 500)) == (384, 512), 'not enlarged'
     assert input_hw(STUDENT, 'model', (720, 1280)) == (320, 960)
     assert input_hw(dataclasses.replace(STUDENT, size_step=None), 'camera', (720, 1280)) == (320, 960)
     assert parse_input_size('704x384') == (384, 704) and parse_input_size('camera') == 'camera'
@@ -103,3 +107,21 @@ def test_no_image_is_shown_smaller_or_at_a_higher_cost(height, width):
     assert STUDENT.allows(hw) and hw[0] * hw[1] <= 320 * 960
     own = min(320 / height, 960 / width)
     assert min(hw[0] / height, hw[1] / width) >= own - 1e-9
+
+
+def test_weights_of_float16_halve_a_float_file_that_training_goes_on_from(tmp_path):
+    network = build_network(NetworkSettings('plain', width=0.25), 3).eval()
+    with torch.no_grad():
+        network.neck.lateral[0].norm.running_mean.normal_()
+    spec = detection_spec('kept', LABELS, (64, 96), network)
+    whole = write_model(network, spec, tmp_path / 'whole.onnx')
+    half = write_model(network, spec, tmp_path / 'half.onnx', half_floats=True)
+    assert half.path.stat().st_size < 0.55 * whole.path.stat().st_size
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    for found, expected in zip(half.outputs(image), whole.outputs(image)):
+        np.testing.assert_allclose(found, expected, atol=0.02 * max(1.0, np.abs(expected).max()))
+    started = build_network(NetworkSettings('plain', width=0.25), 3).eval()
+    unfold(started, half.path, LABELS)
+    again = torch_detector(started, spec)
+    for found, expected in zip(again.outputs(image), half.outputs(image)):
+        np.testing.assert_allclose(found, expected, atol=0.02 * max(1.0, np.abs(expected).max()))

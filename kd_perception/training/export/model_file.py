@@ -19,6 +19,7 @@ from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.binary.activations import float_camera, INPUT_LAYER, is_quantized
+from kd_perception.training.export.half_floats import halve_floats
 from kd_perception.training.export.integer_onnx import IntegerCamera
 from kd_perception.training.export.integer_pack import pack_integers
 from kd_perception.training.export.packed_onnx import compact_names, fold, pack, precision_document
@@ -43,7 +44,7 @@ def graph_of(module: nn.Module, images: torch.Tensor, output_names: list[str]) -
 
 
 def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool = False,
-            integers: bool | None = None) -> bytes:
+            integers: bool | None = None, half_floats: bool = False) -> bytes:
     """
     Serialise a network as ONNX, taking uint8 NHWC BGR images and normalising them in the graph.
 
@@ -56,6 +57,7 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool
     :param half: scales and biases of binary and 8-bit layers are float16 (see `half_scales`).
     :param integers: compute in integers (see `integer_onnx`); by default where the network has integer
         activations and is packed.
+    :param half_floats: store float weights as float16 (see `half_floats`).
     """
     import onnx
     folded, coded = fold(network, half)
@@ -76,6 +78,8 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool
     spec = dataclasses.replace(spec, documents={**spec.documents, 'precision': layers})
     pack(model, coded, half=half)
     compact_names(model, layers)
+    if half_floats:
+        halve_floats(model)
     if spec.input.size_step is not None:
         _free_sizes(model)
     model.producer_name, model.producer_version = 'kd_perception', ''
@@ -122,22 +126,22 @@ def _outputs(network: nn.Module, detector: OnnxDetector, seed: int = 0) -> tuple
 
 
 def write_model(network: nn.Module, spec: ModelSpec, path: Path, packed: bool = True, half: bool = False,
-                integers: bool | None = None) -> OnnxDetector:
+                integers: bool | None = None, half_floats: bool = False) -> OnnxDetector:
     """
     Write the file, load it as the detector node will, and compare it with torch.
 
-    :param packed, half, integers: see `to_onnx`.
+    :param packed, half, integers, half_floats: see `to_onnx`.
     :raises TrainingError: the outputs differ by more than `PARITY_TOLERANCE`; of an integer graph, by more
         than `INTEGER_TOLERANCE`.
     """
     integers = computes_integers(network, packed, integers)
-    content = to_onnx(network, spec, packed, half, integers)
+    content = to_onnx(network, spec, packed, half, integers, half_floats)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')
     try:
         temporary.write_bytes(content)
         detector = OnnxDetector.load(temporary)
-        if integers:
+        if integers or half_floats:
             difference, allowed = deviation(network, detector), INTEGER_TOLERANCE
         else:
             camera = float_camera(copy.deepcopy(network))
@@ -146,7 +150,7 @@ def write_model(network: nn.Module, spec: ModelSpec, path: Path, packed: bool = 
             difference = float(np.abs(expected - found).max())
             allowed = PARITY_TOLERANCE * max(1.0, float(expected.std()))
         if not difference <= allowed:
-            unit = ' of their deviation' * integers
+            unit = ' of their deviation' * (integers or half_floats)
             raise TrainingError(f'{path}: outputs differ from torch by {difference:.3g}{unit}, '
                                 f'at most {allowed:.3g} allowed')
         temporary.replace(path)

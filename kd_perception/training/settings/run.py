@@ -204,6 +204,8 @@ class ExportSettings:
     :param score: working threshold; None takes the best F1 over all classes of the development set.
     :param average_with_initial: share of the initial weights in the exported ones (WiSE-FT,
         Wortsman et al., CVPR 2022), 0 for the tuned weights alone.
+    :param float_bits: of weights that are neither binary nor of 8 bits: 16 for networks that are kept to be
+        trained on, see `half_floats`.
     :param scale_bits: of the scales and biases of binary and 8-bit layers: 16 makes a small file smaller, see
         `half_scales`.
     """
@@ -216,6 +218,7 @@ class ExportSettings:
     licence: str = ''
     average_with_initial: float = 0.0
     scale_bits: Literal[16, 32] = 32
+    float_bits: Literal[16, 32] = 32
 
     def __post_init__(self):
         """Check ranges."""
