@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.cli import attach, attach_reference, model_store
+from kd_perception.cli import attach, attach_reference, free_size, model_store
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import to_mapping
 from kd_perception.detection.decode import output_shapes
@@ -55,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'attach', help='describe a detector of another origin, and write the description into its file'))
     attach_reference.add_arguments(actions.add_parser(
         'attach-reference', help="write the drift monitors' reference statistics into a copy of a model"))
+    free_size.add_arguments(actions.add_parser(
+        'free-size', help='let a fully convolutional model have other input sizes'))
     model_store.add_arguments(actions)
 
 
@@ -64,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         return model_store.run(args)
     if args.action == 'attach-reference':
         return attach_reference.run(args)
+    if args.action == 'free-size':
+        return free_size.run(args)
     if args.action == 'attach':
         return attach.run(args)
     path = resolve_model(args.model, models_folder())

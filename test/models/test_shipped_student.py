@@ -31,6 +31,8 @@ def test_student_is_what_the_manifest_pins(student):
     assert (MODELS / entry.file).stat().st_size == entry.size_bytes < 1_000_000
     assert entry.labels == student.spec.labels == ('Car', 'Pedestrian', 'Cyclist')
     assert entry.input_hw == student.spec.input.hw == (192, 640)
+    assert student.input_hw((375, 1242)) == (192, 640)
+    assert student.input_hw((720, 1280)) == (256, 448), "a 16:9 camera's aspect, at no more pixels"
     assert entry.metrics == json.loads(json.dumps(student.spec.documents['metrics']))
 
 
@@ -66,6 +68,8 @@ def test_student_needs_a_sixth_of_the_teachers_multiply_adds(student):
     onnx = pytest.importorskip('onnx', reason='the graph is read')
     inliner = pytest.importorskip('onnx.inliner', reason='functions are spelt out')
     model = inliner.inline_local_functions(onnx.load(str(student.path)))
+    for axis, size in zip((1, 2), student.spec.input.hw):     # which the file leaves free
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     maps = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
             for value in (*graph.value_info, *graph.output)}

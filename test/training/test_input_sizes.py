@@ -2,6 +2,7 @@
 """Files of fully convolutional networks: one file, any size of input, the size of the camera's aspect."""
 
 import dataclasses
+from pathlib import Path
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
@@ -12,9 +13,11 @@ pytest.importorskip('onnx')
 from test_integer_onnx import calibrated  # noqa: E402
 
 from kd_perception.benchmark.variants import write_resized  # noqa: E402
+from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.detection.input_size import input_hw, parse_input_size  # noqa: E402
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector  # noqa: E402
 from kd_perception.errors import ModelError  # noqa: E402
+from kd_perception.models.manifest import load_manifest  # noqa: E402
 from kd_perception.models.spec import InputSpec  # noqa: E402
 from kd_perception.training.export.model_file import to_onnx, write_model  # noqa: E402
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
@@ -82,7 +85,23 @@ def test_a_promise_that_the_graph_does_not_keep_is_refused(network):
     model = onnx.load_from_string(to_onnx(network, spec))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
     with pytest.raises(ModelError, match='the graph does not leave height and width free'):
-        OnnxDetector.from_bytes(model.SerializeToString(), 'fixed.onnx')
+        OnnxDetector.from_bytes(model.SerializeToString(), Path('fixed.onnx'))
+
+
+def test_a_file_of_one_size_can_be_freed_if_its_graph_allows(network, path, tmp_path, capsys):
+    spec = detection_spec('fixed', LABELS, (64, 192), network)
+    fixed = dataclasses.replace(spec, input=dataclasses.replace(spec.input, size_step=None))
+    write_model(network, fixed, tmp_path / 'fixed.onnx', half=True)
+    command = ['model', 'free-size', str(tmp_path / 'fixed.onnx'), '--step', '32', '--out']
+    assert main([*command, str(tmp_path / 'free.onnx'), '--manifest', 'free']) == 0
+    free = OnnxDetector.named(str(tmp_path / 'free.onnx'))
+    assert free.spec.input == spec.input and free.input_hw((300, 400)) == (96, 128)
+    assert free.sha256 == load_manifest(tmp_path).models['free'].sha256
+    assert main(['model', 'free-size', str(path), '--step', '32', '--out', str(tmp_path / 'x.onnx')]) == 2
+    assert 'expected a file of one size' in capsys.readouterr().err
+    assert main(['model', 'free-size', 'teacher', '--step', '64', '--out', str(tmp_path / 'x.onnx')]) == 2
+    assert 'its graph is made for one size' in capsys.readouterr().err
+    assert not (tmp_path / 'x.onnx').exists()
 
 
 def test_sizes_by_example():
