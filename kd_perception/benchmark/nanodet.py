@@ -16,6 +16,7 @@ import numpy as np
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError
+from kd_perception.processes.cores import thread_count
 
 _MEAN = (103.53, 116.28, 123.675)
 _SCALE = (0.017429, 0.017507, 0.017125)
@@ -39,7 +40,7 @@ class NanoDetSession:
             raise ModelError(f'{param}: is run by ncnn, which is not installed: pip install ncnn') from error
         self._ncnn, self._input_hw = ncnn, input_hw
         self._net = ncnn.Net()
-        self._net.opt.num_threads = threads
+        self._net.opt.num_threads = thread_count(threads)
         self._net.opt.use_vulkan_compute = False
         if self._net.load_param(str(param)) or self._net.load_model(str(param.with_suffix('.bin'))):
             raise ModelError(f'{param}: ncnn cannot load it with the .bin file beside it')

@@ -60,7 +60,7 @@ def add_trained_argument(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how to run."""
     parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of each model; default 0: one for each core')
+                        help='threads of each model; default 0: one for each core that the process may use')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
 
 

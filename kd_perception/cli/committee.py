@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="fit the members' calibration to these images, and write the committee file "
                              'with it; the report is of the new one, on the same images')
     parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of each model; default 0: one for each core')
+                        help='threads of each model; default 0: one for each core that the process may use')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
 
 

@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--lockstep', action='store_true',
                         help='publish a frame only after the detections of the one before')
     parser.add_argument('--threads', type=int, metavar='N',
-                        help='threads of each model; 0: one for each core (default: 1; with --model 0)')
+                        help='threads of each model; 0: one for each core that the process may use '
+                             '(default: 1; with --model 0)')
     parser.add_argument('--cache', type=Path, default=Path('build/footage'),
                         help='where fetched footage is kept (default: build/footage)')
 

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="stamps of a folder's images, one a line; default: timestamps.txt beside them")
     parser.add_argument('--max-frames', type=int, metavar='N', help='stop after N frames')
     parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of the model; default 0: one for each core')
+                        help='threads of the model; default 0: one for each core that the process may use')
     parser.add_argument('--provider', default='cpu', choices=tuple(PROVIDERS),
                         help='where the model runs (default: cpu)')
     parser.add_argument('--input-size', default='camera', metavar='SIZE',

@@ -28,6 +28,7 @@ from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLA
 from kd_perception.evaluation.report.content import (  # noqa: E402
     evaluate_frames, Evaluation, EvaluationOptions)
 from kd_perception.output_folder import OutputFolder  # noqa: E402
+from kd_perception.processes.cores import thread_count  # noqa: E402
 import numpy as np  # noqa: E402
 
 HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or '
@@ -73,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='with one --bag: recording that holds the topic of detections, where that is '
                              'not the bag itself (see launch/replay_evaluation.launch.py)')
     source.add_argument('--jobs', type=int, default=1, metavar='N',
-                        help='with several --bag: worker processes (default: 1)')
+                        help='with several --bag: worker processes; 0: one for each core that '
+                             'the process may use (default: 1)')
     parser.add_argument('--out', metavar='DIR', help='folder for report.json and report.html')
     protocol = parser.add_argument_group('how to evaluate')
     protocol.add_argument('--class', action='append', dest='classes', metavar='NAME=IOU[:IGNORED,...]',
@@ -160,8 +162,8 @@ def _options(args: argparse.Namespace) -> EvaluationOptions:
         raise ConfigError('--recorded needs exactly one --bag, and --detections with the topic')
     if args.bag and args.images:
         raise ConfigError('--bag brings its own images, --images is not for it')
-    if args.bootstrap < 0 or args.bootstrap > 100_000 or args.gallery < 0 or args.jobs < 1:
-        raise ConfigError('--bootstrap 0 to 100000, --gallery not below 0 and --jobs not below 1 expected')
+    if args.bootstrap < 0 or args.bootstrap > 100_000 or args.gallery < 0 or args.jobs < 0:
+        raise ConfigError('--bootstrap 0 to 100000, --gallery not below 0 and --jobs not below 0 expected')
     classes = tuple(parse_class(text) for text in args.classes) if args.classes else KITTI_CLASSES
     threshold = 0.5 if args.score_threshold is None else args.score_threshold
     return EvaluationOptions(classes, bootstrap=args.bootstrap, seed=args.seed, coco=args.coco,
@@ -201,11 +203,12 @@ def _frame_set(args: argparse.Namespace) -> FrameSet:
     jobs = [ReplayJob(str(source), args.labels, model, sha256, args.detections or '', args.camera,
                       args.recorded or '')
             for source in sources]
-    if args.jobs == 1 or len(jobs) == 1:
+    workers = min(thread_count(args.jobs), len(jobs))
+    if workers == 1:
         return replay_frame_set(jobs)
     # Not forked: onnxruntime's and OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(min(args.jobs, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         return replay_frame_set(jobs, pool.map)
 
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help='what the simulated teacher of the replay takes for an image (default: 60)')
     how.add_argument('--seed', type=int, default=0, help='of all that is left to chance (default: 0)')
     how.add_argument('--threads', type=int, default=0, metavar='N',
-                     help='threads of each model; default 0: one for each core')
+                     help='threads of each model; default 0: one for each core that the process may use')
     how.add_argument('--title', default='Hybrid', help='title of report.html')
     how.add_argument('--quiet', action='store_true', help='no progress bar')
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                           'those of a drive in blocks of 20')
     fit.add_argument('--seed', type=int, default=0, help='of the folds (default: 0)')
     parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of each model; default 0: one for each core')
+                        help='threads of each model; default 0: one for each core that the process may use')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
 
 

@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--link-images', action='store_true',
                         help='also link OUT/<folder>/images to the images, so that OUT is a data folder')
     parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of the model; default 0: one for each core')
+                        help='threads of the model; default 0: one for each core that the process may use')
     parser.add_argument('--provider', default='cpu', choices=tuple(PROVIDERS),
                         help='where the model runs (default: cpu)')
     parser.add_argument('--overwrite', action='store_true', help="replace an earlier run's labels in OUT")

@@ -12,6 +12,7 @@ from typing import Any
 from kd_perception.detection.graph_ports import GraphPorts, Port
 from kd_perception.detection.input_size import InputSize
 from kd_perception.errors import ModelError
+from kd_perception.processes.cores import thread_count
 
 PROVIDERS = {
     'cpu': 'CPUExecutionProvider',
@@ -39,7 +40,7 @@ class ExecutionOptions:
     """
     How onnxruntime runs a model.
 
-    :param threads: threads inside an operator; 0 lets onnxruntime take every core.
+    :param threads: threads inside an operator; 0: one for each core that the process may use.
     :param allow_spinning: idle threads poll instead of sleeping: a little faster, and it burns a
         core between frames, so it is off by default.
     :param provider: one of `PROVIDERS`.
@@ -82,7 +83,7 @@ def create_session(model_bytes: bytes, options: ExecutionOptions, path: Path,
                 f'{", ".join(name for name, p in PROVIDERS.items() if p in ort.get_available_providers())}')
         provider = PROVIDERS['cpu']
     session_options = ort.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
+    session_options.intra_op_num_threads = thread_count(options.threads)
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry(
         'session.intra_op.allow_spinning', str(int(options.allow_spinning)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from kd_perception.detection.graph_ports import GraphPorts, Port
 from kd_perception.errors import ModelError
+from kd_perception.processes.cores import thread_count
 
 MAX_IR_BYTES = 1 << 30
 
@@ -80,8 +81,8 @@ class OpenVinoModel:
                 model = model.clone()
                 model.reshape({name: list(shape) for name, shape in shapes.items()})
             return OpenVinoSession(self._core.compile_model(model, 'CPU', {
-                'INFERENCE_NUM_THREADS': threads, 'PERFORMANCE_HINT': 'LATENCY', 'NUM_STREAMS': '1',
-                'INFERENCE_PRECISION_HINT': 'f32'}))
+                'INFERENCE_NUM_THREADS': thread_count(threads), 'PERFORMANCE_HINT': 'LATENCY',
+                'NUM_STREAMS': '1', 'INFERENCE_PRECISION_HINT': 'f32'}))
         except Exception as error:
             raise ModelError(f'{self.path}: OpenVINO cannot compile it: {_last_line(error)}') from error
 

@@ -6,6 +6,7 @@ from typing import Callable, Optional, Sequence, Tuple
 
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
+from kd_perception.processes.cores import thread_count
 from kd_perception.health.windows import RateWindow
 
 SECOND_NS = 1_000_000_000
@@ -19,7 +20,8 @@ def model_facts(detector: OnnxDetector, execution: ExecutionOptions) -> Tuple[Tu
     spec = detector.spec
     return (
         ('name', spec.name), ('version', spec.version), ('path', str(detector.path)),
-        ('sha256', detector.sha256), ('provider', detector.provider), ('threads', str(execution.threads)),
+        ('sha256', detector.sha256), ('provider', detector.provider),
+        ('threads', str(thread_count(execution.threads))),
         ('allow_spinning', str(execution.allow_spinning).lower()), ('labels', ', '.join(spec.labels)),
         ('input', f'{spec.input.width}x{spec.input.height}'))
 

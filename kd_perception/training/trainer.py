@@ -27,6 +27,7 @@ from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.processes.cores import thread_count
 from kd_perception.training.autocast import autocast, choose_precision
 from kd_perception.training.averaging import MovingAverage
 from kd_perception.training.data.datasets import (
@@ -68,7 +69,7 @@ class Trainer:
                  init_path: Path | None, teacher_path: Path | None = None, start_path: Path | None = None,
                  processes: Processes = Processes()):
         self.settings, self.run_folder, self.processes = settings, run_folder, processes
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(thread_count(settings.threads))
         torch.manual_seed(settings.seed)
         run_folder.mkdir(parents=True, exist_ok=True)
         self.network, pretrained, self.reference = starting_networks(settings, init_path, start_path)

@@ -50,7 +50,8 @@ DETECTOR_PARAMETERS = (
         minimum=1, maximum=100),
     ParameterSpec(
         'threads', 'int', 1,
-        'Threads inside an operator of the model; 0: one for each core.', minimum=0, maximum=256),
+        'Threads inside an operator of the model; 0: one for each core that the process may use.',
+        minimum=0, maximum=256),
     ParameterSpec(
         'allow_spinning', 'bool', False,
         'Idle model threads poll instead of sleeping: a little faster, and burns a core between frames.'),

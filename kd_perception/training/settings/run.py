@@ -250,6 +250,7 @@ class TrainingSettings:
         each time it is drawn.
     :param rendered: number of rendered images to make instead of reading the data root (0: none);
         for smoke runs on a machine without data.
+    :param threads: of each process; 0: one for each core that the process may use.
     :param precision: of forward and backward passes; `auto` measures at the start what is faster here (see
         `autocast`).
     """
@@ -286,10 +287,10 @@ class TrainingSettings:
             step = self.network.size_step_px
             if any(side <= 0 or side % step for side in getattr(self, name)):
                 raise ValueError(f'{name}: expected positive multiples of {step}, got {getattr(self, name)}')
-        if min(self.steps, self.batch, self.threads, self.checkpoint_every, self.validate_every) <= 0:
-            raise ValueError('steps, batch, threads, checkpoint_every and validate_every must be positive')
-        if min(self.workers, self.image_cache_mib, self.rendered) < 0:
-            raise ValueError('workers, image_cache_mib and rendered must not be negative')
+        if min(self.steps, self.batch, self.checkpoint_every, self.validate_every) <= 0:
+            raise ValueError('steps, batch, checkpoint_every and validate_every must be positive')
+        if min(self.threads, self.workers, self.image_cache_mib, self.rendered) < 0:
+            raise ValueError('threads, workers, image_cache_mib and rendered must not be negative')
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f'labels: expected distinct names, got {self.labels}')
         if not self.datasets or sum(d.share for d in self.datasets) <= 0:
