@@ -38,7 +38,7 @@ from kd_perception.config import load_config
 from kd_perception.errors import TrainingError
 from kd_perception.training import trainer as module
 from kd_perception.training.distributed import Processes
-from kd_perception.training.settings import TrainingSettings
+from kd_perception.training.settings.run import TrainingSettings
 
 faulthandler.dump_traceback_later(int(sys.argv[2]), exit=True)   # tells where it hangs
 folder, ports = Path(sys.argv[1]), iter(sys.argv[3:])

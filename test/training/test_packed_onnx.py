@@ -1,6 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Packed files: bit for bit the torch network's weights, the same outputs, nothing left to unpack."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -214,14 +216,14 @@ def test_convolutions_keep_what_is_not_default():
 
 def test_precision_document_names_every_convolution():
     network = small(8)
-    detector = OnnxDetector.from_bytes(to_onnx(network, spec_of(network)), 'x.onnx')
+    detector = OnnxDetector.from_bytes(to_onnx(network, spec_of(network)), Path('x.onnx'))
     assert detector.spec.documents['precision'] == {
         'stem': {'bits': 8, 'shape': [8, 3, 3, 3], 'as': '0'},
         'body.0': {'bits': 1, 'shape': [12, 8, 3, 3], 'as': '1'},
         'body.3': {'bits': 1, 'shape': [12, 1, 3, 3], 'as': '2'},
         'body.6': {'bits': 1, 'shape': [16, 12, 1, 1], 'as': '3'},
         'last': {'bits': 8, 'shape': [33, 16, 1, 1], 'as': '4'}}
-    twin = OnnxDetector.from_bytes(to_onnx(network, spec_of(network), packed=False), 'x.onnx')
+    twin = OnnxDetector.from_bytes(to_onnx(network, spec_of(network), packed=False), Path('x.onnx'))
     assert {entry['bits'] for entry in twin.spec.documents['precision'].values()} == {32}
 
 

@@ -126,7 +126,7 @@ def test_a_step_that_fails_is_said_and_done_again(tmp_path, capfd):
     with poc_steps.Steps(tmp_path, {}, True, False, poc_steps.run_process) as steps:
         with pytest.raises(EvaluationError, match="step 'info' failed with exit code 2; see .*commands.log"):
             steps.run('info', 'facts', 'model', 'verify', 'no_such_model')
-        with pytest.raises(ConfigError, match='another poc is running here'):
+        with pytest.raises(ConfigError, match='another run is writing here'):
             poc_steps.Steps(tmp_path, {}, True, False, fail)
         assert 'no_such_model' in (tmp_path / 'commands.log').read_text()
         assert 'sha256 matches' in steps.run('info', 'facts', 'model', 'verify', 'student')

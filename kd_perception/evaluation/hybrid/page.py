@@ -8,8 +8,10 @@ from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED, ORACLE, RAND
 from kd_perception.evaluation.report.page import _figure, _plots, _section, _STYLE, _table, _text
 
 
-def _interval(pair: Optional[Sequence[float]]) -> str:
-    return '' if not pair else f'<span class="ci">{100 * pair[0]:.0f} to {100 * pair[1]:.0f}</span>'
+def _interval(pair: Optional[Sequence[Optional[float]]]) -> str:
+    if not pair or None in pair:
+        return ''
+    return f'<span class="ci">{100 * pair[0]:.0f} to {100 * pair[1]:.0f}</span>'
 
 
 def _order(metric: Dict[str, Any]) -> List[str]:
