@@ -21,6 +21,7 @@ import numpy as np
 import simplejpeg
 
 from kd_perception.detection.image import check_size, MAX_COMPRESSED_BYTES
+from kd_perception.detection.image_kinds import image_kind, READ_KINDS
 from kd_perception.errors import ImageError
 
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -75,6 +76,9 @@ def decode_image_file(data: bytes, name: str) -> np.ndarray:
     """
     if data[:2] == _JPEG or data[:8] == _PNG:
         return decode_compressed(data, name)
+    kind = image_kind(data[:512])
+    if kind and kind not in READ_KINDS:     # some of them with some releases of OpenCV only
+        raise ImageError('unsupported_encoding', f'{name} holds {kind}, which is not read')
     image = _imdecode(data, name)
     check_size(*image.shape[:2])
     # OpenCV turns TIFF whatever it is told.

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from kd_perception.detection.compressed import decode_image_file, orientation_of
-from kd_perception.sources.folders import images_in, read_image_bytes
+from kd_perception.sources.folder_images import list_images
+from kd_perception.sources.folders import read_image_bytes
 from kd_perception.detection.boxes import box_iou, clip_boxes
 from kd_perception.errors import ImageError, LabelError
 from kd_perception.labels.kitti_text import (
@@ -63,9 +64,11 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
     """
     result = FolderCheck()
     try:
-        found = images_in(images)
+        listed = list_images(images)
     except OSError as error:
         raise LabelError(f'{images}: cannot be read as a folder of images ({error.strerror})') from None
+    found = listed.files
+    result.warnings += listed.lines(images)
     files: Dict[str, Path] = {}
     for path in found:
         twin = files.setdefault(path.stem, path)

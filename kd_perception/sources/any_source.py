@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.sources.folders import FolderSource, IMAGE_SUFFIXES, images_in
+from kd_perception.sources.folder_images import is_image_file
+from kd_perception.sources.folders import FolderSource, images_in
 from kd_perception.sources.image_topics import left_out_line, split_topics
 from kd_perception.sources.frames import Camera, DEFAULT_FPS, Frame, FrameSource
 from kd_perception.messages.build import parse_header
@@ -56,7 +57,7 @@ def open_source(path, cameras: Sequence[str] | None = None, fps: float | None = 
             return BagSource(path, cameras)
         if path.is_dir() and not images_in(path):
             _refuse_ros1_bags(path)
-        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.is_dir() or is_image_file(path):
             return FolderSource(path, cameras, fps or DEFAULT_FPS, timestamps)
         if timestamps is not None:
             raise BagError(f'{path}: a video has stamps of its own; no file of stamps applies')

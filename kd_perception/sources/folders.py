@@ -13,27 +13,23 @@ import re
 
 import numpy as np
 
+from kd_perception.sources.folder_images import FolderImages, IMAGE_SUFFIXES, list_images
 from kd_perception.sources.frames import Camera, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS
 from kd_perception.detection.compressed import decode_image_file
 from kd_perception.detection.image import MAX_COMPRESSED_BYTES
+from kd_perception.detection.image_kinds import image_kind
 from kd_perception.errors import BagError, ImageError
 from kd_perception.files import natural_key, read_text
 
 _JPEG_PNG = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
-IMAGE_SUFFIXES = (*_JPEG_PNG, '.bmp', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
 NO_STAMPS = 'no time stamps'
-MAX_IMAGES = 10_000_000
 MAX_TIMESTAMP_BYTES = 2 ** 30
 _DATE_LINE = re.compile(r'(\d{4})-(\d{2})-(\d{2})[ T](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?$')
 
 
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of a folder (not of its sub-folders) in natural order of their names."""
-    found = [item for item in folder.iterdir()
-             if item.suffix.lower() in IMAGE_SUFFIXES and not item.name.startswith('.') and item.is_file()]
-    if len(found) > MAX_IMAGES:
-        raise BagError(f'{folder}: holds {len(found)} images, expected at most {MAX_IMAGES}')
-    return sorted(found, key=lambda item: natural_key(item.name))
+    return list_images(folder).files
 
 
 def read_image_file(path: Path) -> np.ndarray:
@@ -123,26 +119,29 @@ class FolderSource(FrameSource):
         # camera -> ([image], [stamp_ns])
         self._images: dict[str, tuple[list[Path], list[int]]] = {}
         folder = path.parent if path.is_file() else path
-        files = [path] if path.is_file() else images_in(folder)
+        listed = FolderImages([path]) if path.is_file() else list_images(folder)
         # KITTI raw: image_02/data, image_02/timestamps.txt
-        if not files and images_in_if_dir(folder / 'data'):
+        if not listed.files and images_in_if_dir(folder / 'data'):
             folder = folder / 'data'
-            files = images_in(folder)
-        if files:
-            self._add(one_camera(cameras, path), files, folder, timestamps)
+            listed = list_images(folder)
+        if listed.files:
+            self._add(one_camera(cameras, path), listed, folder, timestamps)
         else:
-            self._add_subfolders(path, cameras, timestamps)
+            self._add_subfolders(path, listed, cameras, timestamps)
         self.cameras = tuple(Camera(name, count=len(files)) for name, (files, _) in self._images.items())
 
-    def _add_subfolders(self, path, cameras, timestamps):
-        found = {}
+    def _add_subfolders(self, path, listed, cameras, timestamps):
+        found: dict[str, tuple[Path, FolderImages]] = {}
         for folder in sorted((item for item in path.iterdir() if item.is_dir()),
                              key=lambda item: natural_key(item.name)):
             inner = folder / 'data' if images_in_if_dir(folder / 'data') else folder
-            if images_in(inner):
-                found[folder.name] = inner
+            images = list_images(inner)
+            if images.files:
+                found[folder.name] = inner, images
+        listed.forget_folders(found)
         if not found:
-            raise BagError(f'{path}: holds no image ({" ".join(IMAGE_SUFFIXES)})')
+            others = f'; left out: {listed.left_out_text()}' if listed.left_out else ''
+            raise BagError(f'{path}: holds no image ({" ".join(IMAGE_SUFFIXES)}){others}')
         if cameras is None and len(found) > 1 or cameras and set(cameras) <= set(found):
             chosen = {name: found[name] for name in (cameras or found)}
         elif len(found) == 1:
@@ -152,10 +151,12 @@ class FolderSource(FrameSource):
             raise BagError(f'{path}: no camera {missing}; there is {", ".join(found)}')
         if timestamps is not None and len(chosen) > 1:
             raise BagError(f'{timestamps}: one file of stamps cannot serve {len(chosen)} cameras')
-        for name, folder in chosen.items():
-            self._add(name, images_in(folder), folder, timestamps)
+        self.problems += listed.lines(path)
+        for name, (folder, images) in chosen.items():
+            self._add(name, images, folder, timestamps)
 
-    def _add(self, camera, files, folder, timestamps):
+    def _add(self, camera, listed, folder, timestamps):
+        files = listed.files
         stamps_file = Path(timestamps) if timestamps else _find_timestamps(folder)
         if stamps_file is None:
             stamps = [START_STAMP_NS + round(i * NS_PER_S / self._fps) for i in range(len(files))]
@@ -164,6 +165,8 @@ class FolderSource(FrameSource):
             if not stamps_file.is_file():
                 raise BagError(f'{stamps_file}: no such file of time stamps')
             stamps = _match_stamps(read_timestamps(stamps_file), files, stamps_file)
+        for line in listed.lines(folder):
+            self.note(line)
         self._images[camera] = (files, stamps)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -197,7 +200,9 @@ def images_in_if_dir(folder: Path) -> list[Path]:
 
 
 def _read_encoded(path: Path, image_format: str) -> tuple[bytes, str]:
-    return read_image_bytes(path), image_format
+    data = read_image_bytes(path)
+    kind = image_kind(data[:4096]).lower()      # a PNG may be named .jpg
+    return data, kind if kind in _JPEG_PNG.values() else image_format
 
 
 def _find_timestamps(folder: Path) -> Path | None:
