@@ -54,7 +54,8 @@ def contents():
 
 
 def expected(image):
-    return f'{len(image)} {int(image.astype(np.uint64) @ np.arange(len(image), dtype=np.uint64))}'
+    place = np.arange(len(image), dtype=np.uint64)
+    return f'{len(image)} {int(np.asarray(image).astype(np.uint64) @ place)}'
 
 
 @pytest.fixture
@@ -93,18 +94,19 @@ def test_no_image_is_lost_or_changed_whatever_it_shows(camera):
 
 
 def test_best_effort_images_arrive_too(camera):
-    """Each is sent again until it is there, as a camera goes on; by default most never come."""
+    """Each is sent again until it is there; how many are lost depends on the computer's load."""
     probe, view = camera
     process, publisher = view('best_effort', BEST_EFFORT)
-    sent = 0
-    for number in range(10):
+    for number in range(5):
         image = message(f'number{number}', np.full(SIZE, number, np.uint8))
+        probe.wait_for(lambda: f'number{number} {expected(image.data)}' in process.log,
+                       lambda: process.log, every=lambda: publisher.publish(image), period_s=1.0)
+    # What keeps the losses low: room for whole images in shared memory. Fast DDS' own 0.5 MB is none.
+    assert max(shared_memory_bytes(process.process.pid)) > 2 * SIZE
 
-        def publish():
-            nonlocal sent
-            sent += 1
-            publisher.publish(image)
-        probe.wait_for(lambda: f'number{number} {SIZE} ' in process.log, lambda: process.log, every=publish,
-                       period_s=1.0)
-    # Three in ten may be late on a busy computer; with Fast DDS' own settings two of three are lost.
-    assert sent <= 13, process.log
+
+def shared_memory_bytes(pid):
+    """Sizes of the segments of Fast DDS that a process has mapped."""
+    with open(f'/proc/{pid}/maps', encoding='utf-8') as maps:
+        spans = [line.split()[0] for line in maps if '/dev/shm/fastrtps_' in line]
+    return [int(end, 16) - int(begin, 16) for begin, end in (span.split('-') for span in spans)]
