@@ -154,11 +154,7 @@ class OutputFolder:
         if command != self._command:
             raise ConfigError(f'{self.path}: holds an unfinished run of `{command}`; choose another --out, '
                               'or remove what it left')
-        names = []
-        for line in lines[1:]:
-            with suppress(ValueError):     # the last one may be cut
-                names.append(json.loads(line))
-        return [name for name in names if isinstance(name, str)]
+        return _noted(lines[1:])
 
     def _begin(self) -> None:
         """Write the marker's first line, in place of what an earlier run has noted."""
@@ -197,6 +193,33 @@ class OutputFolder:
         for place in self._made:
             with suppress(OSError):
                 place.rmdir()
+
+
+def unfinished_run_of(folder: Path) -> Path | None:
+    """
+    Tell whether files of a folder were written by a run that has not come to its end.
+
+    :return: the run's folder, this one or one of the two around it; None: there is no such run.
+    """
+    folder = folder.resolve()
+    for place in (folder, *folder.parents[:2]):
+        try:
+            with open(place / MARKER, encoding='utf-8', errors='replace') as file:
+                lines = file.read(_MAX_MARKER_BYTES).split('\n')
+        except OSError:
+            continue
+        if any((place / name).parent == folder for name in _noted(lines[1:])):
+            return place
+    return None
+
+
+def _noted(lines: Iterable[str]) -> list[str]:
+    """Return the names of files in a marker's lines."""
+    names = []
+    for line in lines:
+        with suppress(ValueError):     # the last one may be cut
+            names.append(json.loads(line))
+    return [name for name in names if isinstance(name, str)]
 
 
 def cannot_be_written(path: str | os.PathLike, error: OSError) -> ConfigError:

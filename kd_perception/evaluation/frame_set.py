@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.labels.label_folder import list_frames, read_label_folder
 from kd_perception.labels.object_table import ObjectTable
+from kd_perception.output_folder import MARKER, unfinished_run_of
 import numpy as np
 
 # Reasons of frames.dropped; those of undecodable images are `kd_perception.detection.image.REASONS`.
@@ -117,6 +118,10 @@ def read_frame_set(labels: Union[str, os.PathLike], detections: Union[str, os.Pa
         result.dropped[NO_DETECTIONS] = len(missing)
         result.warnings.append(f'{len(missing)} labelled frames have no detection file, each of their '
                                f'objects counts as missed: {names(missing)}')
+    unfinished = unfinished_run_of(Path(detections))
+    if unfinished is not None:
+        result.warnings.append(f'{detections}: its files are of a run that has not finished '
+                               f'({MARKER} in {unfinished}); the figures are not those of the whole run')
     result.check_scores()
     if images is not None:
         attach_images(result, images)

@@ -18,7 +18,7 @@ from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
 from kd_perception.errors import ConfigError  # noqa: E402
 from kd_perception.files import write_whole  # noqa: E402
-from kd_perception.output_folder import MARKER, OutputFolder  # noqa: E402
+from kd_perception.output_folder import MARKER, OutputFolder, unfinished_run_of  # noqa: E402
 
 HW = (96, 128)
 LIMIT_S = 60
@@ -116,7 +116,12 @@ def test_a_stopped_run_is_known_and_the_next_one_replaces_it(command, number, wo
     assert not [name for name in names(out) if Path(name).name.startswith('.')], 'nothing hidden is left'
     assert run(command, *arguments, '--input', two) == 2
     assert f'{out}: holds an unfinished run; give --overwrite or another --out' in capsys.readouterr().err
+    # Whoever evaluates what it has left is told.
+    written = (out / second_file).parent
+    assert unfinished_run_of(written) == out.resolve()
+    assert unfinished_run_of(tmp_path) is None and unfinished_run_of(many) is None
     assert run(command, *arguments, '--input', two, '--overwrite') == 0
+    assert unfinished_run_of(written) is None
     assert names(out) == sorted(['notes.md', *left])
     assert (out / 'notes.md').read_text() == 'mine'
     # A finished run is replaced as a whole, too.

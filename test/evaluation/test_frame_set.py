@@ -4,6 +4,7 @@ import hashlib
 import cv2
 from kd_perception.errors import EvaluationError, LabelError
 from kd_perception.evaluation.frame_set import attach_images, read_frame_set
+from kd_perception.output_folder import MARKER
 import numpy as np
 import pytest
 
@@ -39,6 +40,19 @@ def test_frames_are_matched_by_name_and_every_difference_is_counted(folders):
     for name, text in (('000001', f'{CAR} 0.5'), ('000003', '')):
         digest.update(f'{name}\0{len(text)}\0{text}'.encode())
     assert frames.data_sha256['detections'] == digest.hexdigest()
+
+
+def test_detections_of_an_unfinished_run_are_stated(folders):
+    labels, detections = folders
+    write(labels, _000001=CAR)
+    write(detections, _000001=f'{CAR} 0.5')
+    marker = detections.parent / MARKER
+    # Another command's run in the folder around it, which has written nothing here, is no reason.
+    marker.write_text('{"command": "detect"}\n"other/000001.txt"\n')
+    assert read_frame_set(labels, detections).warnings == []
+    marker.write_text('{"command": "detect"}\n"detections/000001.txt"\n"detections/0000')
+    warning, = read_frame_set(labels, detections).warnings
+    assert f'{detections}: its files are of a run that has not finished' in warning
 
 
 def test_scores_that_are_no_probabilities_are_stated(folders):
