@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_run_arguments(parser)
     parser.add_argument('--teacher', type=Path,
-                        help='checkpoint or model file of the teacher, where the configuration distils')
+                        help='checkpoint or model file of the teacher, where the configuration distils; any '
+                             'other attached detector teaches by labels')
     parser.add_argument('--start', type=Path,
                         help='checkpoint or model file to go on from, for init.kind: model')
     parser.add_argument('--resume', action='store_true',

@@ -29,6 +29,7 @@ from kd_perception.training.data.datasets import LabelledImage
 from kd_perception.training.settings.distillation import DistillationSettings, TermSchedule
 from kd_perception.files import write_whole
 from kd_perception.training.measure import evaluation_images
+from kd_perception.training.label_teacher import label_teacher
 from kd_perception.training.run_inputs import data_folder, VIEW_NAME
 from kd_perception.training.settings.run import at_any_pace, InitSettings, TrainingSettings
 from kd_perception.training.trainer import CHECKPOINT_NAME, detector_at, Trainer
@@ -175,6 +176,9 @@ class Ablation:
         if view.is_file() and not (folder / VIEW_NAME).exists():
             shutil.copyfile(view, folder / VIEW_NAME)
         teacher = None if settings.distillation is None else self.teacher_path
+        if label_teacher(teacher, settings.labels) is not None:
+            raise TrainingError(f'{teacher}: has no head or maps that a loss could compare, and these are '
+                                'what an ablation measures')
         trainer = Trainer(settings, self.data_root, folder, self.init_path, teacher, self.warm_start)
         trainer.resume()
         if trainer.step < settings.steps:

@@ -33,6 +33,7 @@ from kd_perception.training.averaging import MovingAverage
 from kd_perception.training.data.datasets import (
     collate, LabelledImage, load_dataset, MixedStream, unknown_types)
 from kd_perception.training.distributed import Processes
+from kd_perception.training.label_teacher import label_teacher, TaughtLabels
 from kd_perception.training.networks.preprocess import FromCamera
 from kd_perception.training.run_inputs import data_folder, pretrained_view, starting_networks
 from kd_perception.training.settings.run import at_any_pace, ExportSettings, TrainingSettings
@@ -60,7 +61,8 @@ class Trainer:
     :param run_folder: checkpoints, log and caches go here.
     :param init_path: the published weights, for `init.kind: picodet_onnx` and for sets whose labels are
         completed or verified.
-    :param teacher_path: checkpoint or model file of the teacher, where the configuration distils.
+    :param teacher_path: checkpoint or model file of the teacher, where the configuration distils; or any
+        attached detector, which then teaches by labels (see `label_teacher`).
     :param start_path: checkpoint or model file to go on from, for `init.kind: model`.
     :param processes: the processes that train together, joined; all see the same files, the main one writes.
     """
@@ -82,9 +84,17 @@ class Trainer:
                 if unknown and processes.is_main:
                     print(f'warning: {dataset.folder}: labels of no class, taken as background: {unknown}',
                           file=sys.stderr)
+            taught = settings
+            detector = label_teacher(teacher_path, settings.labels, settings.threads)
+            if detector is not None:
+                teaching = TaughtLabels(detector, settings, run_folder)
+                training = teaching.apply(training)
+                taught = teaching.settings_with()
+                if processes.is_main:
+                    print(teaching.report(), file=sys.stderr)
             view = pretrained_view(settings, pretrained, training, run_folder)
         self.development = [image for _, held in groups for image in held]
-        self.stream = MixedStream(settings, training, view)
+        self.stream = MixedStream(taught, training, view)
         self._normalise = FromCamera(self.network).normalise
         if settings.init.kind == 'model' and is_unfolded(settings.network.kind, start_path):
             # Its batch norms hold statistics of rendered scenes; the run's own images are better.
@@ -92,9 +102,9 @@ class Trainer:
             calibrate(self.network, self._normalise(images))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         teacher = None
-        if settings.distillation is not None and teacher_path is not None:
+        if taught.distillation is not None and teacher_path is not None:
             teacher = load_teacher(teacher_path, settings.labels, init_path)
-        self.methods = StudentMethods(settings, self.network, teacher)
+        self.methods = StudentMethods(taught, self.network, teacher)
         self.optimiser = make_optimiser(self.network, settings, self.methods.parameters())
         self.loss = make_loss(settings, self.network, distil=self.reference is not None)
         self.step, self._bfloat16 = 0, False
