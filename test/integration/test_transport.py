@@ -3,6 +3,7 @@
 
 import array
 import os
+import re
 
 from installed import require
 import numpy as np
@@ -89,7 +90,9 @@ def test_no_image_is_lost_or_changed_whatever_it_shows(camera):
     for name, image in contents():
         # One at a time, as in lockstep.
         publisher.publish(message(name, image))
-        probe.wait_for(lambda: f'{name} ' in process.log, lambda: f'{name}:\n{process.log}')
+        # The whole line: a print may be seen half.
+        probe.wait_for(lambda: re.search(rf'^{name} \d+ \d+\n', process.log, re.MULTILINE),
+                       lambda: f'{name}:\n{process.log}')
         assert f'{name} {expected(image)}\n' in process.log
 
 

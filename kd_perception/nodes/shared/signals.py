@@ -44,7 +44,11 @@ class Interruption:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Handle both signals by an Interruption; the handlers of before come back at the end."""
+    """
+    Handle both signals by an Interruption; the handlers of before come back at the end.
+
+    That of `leave_at_once` does not: the node's report is still to be printed, so signals are ignored.
+    """
     interruption, before = Interruption(), {}
     if _may_set_handlers():
         before = {number: signal.signal(number, interruption) for number in SIGNALS}
@@ -53,14 +57,18 @@ def interruptible() -> Iterator[Interruption]:
     finally:
         interruption.hold()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if handler is _leave else handler)
 
 
 def leave_at_once() -> None:
     """End the process at a signal, with exit code 0: while it imports there is nothing to clean up."""
     if _may_set_handlers():
         for number in SIGNALS:
-            signal.signal(number, lambda *_: os._exit(EXIT_OK))
+            signal.signal(number, _leave)
+
+
+def _leave(*_: Any) -> None:
+    os._exit(EXIT_OK)
 
 
 def ignore() -> None:
