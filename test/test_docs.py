@@ -3,6 +3,7 @@
 
 import importlib.util
 from pathlib import Path
+import re
 
 import pytest
 
@@ -23,11 +24,19 @@ def test_pages_that_the_code_names_exist():
     assert not problems, '\n'.join(problems)
 
 
+def test_contributing_lists_the_rooms():
+    text = (ROOT / 'CONTRIBUTING.md').read_text().partition('## Rooms')[2].partition('\n## ')[0]
+    listed = re.findall(r'^\| `(\w+)` \|', text, re.MULTILINE)
+    rooms = {path.parent.name for path in (ROOT / 'kd_perception').glob('*/__init__.py')}
+    assert sorted(listed) == sorted(rooms)
+
+
 @pytest.mark.parametrize('text, problem', [
     ('word ' * 30, 'expected at most 100'),
     ('[a](missing.md)', 'there is no such file'),
     ('# Title\n[a](#other)', 'has no such heading'),
     ('`config/missing.yaml`', 'there is no such file'),
+    ('`test/missing/`', 'there is no such file'),
     ('```\nmake everything\n```', 'no such target'),
     ('```\npython -m kd_perception detect --colour red\n```', 'kd_perception detect: error'),
     ('```\nfor m in a b; do\n  python -m kd_perception detect --model $m \\\n      --colour red\ndone\n```',

@@ -39,7 +39,8 @@ CHECKED = (*PYTHON_WORDS, 'make', 'ros2')
 NODE_CONFIG = {'detector_node': 'detector', 'fallback_node': 'fallback', 'metrics_node': 'metrics',
                'replay_node': 'replay'}
 REPOSITORY_PATH = re.compile(
-    r'(?:config|docs|kd_perception|launch|models|requirements|test|tools)/[\w./-]*\w\.\w+')
+    r'(?:config|docs|examples|kd_perception|launch|models|requirements|test|tools)/'
+    r'(?:[\w./-]*(?:\w\.\w+|/))?')
 
 
 class Problem(NamedTuple):
