@@ -30,7 +30,7 @@ PYTEST = "$$VENV/bin/python" -m pytest --timeout=300 -n 2 --dist loadfile $(PYTE
 SLOW_TESTS = $(wildcard test/integration test/launch test/training test/test_lint.py)
 FAST_TESTS = $(PYTEST) $(addprefix --ignore=,$(SLOW_TESTS)) test
 
-.PHONY: help demo test env env-train test-fast test-integration lint docs docs-check clean distclean
+.PHONY: help demo test env env-train test-fast test-integration lint params docs docs-check clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -66,6 +66,9 @@ env-train: ## the environment, with PyTorch
 
 lint: env ## flake8
 	@"$$VENV/bin/python" -m flake8
+
+params: env ## config/*.yaml and the tables of docs/reference, from the parameter tables
+	@"$$VENV/bin/python" tools/parameter_files.py
 
 docs: ## the documentation as web pages: build/docs/index.html; needs Sphinx, which it installs
 	@$(MAKE_ENV) --docs

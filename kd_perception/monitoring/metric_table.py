@@ -8,7 +8,6 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
 import re
 from typing import Literal
@@ -190,20 +189,3 @@ def labels_of(spec: MetricSpec) -> tuple[str, ...]:
     """Return the labels of a metric, in alphabetical order."""
     own = re.findall(r'<(\w+)>', spec.key) + (['state'] if spec.type == 'states' else [])
     return tuple(sorted([*own, 'node', *(['camera'] if spec.source in (CAMERA, FALLBACK, DRIFT) else [])]))
-
-
-def markdown_table(table: Sequence[MetricSpec] = TABLE) -> str:
-    """Return the tables of the docs page, one a component; a test compares the page with them."""
-    lines = ['| metric | type | labels | meaning |', '|---|---|---|---|']
-    lines += [f'| `{PREFIX}{name}` | {kind} | {", ".join(sorted(labels))} | {text} |'
-              for name, (kind, labels, text) in COMMON.items()]
-    lines += ['', '| component | key | metric | type | labels | meaning |', '|---|---|---|---|---|---|']
-    for spec in table:
-        kind = 'gauge' if spec.type == 'states' else spec.type
-        lines.append(f'| {spec.source} | `{spec.key}` | `{PREFIX}{spec.name}` | {kind} | '
-                     f'{", ".join(labels_of(spec))} | {spec.description} |')
-    for source, name, text, keys in INFOS:
-        lines.append(f'| {source} | {", ".join(f"`{key}`" for key in keys.values())} | `{PREFIX}{name}` | '
-                     f'gauge | {", ".join(sorted([*keys, "node"]))} | {text} Always 1. |')
-    lines += [f'| {source} | `{key}` | | | | {why} |' for (source, key), why in OMITTED.items()]
-    return '\n'.join(lines) + '\n'

@@ -61,8 +61,6 @@ class DetectorNode(RobustLifecycleNode):
         self._model_monitor = ModelMonitor(clock)
         self._throttle = Throttle(LOG_PERIOD_NS, clock)
         self.settings = DetectorSettings.from_values(parameters.declare_parameters(self, DETECTOR_PARAMETERS))
-        for name in parameters.unknown_overrides(self, DETECTOR_PARAMETERS):
-            self.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
         parameters.guard_changes(
             self, DETECTOR_PARAMETERS, lambda: self.state == 'unconfigured', check_combination, self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)

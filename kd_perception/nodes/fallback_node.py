@@ -86,8 +86,6 @@ class FallbackNode(RobustLifecycleNode):
         self._throttle = Throttle(LOG_PERIOD_NS, clock)
         self.settings = FallbackNodeSettings.from_values(
             parameters.declare_parameters(self, FALLBACK_PARAMETERS))
-        for name in parameters.unknown_overrides(self, FALLBACK_PARAMETERS):
-            self.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
         parameters.guard_changes(
             self, FALLBACK_PARAMETERS, lambda: self.state == 'unconfigured', check_combination, self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)

@@ -39,8 +39,6 @@ class MetricsNode(Node):
         """Declare parameters, subscribe, open the endpoint."""
         super().__init__('metrics', **kwargs)
         self.settings = MetricsSettings.from_values(parameters.declare_parameters(self, METRICS_PARAMETERS))
-        for name in parameters.unknown_overrides(self, METRICS_PARAMETERS):
-            self.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
         settings = self.settings
         board = DiagnosticsBoard(clock, settings.stale_ns, settings.forget_ns, settings.nodes)
         self.exporter = MetricsExporter(board, settings.max_series)

@@ -57,8 +57,6 @@ class ReplayNode(Node):
         super().__init__('replay', **kwargs)
         self._steady = clock
         self.settings = ReplaySettings.from_values(parameters.declare_parameters(self, REPLAY_PARAMETERS))
-        for name in parameters.unknown_overrides(self, REPLAY_PARAMETERS):
-            self.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
         settings = self.settings
         self.source = open_source(
             settings.input, settings.cameras, settings.frame_rate, settings.timestamps_file)

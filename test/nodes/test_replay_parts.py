@@ -1,8 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
-"""replay_node's parts that need no ROS: parameters, config and docs, pacing, serialised images."""
+"""replay_node's parts that need no ROS: parameters, pacing, serialised images."""
 
 from pathlib import Path
-import re
 
 import cv2
 import numpy as np
@@ -16,33 +15,15 @@ from kd_perception.messages import typestore as ts  # noqa: E402
 from kd_perception.sources.any_source import decode_image_message, open_source  # noqa: E402
 from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
 from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS  # noqa: E402
-from kd_perception.nodes.shared.parameters import check_values, markdown_table  # noqa: E402
+from kd_perception.nodes.shared.parameters import check_values  # noqa: E402
 from kd_perception.nodes.replay.images import image_cdr, with_stamp  # noqa: E402
 from kd_perception.nodes.replay.pacer import Pacer  # noqa: E402
 from kd_perception.nodes.replay.parameters import (  # noqa: E402
     check_combination, REPLAY_PARAMETERS, ReplaySettings)
-from parameter_files import check_config_file  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {spec.name: spec.default for spec in REPLAY_PARAMETERS}
 SECOND_NS = 1_000_000_000
-
-
-def test_the_table_is_sound():
-    assert len(DEFAULTS) == len(REPLAY_PARAMETERS), 'names differ'
-    assert check_values(REPLAY_PARAMETERS, DEFAULTS) == ''
-    for spec in REPLAY_PARAMETERS:
-        assert re.fullmatch('[a-z][a-z0-9_]*', spec.name)
-        assert spec.description.endswith('.') and '|' not in spec.description
-        assert spec.changes in ('live', 'start')
-
-
-def test_config_file_equals_the_table_and_explains_it():
-    check_config_file(ROOT / 'config' / 'replay.yaml', REPLAY_PARAMETERS)
-
-
-def test_docs_hold_the_table():
-    assert markdown_table(REPLAY_PARAMETERS) in (ROOT / 'docs' / 'reference' / 'replay_node.md').read_text()
 
 
 def test_what_the_launch_file_changes_in_the_detector_is_a_parameter_of_it():

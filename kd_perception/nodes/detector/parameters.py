@@ -21,7 +21,8 @@ _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 DETECTOR_PARAMETERS = (
     ParameterSpec(
         'autostart', 'bool', True,
-        'Configure and activate at start; false waits for a lifecycle manager.', changes='start'),
+        'Configure and activate at start; false waits for a lifecycle manager.', changes='start',
+        section='What to watch, and the model'),
     ParameterSpec(
         'cameras', 'string_list', ['camera'],
         'Camera namespaces; camera C is read from C/image_raw and answered on C/detections.'),
@@ -40,7 +41,8 @@ DETECTOR_PARAMETERS = (
         'and replays read names.', choices=('names', 'numbers')),
     ParameterSpec(
         'image_transport', 'string', 'raw',
-        'raw reads C/image_raw, compressed reads C/image_raw/compressed.', choices=('raw', 'compressed')),
+        'raw reads C/image_raw, compressed reads C/image_raw/compressed.', choices=('raw', 'compressed'),
+        section='Image input'),
     ParameterSpec(
         'image_reliability', 'string', 'best_effort',
         'Reliability of the image subscriptions.', choices=('best_effort', 'reliable')),
@@ -51,7 +53,7 @@ DETECTOR_PARAMETERS = (
     ParameterSpec(
         'threads', 'int', 1,
         'Threads inside an operator of the model; 0: one for each core that the process may use.',
-        minimum=0, maximum=256),
+        minimum=0, maximum=256, section='Execution'),
     ParameterSpec(
         'allow_spinning', 'bool', False,
         'Idle model threads poll instead of sleeping: a little faster, and burns a core between frames.'),
@@ -68,7 +70,8 @@ DETECTOR_PARAMETERS = (
         'where the file allows it; model: the size in the file; WIDTHxHEIGHT.'),
     ParameterSpec(
         'enabled', 'bool', True,
-        'False drops every image (counted as disabled) without leaving the active state.', changes='live'),
+        'False drops every image (counted as disabled) without leaving the active state.', changes='live',
+        section='Thresholds'),
     ParameterSpec(
         'score_threshold', 'double', -1.0,
         "Least confidence that is published; -1: the model's own working threshold.",
@@ -83,7 +86,8 @@ DETECTOR_PARAMETERS = (
         changes='live', minimum=1, maximum=1000, model_default=-1),
     ParameterSpec(
         'silence_warn_s', 'double', 1.0,
-        'Diagnostics: WARN after this long without an image.', changes='live', minimum=0.05, maximum=3600.0),
+        'Diagnostics: WARN after this long without an image.', changes='live', minimum=0.05, maximum=3600.0,
+        section='Diagnostics'),
     ParameterSpec(
         'silence_error_s', 'double', 5.0,
         'Diagnostics: ERROR after this long without an image, or without a result for one.',

@@ -28,7 +28,8 @@ RESERVE_NS = 15_000_000
 FALLBACK_PARAMETERS = (
     ParameterSpec(
         'autostart', 'bool', True,
-        'Configure and activate at start; false waits for a lifecycle manager.', changes='start'),
+        'Configure and activate at start; false waits for a lifecycle manager.', changes='start',
+        section='What to watch'),
     ParameterSpec(
         'cameras', 'string_list', ['camera'],
         'Camera namespaces; camera C is answered on C/verified_detections and C/provenance.'),
@@ -44,7 +45,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'image_transport', 'string', 'raw',
         'raw reads C/image_raw, compressed reads C/image_raw/compressed; the teacher gets the same.',
-        choices=('raw', 'compressed')),
+        choices=('raw', 'compressed'), section='Image input'),
     ParameterSpec(
         'image_reliability', 'string', 'best_effort',
         'Reliability of the image subscriptions.', choices=('best_effort', 'reliable')),
@@ -54,7 +55,8 @@ FALLBACK_PARAMETERS = (
         minimum=1, maximum=100),
     ParameterSpec(
         'teacher', 'bool', True,
-        'False: there is no teacher, by design; nothing is sent and the state is DEGRADED.', changes='live'),
+        'False: there is no teacher, by design; nothing is sent and the state is DEGRADED.', changes='live',
+        section='Teacher'),
     ParameterSpec(
         'teacher_labels', 'string_list', [''],
         "The teacher's class names; empty: the student's. An answer with any other class is unusable."),
@@ -65,7 +67,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'deadline_ms', 'double', 150.0,
         "A verified message leaves at most this long after the student's result.",
-        changes='live', minimum=1.0, maximum=60000.0),
+        changes='live', minimum=1.0, maximum=60000.0, section='Deadline'),
     ParameterSpec(
         'max_pending', 'int', 64,
         'Results of a camera that may wait for the teacher at once.',
@@ -73,7 +75,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'share', 'double', 0.2,
         'Greatest share of the frames that is sent to the teacher.',
-        changes='live', minimum=0.0, maximum=1.0),
+        changes='live', minimum=0.0, maximum=1.0, section='How much is sent'),
     ParameterSpec(
         'audit_share', 'double', 0.01,
         'Part of share that is kept for frames drawn by chance.', changes='live', minimum=0.0, maximum=1.0),
@@ -104,7 +106,7 @@ FALLBACK_PARAMETERS = (
         "What judges a frame: learned is the estimator in the student's file, signals the fixed rules, a "
         'signal its name, periodic takes every frame alike; auto takes learned where the file holds one, '
         'else signals.',
-        choices=('auto', 'learned', 'signals', PERIODIC, *SIGNALS)),
+        choices=('auto', 'learned', 'signals', PERIODIC, *SIGNALS), section='What is ambiguous'),
     ParameterSpec(
         'enter_threshold', 'double', -1.0,
         'Score from which frames are ambiguous; -1: the score that share of the frames reaches, as the '
@@ -123,7 +125,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'merge_policy', 'string', 'replace',
         "replace publishes the teacher's boxes; union adds confident boxes of the student.",
-        changes='live', choices=('replace', 'union')),
+        changes='live', choices=('replace', 'union'), section='The answer'),
     ParameterSpec(
         'keep_score', 'double', 0.6,
         "union: least score of the student's boxes.", changes='live', minimum=0.0, maximum=1.0),
@@ -137,7 +139,8 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'carry_frames', 'int', CarrySettings.frames,
         "The teacher's boxes are carried forward, with the image's motion, over at most so many frames that "
-        'it does not answer; 0: they are not.', changes='live', minimum=0, maximum=100),
+        'it does not answer; 0: they are not.', changes='live', minimum=0, maximum=100,
+        section='Carrying forward'),
     ParameterSpec(
         'carry_decay', 'double', CarrySettings.decay,
         "Factor of a carried box's score for each frame.", changes='live', minimum=0.01, maximum=1.0),
@@ -151,7 +154,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'teacher_timeout_s', 'double', 2.0,
         'The teacher is taken for dead after this long without any answer.',
-        changes='live', minimum=0.05, maximum=3600.0),
+        changes='live', minimum=0.05, maximum=3600.0, section='Outages of the teacher'),
     ParameterSpec(
         'teacher_misses', 'int', 5,
         'So many of the last 10 requests without a good answer in time open the breaker, too.',
@@ -166,7 +169,8 @@ FALLBACK_PARAMETERS = (
         changes='live', minimum=1, maximum=100),
     ParameterSpec(
         'camera_silence_s', 'double', 1.0,
-        'ERROR after this long without an image.', changes='live', minimum=0.05, maximum=3600.0),
+        'ERROR after this long without an image.', changes='live', minimum=0.05, maximum=3600.0,
+        section='State'),
     ParameterSpec(
         'student_silence_s', 'double', 1.0,
         'ERROR after this long without a result of the student while images arrive.',
@@ -177,7 +181,7 @@ FALLBACK_PARAMETERS = (
     ParameterSpec(
         'record_folder', 'string', '',
         'Frames that the teacher answered are recorded here with both outputs, for review and retraining; '
-        'empty: nothing is recorded.'),
+        'empty: nothing is recorded.', section='Recording'),
     ParameterSpec(
         'record_max_mib', 'double', 1024.0,
         'All recordings together; the oldest make room.', minimum=1.0, maximum=1e7),

@@ -13,13 +13,14 @@ METRICS_PARAMETERS = (
     ParameterSpec(
         'address', 'string', '127.0.0.1',
         'Address to listen on; the default is for this computer alone, 0.0.0.0 for whoever reaches it.',
-        changes='start'),
+        changes='start', section='Where Prometheus finds it'),
     ParameterSpec(
         'port', 'int', 9464,
         'Port to listen on; 0: a free one, which the log names.', changes='start', minimum=0, maximum=65535),
     ParameterSpec(
         'nodes', 'string_list', ['*'],
-        'Patterns (*, ?) of the fully qualified nodes whose diagnostics are exported.', changes='start'),
+        'Patterns (*, ?) of the fully qualified nodes whose diagnostics are exported.', changes='start',
+        section='What it exports'),
     ParameterSpec(
         'stale_s', 'double', 5.0,
         'A node without a report for this long is down, and its figures are no longer exported.',

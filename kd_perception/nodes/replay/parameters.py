@@ -16,7 +16,7 @@ REPLAY_PARAMETERS = (
         'input', 'string', '',
         'Folder of images (or with a sub-folder per camera), video, or rosbag2 recording (folder, .mcap, '
         '.db3).',
-        changes='start'),
+        changes='start', section='What to play'),
     ParameterSpec(
         'cameras', 'string_list', [''],
         "Name of a folder's or video's camera; cameras or image topics of a recording; empty: all of them.",
@@ -45,7 +45,7 @@ REPLAY_PARAMETERS = (
     ParameterSpec(
         'image_transport', 'string', 'raw',
         'raw publishes C/image_raw, compressed C/image_raw/compressed, recorded what the input holds.',
-        changes='start', choices=('raw', 'compressed', 'recorded')),
+        changes='start', choices=('raw', 'compressed', 'recorded'), section='How it is published'),
     ParameterSpec(
         'stamps', 'string', 'recorded',
         'recorded keeps header stamps; now puts the time of publishing there, for nodes without sim time.',
@@ -68,7 +68,7 @@ REPLAY_PARAMETERS = (
     ParameterSpec(
         'wait_for_subscribers_s', 'double', 30.0,
         'Longest wait for a subscriber to each image topic before the first image; 0: do not wait.',
-        changes='start', minimum=0.0, maximum=3600.0),
+        changes='start', minimum=0.0, maximum=3600.0, section='Whom to wait for'),
     ParameterSpec(
         'min_subscribers', 'int', 1,
         'So many subscribers of each image topic are waited for.', changes='start', minimum=1, maximum=100),

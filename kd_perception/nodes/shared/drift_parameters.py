@@ -13,7 +13,7 @@ DRIFT_PARAMETERS = (
     ParameterSpec(
         'drift', 'bool', True,
         "Compare the frames with the reference statistics in the model's file; without any nothing is "
-        'compared.'),
+        'compared.', section='Drift'),
     ParameterSpec(
         'drift_window', 'int', 1800,
         'Frames that the windowed drift tests look back.', minimum=100, maximum=100000),

@@ -1,9 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-Parameters as data: one table a node, from which declaration, validation, YAML and docs follow.
+Parameters as data: one table a node, the only place of its names, types, defaults, ranges and texts.
 
-The tables and the checks are plain Python (tests, docs and config are compared with them without ROS);
-rclpy is imported only by the functions that talk to a node.
+Declaration and validation follow from the table here; tools/parameter_files.py writes config/*.yaml and the
+tables of the docs from it. A row holds what a leaf of `generate_parameter_library` does: type, default_value,
+description, read_only, bounds, one_of. That library generates code in a ROS build, which the wheels lack.
+
+The tables and the checks are plain Python; rclpy is imported only by the functions that talk to a node.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ class ParameterSpec:
     :param minimum, maximum: inclusive bounds of a number.
     :param model_default: a number outside the bounds that stands for `what the model file says`.
     :param choices: the permitted strings.
+    :param section: heading in the YAML file that begins with this parameter.
     """
 
     name: str
@@ -43,6 +47,7 @@ class ParameterSpec:
     maximum: float | None = None
     model_default: float | None = None
     choices: tuple[str, ...] = ()
+    section: str = ''
 
     @property
     def bounds(self) -> str:
@@ -51,7 +56,7 @@ class ParameterSpec:
         if self.choices:
             text = ', '.join(f"'{choice}'" for choice in self.choices)
         elif self.minimum is not None:
-            text = f'{self.minimum:g} to {self.maximum:g}'
+            text = f'{_number(self.minimum)} to {_number(self.maximum)}'
         if self.model_default is not None:
             text += f' or {self.model_default:g}'
         return text
@@ -73,6 +78,10 @@ class ParameterSpec:
         if self.type == 'string_list' and len(value) > MAX_LIST_ITEMS:
             return f'{self.name}: {len(value)} entries, expected at most {MAX_LIST_ITEMS}'
         return ''
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f'{value:g}'
 
 
 def _is_number(value: Any) -> bool:
@@ -113,19 +122,9 @@ def require_valid(table: Sequence[ParameterSpec], values: Mapping[str, Any],
         raise RosInterfaceError(f'parameter {reason}')
 
 
-def markdown_table(table: Sequence[ParameterSpec]) -> str:
-    """Return the table of a docs page; a test compares the page with it."""
-    lines = ['| parameter | type | default | bounds | changes | meaning |', '|---|---|---|---|---|---|']
-    for spec in table:
-        default = str(spec.default).lower() if spec.type == 'bool' else repr(spec.default)
-        lines.append(f'| `{spec.name}` | {spec.type} | `{default}` | {spec.bounds} | {spec.changes} | '
-                     f'{spec.description} |')
-    return '\n'.join(lines) + '\n'
-
-
 def declare_parameters(node: Any, table: Sequence[ParameterSpec]) -> dict[str, Any]:
     """
-    Declare the table on a node and return the initial values.
+    Declare the table on a node and return the initial values; warn of parameters that no table knows.
 
     :param node: an rclpy node.
     :raises RosInterfaceError: an override has the wrong type or is refused; the line names the parameter.
@@ -161,6 +160,8 @@ def declare_parameters(node: Any, table: Sequence[ParameterSpec]) -> dict[str, A
     reason = check_values(table, values)
     if reason:
         raise RosInterfaceError(f'parameter {reason}')
+    for name in _unknown_overrides(node, table):
+        node.get_logger().warning(f'parameter {name} is unknown to this node and has no effect')
     return values
 
 
@@ -201,7 +202,7 @@ def _plain(spec: ParameterSpec, value: Any) -> Any:
     return value
 
 
-def unknown_overrides(node: Any, table: Sequence[ParameterSpec]) -> list[str]:
+def _unknown_overrides(node: Any, table: Sequence[ParameterSpec]) -> list[str]:
     """
     Return the names that a params file or command line sets on this node and no table knows.
 
