@@ -25,7 +25,7 @@ class ImageError(KdPerceptionError):
     """
     An image cannot be decoded.
 
-    :param reason: a short stable key (see `detection.image.REASONS`), used to count drops.
+    :param reason: a short stable key (see `images.raw.REASONS`), used to count drops.
     :param detail: what was found and what was expected.
     """
 

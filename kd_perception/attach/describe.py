@@ -14,7 +14,7 @@ from kd_perception.attach.description import Description
 from kd_perception.attach.graph_facts import GraphFacts
 from kd_perception.attach.recognise import COCO, image_port, recognise, Recognised
 from kd_perception.config import load_yaml, to_mapping
-from kd_perception.detection.class_map import ClassMap
+from kd_perception.models.class_map import ClassMap
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.resources import config_folder
 

@@ -14,7 +14,7 @@ import itertools
 from typing import Any
 
 from kd_perception.attach.graph_facts import GraphFacts
-from kd_perception.detection.decoders.decoder_spec import BOX_COLUMNS
+from kd_perception.models.decoder_spec import BOX_COLUMNS
 from kd_perception.detection.decoders.gfl import cell_counts
 from kd_perception.detection.graph_ports import Port
 

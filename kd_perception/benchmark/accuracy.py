@@ -54,9 +54,9 @@ def accuracy(detector: OnnxDetector, images: Sequence[LabelledImage], name: str)
     Measure one model.
 
     :return: by class AP at IoU 0.5 over objects above 25 px, its bootstrap interval, counts, and the official
-        KITTI figure (see `training.validation`).
+        KITTI figure (see `training.loop.validation`).
     """
-    from kd_perception.training.validation import match_all, report
+    from kd_perception.training.loop.validation import match_all, report
     bar = tqdm(images, desc=f'accuracy of {name}', unit='image')
     return report(match_all(lambda image: detector.detect(image, LOWEST_SCORE).detections, bar,
                             detector.spec.labels), intervals=True)

@@ -41,7 +41,7 @@ def write_variants(path: Path, folder: Path) -> list[Path]:
     from kd_perception.training.binary.binarization import activate_all
     from kd_perception.training.export.model_file import write_model
     from kd_perception.training.export.half_scales import fit_half_scales
-    from kd_perception.training.network_builder import build_network
+    from kd_perception.training.loop.network_builder import build_network
     from kd_perception.training.settings.run import TrainingSettings
     from kd_perception.training.export.unfold import unfold
     settings = load_config(TrainingSettings, share_folder() / TRAINING_CONFIG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kd_perception.detection.boxes import box_iou
+from kd_perception.boxes.overlap import box_iou
 
 # A head emits thousands of candidates only when its threshold is very low; the best this many are enough
 # for any `max_detections` in use.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kd_perception.detection.boxes import box_intersection_over_area
+from kd_perception.boxes.overlap import box_intersection_over_area
 
 # A rider's box ends at the pedals or above the machine's bottom: widen it downwards by this share.
 _REACH = 0.3

@@ -152,7 +152,7 @@ def _mean_ap(detector: Any, images: dict[Path, np.ndarray], labels: Path) -> flo
     """Return AP at IoU 0.5 in percent, a mean over the classes by their objects."""
     from kd_perception.benchmark.accuracy import LabelledImage, LOWEST_SCORE
     from kd_perception.labels.kitti_text import read_label_file
-    from kd_perception.training.validation import match_all, report
+    from kd_perception.training.loop.validation import match_all, report
     labelled = []
     for path, image in images.items():
         file = labels / f'{path.stem}.txt' if labels.is_dir() else labels

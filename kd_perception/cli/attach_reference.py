@@ -97,7 +97,7 @@ def sources_of(paths: List[str], drives: Sequence[str], trained: Sequence[str] =
 def run(args: argparse.Namespace) -> int:
     """Measure, compute and write; every input is checked before the first image."""
     from kd_perception.cli.main import EXIT_OK
-    from kd_perception.models.document import write_document
+    from kd_perception.attach.document import write_document
     from kd_perception.evaluation.drift.frames import measure_images
     from kd_perception.drift.reference import build_reference, DOCUMENT, DriftReference
     sources = sources_of(args.images, args.drive, args.trained_on)

@@ -17,7 +17,7 @@ from kd_perception.sources.folders import read_image_file
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.config import changed_from_defaults
 from kd_perception.detection.committee import Committee, CommitteeSettings, load_committee
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions
 from kd_perception.errors import ConfigError
 from kd_perception.files import write_whole

@@ -217,7 +217,7 @@ def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
     if frames.signals is None:
         if frames.images is None:
             return {}
-        from kd_perception.detection.scene import measure_scene
+        from kd_perception.images.scene import measure_scene
         count = len(frames.labels.frames)
         found, sizes = {}, {}
         for index, image in frames.images(range(count)):

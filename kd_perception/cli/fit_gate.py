@@ -118,7 +118,7 @@ def write_gate(student: Path, document: Dict[str, Any], out: Path, manifest: str
     :return: sha256 of the new file.
     :raises ModelError: the student cannot be read, or `out` cannot be written.
     """
-    from kd_perception.models.document import write_document
+    from kd_perception.attach.document import write_document
     from kd_perception.fallback.estimator import DOCUMENT, Estimator
     return write_document(student, DOCUMENT, document, Estimator.of_model, out, manifest, expected_sha256)
 

@@ -110,7 +110,7 @@ def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, l
     from kd_perception.labels.label_check import check_labels
     from kd_perception.labels.label_folder import list_frames
     from kd_perception.poc.site_split import split_site
-    from kd_perception.detection.scene import measure_scene
+    from kd_perception.images.scene import measure_scene
     signals: dict[str, Any] = {}
     with label_progress(len(list_frames(args.labels)), args.quiet) as tick:
         check = check_labels(args.images, args.labels, classes, tick,

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_perception.labels.label_merge import merge_labels, Merged, Thresholds
 from kd_perception.cli.pseudo_label import DEFAULT_SCORE, DEFAULT_SCORES, DEFAULT_UNCERTAIN
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ConfigError
 from kd_perception.labels.kitti_text import format_objects, KittiObjects
 from kd_perception.files import write_whole

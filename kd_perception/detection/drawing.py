@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.files import write_whole
 
 # BGR, easy to tell apart for most colour-blind readers (Okabe and Ito's palette).

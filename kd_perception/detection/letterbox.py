@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import cv2
 import numpy as np
 
+from kd_perception.models.spec import Placement
+
 # Below this scale bilinear sampling skips source pixels and small objects alias away.
 _AREA_BELOW_SCALE = 0.5
-# How families place the image: most YOLOs in the centre, YOLOX and NanoDet at the top left; DETR, SSD and
-# most of Intel's models stretch it over the whole input.
-Placement = Literal['centre', 'top_left', 'stretch']
 
 
 @dataclasses.dataclass(frozen=True)

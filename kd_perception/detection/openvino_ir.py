@@ -24,8 +24,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kd_perception.detection.boxes import box_area, clip_boxes
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.overlap import box_area, clip_boxes
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.model_bytes import read_model
 from kd_perception.detection.openvino_runtime import OpenVinoModel, OpenVinoSession
 from kd_perception.errors import ModelError

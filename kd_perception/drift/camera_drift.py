@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ModelError
 from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests

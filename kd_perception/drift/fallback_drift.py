@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import ModelSpec
 from kd_perception.fallback.gate import GateDecision
 from kd_perception.drift.camera_drift import drift_report, NO_REFERENCE, read_reference, SWITCHED_OFF

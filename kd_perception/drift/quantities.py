@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.scene import measure_scene
+from kd_perception.boxes.detections import Detections
+from kd_perception.images.scene import measure_scene
 
 # Quantity -> (unit, what it is). One value a frame, but for `height`, `bottom` and scores: one for each box.
 QUANTITIES: Mapping[str, tuple[str, str]] = {

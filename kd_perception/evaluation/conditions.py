@@ -22,7 +22,7 @@ from kd_perception.errors import EvaluationError
 import numpy as np
 
 if TYPE_CHECKING:  # finished detections are evaluated without OpenCV
-    from kd_perception.detection.scene import SceneSignals
+    from kd_perception.images.scene import SceneSignals
 
 # Automatic tags begin with this, so that they never pass for a person's judgement.
 AUTO_PREFIX = 'auto:'

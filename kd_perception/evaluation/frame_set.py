@@ -13,7 +13,7 @@ from kd_perception.labels.object_table import ObjectTable
 from kd_perception.output_folder import MARKER, unfinished_run_of
 import numpy as np
 
-# Reasons of frames.dropped; those of undecodable images are `kd_perception.detection.image.REASONS`.
+# Reasons of frames.dropped; those of undecodable images are `kd_perception.images.raw.REASONS`.
 NO_LABELS = 'no_labels'
 NO_DETECTIONS = 'no_detections'
 _SHOWN = 3

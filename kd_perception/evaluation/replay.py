@@ -23,7 +23,7 @@ from kd_perception.labels.kitti_bag import parse_objects, require_topic
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.label_source import LabelSource
 from kd_perception.labels.object_table import ObjectTable
-from kd_perception.detection.scene import measure_scene
+from kd_perception.images.scene import measure_scene
 import numpy as np
 
 NOT_RECORDED = 'not_recorded'

@@ -18,7 +18,7 @@ import dataclasses
 import enum
 from typing import Any
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.gate import GateDecision, NO_IMAGE
 from kd_perception.fallback.merge import Merged, Merger
 from kd_perception.fallback.provenance import Output, Provenance, Source

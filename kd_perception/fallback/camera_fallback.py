@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import Any
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureVector
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, DEADLINE, TeacherStep, Verdict
 from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
@@ -20,7 +20,7 @@ from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.fallback.provenance import Output, Source
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.fallback.running_threshold import RunningThreshold
-from kd_perception.detection.scene import SceneSignals
+from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
 from kd_perception.fallback.teacher_load import LoadSettings, TeacherLoad

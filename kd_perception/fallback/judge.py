@@ -9,7 +9,7 @@ from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.ambiguity import FeatureSettings
 from kd_perception.fallback.estimator import Estimator
-from kd_perception.detection.scene import SceneSignals
+from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import (
     DEFAULT_WEIGHTS, PERIODIC, PeriodicScorer, Scorer, SIGNALS, SignalScorer)
 

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 from typing import Any, Literal
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 
 
 class Source(enum.Enum):

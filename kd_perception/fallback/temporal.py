@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.carry import Carrier, CarrySettings
 from kd_perception.fallback.flow import FlowImage
 from kd_perception.fallback.merge import Merger

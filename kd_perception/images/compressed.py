@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from kd_perception.detection.image import check_size, MAX_COMPRESSED_BYTES
-from kd_perception.detection.image_kinds import image_kind, READ_KINDS
+from kd_perception.images.raw import check_size
+from kd_perception.limits import MAX_COMPRESSED_BYTES
+from kd_perception.images.kinds import image_kind, READ_KINDS
 from kd_perception.errors import ImageError
 
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -50,7 +51,7 @@ def decode_compressed(data, image_format: str = '') -> np.ndarray:
     :param image_format: the message's `format`; compressedDepth is refused, otherwise the data's
         own signature decides.
     :return: (H, W, 3) uint8 BGR, upright.
-    :raises ImageError: with a reason out of `detection.image.REASONS`.
+    :raises ImageError: with a reason out of `images.raw.REASONS`.
     """
     if 'compresseddepth' in image_format.lower():
         raise ImageError('unsupported_encoding', f'{image_format[:60]!r} is a depth image')
@@ -72,7 +73,7 @@ def decode_image_file(data: bytes, name: str) -> np.ndarray:
     Decode the content of an image file: JPEG and PNG as above, whatever its name, else what OpenCV reads.
 
     :param name: for messages. :return: (H, W, 3) uint8 BGR, upright.
-    :raises ImageError: with a reason out of `detection.image.REASONS`.
+    :raises ImageError: with a reason out of `images.raw.REASONS`.
     """
     if data[:2] == _JPEG or data[:8] == _PNG:
         return decode_compressed(data, name)

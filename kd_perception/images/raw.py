@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-Decoding of `sensor_msgs/Image` payloads into BGR arrays; `detection.compressed` has the compressed ones.
+Decoding of `sensor_msgs/Image` payloads into BGR arrays; `images.compressed` has the compressed ones.
 
 Works on the messages' fields, not on messages: bags, tests and nodes share it. Encodings follow
 `sensor_msgs/image_encodings.hpp`. What is not listed here is left to cv_bridge (see
@@ -14,13 +14,9 @@ import dataclasses
 import cv2
 import numpy as np
 
-from kd_perception.detection.planar_yuv import decode_planar, PLANAR_ENCODINGS
+from kd_perception.images.planar_yuv import decode_planar, PLANAR_ENCODINGS
 from kd_perception.errors import ImageError
-
-# Enough for any camera in use (8192 x 8192); a larger claim is a corrupt or hostile message.
-MAX_IMAGE_PIXELS = 1 << 26
-# A compressed image that is larger than its raw form is not an image.
-MAX_COMPRESSED_BYTES = MAX_IMAGE_PIXELS * 3
+from kd_perception.limits import MAX_IMAGE_PIXELS
 
 REASONS = {
     'unsupported_encoding': 'the encoding or compressed format is not known',

@@ -15,7 +15,7 @@ from kd_perception.messages import build as messages
 from kd_perception.sources.frames import Frame
 from kd_perception.messages.typestore import LABEL_INFO, message_class
 from kd_perception.bags.writer import BagWriter
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError
 from kd_perception.labels.kitti_text import format_objects, KittiObjects

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from kd_perception.detection.compressed import decode_image_file, orientation_of
+from kd_perception.images.compressed import decode_image_file, orientation_of
 from kd_perception.sources.folder_images import list_images
 from kd_perception.sources.folders import read_image_bytes
-from kd_perception.detection.boxes import box_iou, clip_boxes
+from kd_perception.boxes.overlap import box_iou, clip_boxes
 from kd_perception.errors import ImageError, LabelError
 from kd_perception.labels.kitti_text import (
     decode_label_bytes, KittiObjects, parse_label_lines, read_label_bytes)

@@ -63,7 +63,7 @@ def detection_array(detections, labels, stamp_ns: int, frame_id: str):
     """
     Return `vision_msgs/Detection2DArray`.
 
-    :param detections: `kd_perception.detection.detections.Detections`, boxes in source pixels.
+    :param detections: `kd_perception.boxes.detections.Detections`, boxes in source pixels.
     :param labels: class name of each class id.
     """
     cls = ts.message_class

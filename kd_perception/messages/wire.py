@@ -15,7 +15,7 @@ import struct
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
 
 NS_PER_S = 1_000_000_000

@@ -13,8 +13,8 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.riders import joined_boxes, ridden_machines
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.riders import joined_boxes, ridden_machines
 
 MAX_NETWORK_CLASSES = 10_000
 
@@ -27,7 +27,7 @@ def _require(condition: bool, message: str) -> None:
 @dataclasses.dataclass(frozen=True)
 class RiderRule:
     """
-    People on machines are one object (`detection.riders`).
+    People on machines are one object (`boxes.riders`).
 
     :param label: what a person on a `machine` becomes, in a box that holds both, with the person's score.
     :param person: the network's classes that may ride.

@@ -32,10 +32,9 @@ from typing import Any, Literal, TypeVar
 import zlib
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.detection.class_map import ClassMap
-from kd_perception.detection.decoders.decoder_spec import DecoderSpec
-from kd_perception.detection.image import MAX_IMAGE_PIXELS
-from kd_perception.detection.letterbox import Placement
+from kd_perception.models.class_map import ClassMap
+from kd_perception.models.decoder_spec import DecoderSpec
+from kd_perception.limits import MAX_IMAGE_PIXELS
 from kd_perception.errors import ConfigError, ModelError
 
 SPEC_VERSION = 1
@@ -46,6 +45,9 @@ MAX_DOCUMENT_CHARS = 1 << 22
 COMPRESSED = 'zlib+base85:'
 MAX_CLASSES = 1000
 MAX_CONSTANTS = 64
+# How families place the image: most YOLOs in the centre, YOLOX and NanoDet at the top left; DETR, SSD and
+# most of Intel's models stretch it over the whole input.
+Placement = Literal['centre', 'top_left', 'stretch']
 T = TypeVar('T')
 
 
@@ -66,7 +68,7 @@ class InputSpec:
     :param mean, std: with a float input, x = (pixel - mean) / std per channel, in the order of
         `color`, in grey levels (0..255). Must be absent with uint8 input.
     :param pad_value: grey level of the letterbox padding.
-    :param fit: where the image goes in the input; see `letterbox.Placement`.
+    :param fit: where the image goes in the input; see `Placement`.
     :param size_step: the graph takes any height and width that are multiples of this, at a cost that
         grows with their product; `height` and `width` are what it was measured at. None: these alone.
     :param constants: values of the graph's other inputs, by name: sizes or scales that some exports

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.detection.boxes import box_iou
+from kd_perception.boxes.overlap import box_iou
 from kd_perception.recording.recorded import Boxes, RecordedFrame
 
 MIN_IOU = 0.5

@@ -24,8 +24,8 @@ from kd_perception.bags.salvage import Record
 from kd_perception.messages.wire import SerializedImage
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, deserialize, IMAGE
 from kd_perception.sources.videos import VideoSource
-from kd_perception.detection.compressed import decode_compressed
-from kd_perception.detection.image import decode_raw
+from kd_perception.images.compressed import decode_compressed
+from kd_perception.images.raw import decode_raw
 from kd_perception.errors import BagError, ImageError
 
 __all__ = ['BagSource', 'Camera', 'FolderSource', 'Frame', 'FrameSource', 'VideoSource', 'camera_of_topic',

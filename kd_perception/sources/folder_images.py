@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import dataclasses
 from pathlib import Path
 
-from kd_perception.detection.image_kinds import image_kind, READ_KINDS
+from kd_perception.images.kinds import image_kind, READ_KINDS
 from kd_perception.errors import BagError
 from kd_perception.files import natural_key
 

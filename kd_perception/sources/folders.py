@@ -15,9 +15,9 @@ import numpy as np
 
 from kd_perception.sources.folder_images import FolderImages, IMAGE_SUFFIXES, list_images
 from kd_perception.sources.frames import Camera, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS
-from kd_perception.detection.compressed import decode_image_file
-from kd_perception.detection.image import MAX_COMPRESSED_BYTES
-from kd_perception.detection.image_kinds import image_kind
+from kd_perception.images.compressed import decode_image_file
+from kd_perception.limits import MAX_COMPRESSED_BYTES
+from kd_perception.images.kinds import image_kind
 from kd_perception.errors import BagError, ImageError
 from kd_perception.files import natural_key, read_text
 
@@ -36,7 +36,7 @@ def read_image_file(path: Path) -> np.ndarray:
     """
     Decode an image file.
 
-    :return: (H, W, 3) uint8 BGR, upright (see `detection.compressed`).
+    :return: (H, W, 3) uint8 BGR, upright (see `images.compressed`).
     :raises ImageError: missing, too large, truncated or not an image.
     """
     return decode_image_file(read_image_bytes(path), path.name)

@@ -12,7 +12,7 @@ from typing import Callable
 
 import numpy as np
 
-from kd_perception.detection.compressed import orientation_of
+from kd_perception.images.compressed import orientation_of
 from kd_perception.errors import BagError
 
 NS_PER_S = 1_000_000_000

@@ -12,8 +12,8 @@ import numpy as np
 
 from kd_perception.sources.frames import (
     Camera, DEFAULT_FPS, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS)
-from kd_perception.detection.compressed import decode_compressed
-from kd_perception.detection.image import MAX_IMAGE_PIXELS
+from kd_perception.images.compressed import decode_compressed
+from kd_perception.limits import MAX_IMAGE_PIXELS
 from kd_perception.errors import BagError, ImageError
 
 

@@ -29,11 +29,11 @@ from kd_perception.training.data.datasets import LabelledImage
 from kd_perception.training.settings.distillation import DistillationSettings, TermSchedule
 from kd_perception.files import write_whole
 from kd_perception.training.measure import evaluation_images
-from kd_perception.training.label_teacher import label_teacher
-from kd_perception.training.run_inputs import data_folder, VIEW_NAME
+from kd_perception.training.distillation.label_teacher import label_teacher
+from kd_perception.training.loop.run_inputs import data_folder, VIEW_NAME
 from kd_perception.training.settings.run import at_any_pace, InitSettings, TrainingSettings
-from kd_perception.training.trainer import CHECKPOINT_NAME, detector_at, Trainer
-from kd_perception.training.validation import match_all, report
+from kd_perception.training.loop.trainer import CHECKPOINT_NAME, detector_at, Trainer
+from kd_perception.training.loop.validation import match_all, report
 
 TERMS = ('logits', 'localisation', 'regions', 'pyramid')
 RESULT_NAME, SUMMARY_NAME = 'result.json', 'ablation.json'

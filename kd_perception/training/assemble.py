@@ -24,15 +24,15 @@ from kd_perception.training.data.datasets import load_dataset
 from kd_perception.training.export.half_scales import fit_half_scales
 from kd_perception.training.measure import measure
 from kd_perception.training.networks.picodet_onnx import load_picodet, PICODET_S_416_SHA256
-from kd_perception.training.network_builder import build_network
+from kd_perception.training.loop.network_builder import build_network
 from kd_perception.training.networks.preprocess import FromCamera
-from kd_perception.training.run_inputs import data_folder
+from kd_perception.training.loop.run_inputs import data_folder
 from kd_perception.training.settings.run import TrainingSettings
 from kd_perception.training.networks.torch_detector import detection_spec
-from kd_perception.training.trainer import validate
+from kd_perception.training.loop.trainer import validate
 from kd_perception.training.export.unfold import rendered_images
-from kd_perception.training.validation import best_threshold, report
-from kd_perception.training.weights import (
+from kd_perception.training.loop.validation import best_threshold, report
+from kd_perception.training.loop.weights import (
     average_weights, initial_network, load_checkpoint, trained_network)
 
 _DEFAULT_SCORE = 0.4

@@ -14,7 +14,7 @@ from kd_perception.messages import build as messages
 from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader, is_bag
 from kd_perception.bags.writer import BagWriter
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
 from kd_perception.files import natural_key
 

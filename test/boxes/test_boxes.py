@@ -3,7 +3,7 @@
 
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
-from kd_perception.detection.boxes import (
+from kd_perception.boxes.overlap import (
     box_area, box_intersection, box_intersection_over_area, box_iou, clip_boxes)
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The Detections value."""
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 import numpy as np
 import pytest
 

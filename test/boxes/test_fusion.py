@@ -4,8 +4,8 @@
 from hypothesis import given, settings, strategies as st
 import numpy as np
 
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.fusion import weighted_boxes_fusion
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.fusion import weighted_boxes_fusion
 
 EVEN = np.ones((3, 2))
 NOTHING = Detections.empty()

@@ -2,8 +2,8 @@
 """NMS: against a plain reference that is written the obvious way, and properties."""
 
 from hypothesis import given, strategies as st
-from kd_perception.detection.boxes import box_iou
-from kd_perception.detection.nms import nms
+from kd_perception.boxes.overlap import box_iou
+from kd_perception.boxes.nms import nms
 import numpy as np
 
 

@@ -16,7 +16,7 @@ from hard_frames import hard_frame, START_NS  # noqa: E402
 from kd_perception.bags.writer import BagWriter  # noqa: E402
 from kd_perception.cli.main import main  # noqa: E402
 from kd_perception.cli.review import DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE  # noqa: E402
-from kd_perception.detection.boxes import box_iou  # noqa: E402
+from kd_perception.boxes.overlap import box_iou  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
 from kd_perception.recording.disagreement import match_boxes  # noqa: E402

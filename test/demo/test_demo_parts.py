@@ -23,7 +23,7 @@ from kd_perception.demo.run import Child, prepare_environment
 from kd_perception.demo.table import table
 from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT, TEACHER, VERIFIED
 from kd_perception.cli.main import main
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ConfigError, RosInterfaceError
 from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
 from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, FallbackNodeSettings

@@ -6,7 +6,7 @@ import pytest
 
 from kd_perception.cli.main import main
 from kd_perception.detection.decode import output_shapes
-from kd_perception.detection.decoders.decoder_spec import DecoderSpec
+from kd_perception.models.decoder_spec import DecoderSpec
 from kd_perception.models.spec import InputSpec, ModelSpec
 from kd_perception.detection.output_checks import output_problems
 

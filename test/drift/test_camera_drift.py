@@ -2,7 +2,7 @@
 """What the two drift components report: without a reference, with one, and after a change."""
 import dataclasses
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.fallback.gate import GateDecision
 from kd_perception.drift.camera_drift import CameraDrift

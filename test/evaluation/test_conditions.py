@@ -1,7 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 from kd_perception.errors import ConfigError, EvaluationError
 from kd_perception.evaluation.conditions import automatic_tags, condition_masks, load_frame_info, scene_groups
-from kd_perception.detection.scene import SceneSignals
+from kd_perception.images.scene import SceneSignals
 import numpy as np
 import pytest
 

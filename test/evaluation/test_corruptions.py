@@ -3,7 +3,7 @@
 from kd_perception.errors import ConfigError
 from kd_perception.evaluation.drift.corruptions import (
     blur, CORRUPTIONS, corruptions, lens_dirt, night, shifted_camera)
-from kd_perception.detection.scene import measure_scene
+from kd_perception.images.scene import measure_scene
 import numpy as np
 import pytest
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import EvaluationError, TrainingError
 from kd_perception.evaluation.hybrid.curve import (
     area, HybridAp, make_metrics, recovered, recovered_intervals, sent_frames)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from hybrid_world import world
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.hybrid.curve import HybridAp, make_metrics
 from kd_perception.evaluation.hybrid.replay import (class_ap, compare_ways, node_settings, replay,
                                                     ReplayOptions, SimulatedTeacher)

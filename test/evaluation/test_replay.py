@@ -8,7 +8,7 @@ from kd_perception.bags.reader import BagReader
 from kd_perception.sources.any_source import open_source
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli.main import run_command
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import BagError, EvaluationError, ModelError
 from kd_perception.evaluation.replay import replay, replay_frame_set, ReplayJob

@@ -4,10 +4,10 @@
 import math
 
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import (
     FeatureExtractor, features_for, FEATURES, FeatureSettings, FeatureVector, MAX_CLASSES_WITH_FEATURES)
-from kd_perception.detection.scene import SceneSignals
+from kd_perception.images.scene import SceneSignals
 import numpy as np
 import pytest
 

@@ -3,7 +3,7 @@
 
 import dataclasses
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, Verdict
 from kd_perception.fallback.gate import GateDecision
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings

@@ -10,7 +10,7 @@ import dataclasses
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import initialize, invariant, rule, RuleBasedStateMachine
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, Verdict
 from kd_perception.fallback.gate import GateDecision
 from kd_perception.fallback.merge import LabelMap, Merger

@@ -4,7 +4,7 @@
 import dataclasses
 from types import SimpleNamespace
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings, Verdict
 from kd_perception.fallback.breaker import BreakerSettings, BreakerState, TeacherBreaker
@@ -12,7 +12,7 @@ from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSetti
 from kd_perception.fallback.estimator import Estimator, FeatureWeight
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
-from kd_perception.detection.scene import SceneSignals
+from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, SignalScorer
 from kd_perception.fallback.state import FallbackState, StateSettings
 from kd_perception.fallback.teacher_load import LoadSettings

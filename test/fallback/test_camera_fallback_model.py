@@ -11,7 +11,7 @@ import heapq
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import initialize, invariant, rule, RuleBasedStateMachine
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.breaker import BreakerSettings, BreakerState

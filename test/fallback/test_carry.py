@@ -5,8 +5,8 @@ import dataclasses
 
 import cv2
 from hypothesis import given, settings, strategies as st
-from kd_perception.detection.boxes import box_iou
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.overlap import box_iou
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.carry import Carrier, CarrySettings
 from kd_perception.fallback.flow import flow_image, is_cut, move_boxes
 from kd_perception.fallback.tracks import Tracks, TrackSettings

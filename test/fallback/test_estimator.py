@@ -9,7 +9,7 @@ from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 from kd_perception.errors import ModelError
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
 from kd_perception.fallback.estimator import Estimator, FeatureWeight, Z_LIMIT
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 import numpy as np
 import pytest
 

@@ -3,7 +3,7 @@
 
 import dataclasses
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings

@@ -2,7 +2,7 @@
 """Label maps and merge policies."""
 
 from hypothesis import given, settings, strategies as st
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 import numpy as np

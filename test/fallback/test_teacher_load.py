@@ -4,7 +4,7 @@
 from collections import Counter
 
 from hypothesis import given, settings, strategies as st
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.breaker import TeacherBreaker

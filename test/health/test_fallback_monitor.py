@@ -3,7 +3,7 @@
 
 import dataclasses
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
 from kd_perception.fallback.provenance import Output, Provenance, Source
 from kd_perception.fallback.state import FallbackState, StateReport

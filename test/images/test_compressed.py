@@ -6,10 +6,10 @@ import zlib
 
 import cv2
 from hypothesis import given, strategies as st
-from kd_perception.detection import compressed as compressed_module
-from kd_perception.detection import image as image_module
-from kd_perception.detection.compressed import decode_compressed, decode_image_file
-from kd_perception.detection.image import REASONS
+from kd_perception.images import compressed as compressed_module
+from kd_perception.images import raw as image_module
+from kd_perception.images.compressed import decode_compressed, decode_image_file
+from kd_perception.images.raw import REASONS
 from kd_perception.errors import ImageError
 import numpy as np
 import pytest

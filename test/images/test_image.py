@@ -5,8 +5,8 @@ import types
 
 import cv2
 from hypothesis import given, strategies as st
-from kd_perception.detection.image import decode_raw, REASONS, SUPPORTED_ENCODINGS
-from kd_perception.detection.planar_yuv import PLANAR_ENCODINGS
+from kd_perception.images.raw import decode_raw, REASONS, SUPPORTED_ENCODINGS
+from kd_perception.images.planar_yuv import PLANAR_ENCODINGS
 from kd_perception.errors import ImageError
 import numpy as np
 import pytest

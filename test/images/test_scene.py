@@ -2,7 +2,7 @@
 """Scene signals on images whose values are known beforehand."""
 
 import cv2
-from kd_perception.detection.scene import DARK_BELOW, measure_scene, SATURATED_FROM
+from kd_perception.images.scene import DARK_BELOW, measure_scene, SATURATED_FROM
 import numpy as np
 import pytest
 

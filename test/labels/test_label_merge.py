@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kd_perception.labels.label_merge import merge_labels, Thresholds
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')

@@ -8,7 +8,7 @@ from kd_perception.messages import build as messages
 from kd_perception.messages import typestore as ts
 from kd_perception.messages.wire import (
     CdrReader, MAX_STRING_BYTES, read_result, SerializedImage, write_result)
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
 import numpy as np
 import pytest

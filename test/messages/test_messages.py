@@ -6,7 +6,7 @@ import pytest
 
 from kd_perception.messages import build as messages
 from kd_perception.messages import typestore as ts
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')

@@ -2,10 +2,10 @@
 """Class maps and the rider rule: known scenes, and the rule spelt out as a loop."""
 
 from hypothesis import given, settings, strategies as st
-from kd_perception.detection.boxes import box_intersection_over_area
-from kd_perception.detection.class_map import ClassMap, RiderRule
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.riders import joined_boxes, ridden_machines
+from kd_perception.boxes.overlap import box_intersection_over_area
+from kd_perception.models.class_map import ClassMap, RiderRule
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.riders import joined_boxes, ridden_machines
 import numpy as np
 import pytest
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-from kd_perception.detection.image import REASONS
+from kd_perception.images.raw import REASONS
 from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.health.camera_monitor import INTENDED_DROPS
 from kd_perception.monitoring.metrics import MetricsExporter

@@ -11,8 +11,8 @@ pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not install
 from builtin_interfaces.msg import Time  # noqa: E402
 import cv2  # noqa: E402
 from hypothesis import given, strategies as st  # noqa: E402
-from kd_perception.detection.detections import Detections  # noqa: E402
-from kd_perception.detection.image import MAX_IMAGE_PIXELS  # noqa: E402
+from kd_perception.boxes.detections import Detections  # noqa: E402
+from kd_perception.limits import MAX_IMAGE_PIXELS  # noqa: E402
 from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
 from kd_perception.nodes.shared import conversions  # noqa: E402
 from kd_perception.nodes.shared.conversions import (  # noqa: E402

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from kd_perception.detection.image import REASONS
+from kd_perception.images.raw import REASONS
 from kd_perception.errors import RosInterfaceError
 from kd_perception.health.camera_monitor import INTENDED_DROPS
 from kd_perception.nodes.detector.parameters import (

@@ -12,7 +12,7 @@ from kd_perception.poc import site_gaps
 from kd_perception.poc.camera_cost import CameraPlan, cost_table, least_share, LOAD
 from kd_perception.labels.label_check import FolderCheck
 from kd_perception.poc.site_split import find_sequences, SiteSplit, split_site
-from kd_perception.detection.scene import SceneSignals
+from kd_perception.images.scene import SceneSignals
 
 LEVELS = ('easy', 'moderate', 'hard')
 

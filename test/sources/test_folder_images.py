@@ -6,7 +6,7 @@ import json
 from bag_helpers import numbered_image
 import cv2
 from kd_perception.cli.main import main
-from kd_perception.detection.image_kinds import image_kind
+from kd_perception.images.kinds import image_kind
 from kd_perception.errors import BagError, ImageError
 from kd_perception.sources.any_source import open_source
 from kd_perception.sources.folder_images import list_images

@@ -6,7 +6,7 @@ import io
 from bag_helpers import stamp_of
 import cv2
 from kd_perception.bags.writer import BagWriter
-from kd_perception.detection.compressed import decode_image_file, orientation_of
+from kd_perception.images.compressed import decode_image_file, orientation_of
 from kd_perception.labels.label_check import check_labels
 from kd_perception.messages import build
 from kd_perception.sources.any_source import open_source

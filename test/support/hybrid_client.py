@@ -19,7 +19,7 @@ from detector_client import boxes, compressed_message, image_message, next_heade
 from diagnostic_msgs.msg import DiagnosticArray
 from kd_perception.messages.wire import write_result
 from kd_perception.benchmark.rectangle_model import draw_rectangles
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 import numpy as np
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message

@@ -5,7 +5,7 @@ import types
 
 import dataclasses
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.breaker import TeacherBreaker
 from kd_perception.fallback.provenance import Output, Provenance, Source
 from kd_perception.fallback.state import FallbackState, StateReport

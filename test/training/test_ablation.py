@@ -16,7 +16,7 @@ from kd_perception.training.ablation import (  # noqa: E402
     Ablation, AblationSettings, arm_settings, RESULT_NAME, warm_start_settings)
 from kd_perception.training.ablation_report import markdown, summarise  # noqa: E402
 from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.trainer import Trainer  # noqa: E402
+from kd_perception.training.loop.trainer import Trainer  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

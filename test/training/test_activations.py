@@ -17,7 +17,7 @@ from kd_perception.training.binary.activations import (  # noqa: E402
     activation_quantizers, ActivationQuantizer, ActivationSchedule, adopt_uniform_input,
     calibrate_activations, INPUT_SCALE, INPUT_ZERO, is_quantized, least_error_scale, quantize_activations,
     UniformInput, without_rounding)
-from kd_perception.training.averaging import MovingAverage  # noqa: E402
+from kd_perception.training.loop.averaging import MovingAverage  # noqa: E402
 from kd_perception.training.binary.binarization import activate_all, binarize  # noqa: E402
 from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
 from kd_perception.training.binary.layers import RoundedConv2d  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.averaging import MovingAverage  # noqa: E402
+from kd_perception.training.loop.averaging import MovingAverage  # noqa: E402
 from kd_perception.training.binary.binarization import (  # noqa: E402
     activate_all, BinarizationSchedule, binarize, latent_parameters, reestimate_batch_norm)
 from kd_perception.training.settings.binarization import (  # noqa: E402

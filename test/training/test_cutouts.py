@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.detection.boxes import box_intersection_over_area  # noqa: E402
-from kd_perception.training.cutouts import collect, cut_out, Cutout, paste  # noqa: E402
+from kd_perception.boxes.overlap import box_intersection_over_area  # noqa: E402
+from kd_perception.training.data.cutouts import collect, cut_out, Cutout, paste  # noqa: E402
 from kd_perception.training.settings.run import PasteSettings  # noqa: E402
 from kd_perception.training.data.targets import Targets  # noqa: E402
 

@@ -19,11 +19,11 @@ from kd_perception.cli.main import EXIT_BAD_INPUT, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training.data.datasets import collate  # noqa: E402
-from kd_perception.training.distributed import Processes  # noqa: E402
+from kd_perception.training.loop.distributed import Processes  # noqa: E402
 from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
 from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.trainer import Trainer  # noqa: E402
-from kd_perception.training.weights import load_checkpoint  # noqa: E402
+from kd_perception.training.loop.trainer import Trainer  # noqa: E402
+from kd_perception.training.loop.weights import load_checkpoint  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'config' / 'training'
@@ -37,7 +37,7 @@ from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.errors import TrainingError
 from kd_perception.training import trainer as module
-from kd_perception.training.distributed import Processes
+from kd_perception.training.loop.distributed import Processes
 from kd_perception.training.settings.run import TrainingSettings
 
 faulthandler.dump_traceback_later(int(sys.argv[2]), exit=True)   # tells where it hangs

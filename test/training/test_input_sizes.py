@@ -21,7 +21,7 @@ from kd_perception.models.manifest import load_manifest  # noqa: E402
 from kd_perception.models.spec import InputSpec  # noqa: E402
 from kd_perception.training.export.model_file import to_onnx, write_model  # noqa: E402
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.loop.network_builder import build_network  # noqa: E402
 from kd_perception.training.networks.torch_detector import detection_spec, torch_detector  # noqa: E402
 from kd_perception.training.export.unfold import unfold  # noqa: E402
 

@@ -30,7 +30,7 @@ from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E
 from kd_perception.training.export.integer_onnx import (  # noqa: E402
     codable_scale, column_index, unrolled_codes)
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.loop.network_builder import build_network  # noqa: E402
 from kd_perception.training.export.packed_onnx import fold  # noqa: E402
 from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
 from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402

@@ -17,9 +17,9 @@ from kd_perception.cli.main import EXIT_BAD_INPUT, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.label_teacher import CACHE_NAME, label_teacher  # noqa: E402
+from kd_perception.training.distillation.label_teacher import CACHE_NAME, label_teacher  # noqa: E402
 from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.trainer import Trainer  # noqa: E402
+from kd_perception.training.loop.trainer import Trainer  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parents[2] / 'config' / 'training' / 'student_smoke.yaml'
 HEIGHT, WIDTH = 128, 192

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.detection.boxes import box_iou  # noqa: E402
+from kd_perception.boxes.overlap import box_iou  # noqa: E402
 from kd_perception.detection.decode import decode  # noqa: E402
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
 from kd_perception.training.losses.assigner import assign  # noqa: E402

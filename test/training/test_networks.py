@@ -16,7 +16,7 @@ from kd_perception.training.settings.binarization import BinarizationSettings  #
 from kd_perception.training.networks.darknet import DarkNet19YoloV2  # noqa: E402
 from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
 from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.network_builder import build_network, network_cost  # noqa: E402
+from kd_perception.training.loop.network_builder import build_network, network_cost  # noqa: E402
 from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
 
 ANCHORS = ((20, 16), (40, 30), (80, 50), (140, 100), (16, 40))

@@ -12,7 +12,7 @@ from kd_perception.models.spec import ModelSpec  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.training.binary.binarization import activate_all  # noqa: E402
 from kd_perception.training.export.model_file import parity, to_onnx  # noqa: E402
-from kd_perception.training.network_builder import build_network, network_cost  # noqa: E402
+from kd_perception.training.loop.network_builder import build_network, network_cost  # noqa: E402
 from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
 from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
 import onnx  # noqa: E402

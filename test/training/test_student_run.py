@@ -15,7 +15,7 @@ pytest.importorskip('onnxruntime', reason='the exported file is run')
 
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
 from kd_perception.config import load_config  # noqa: E402
-from kd_perception.detection.detections import Detections  # noqa: E402
+from kd_perception.boxes.detections import Detections  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import TrainingError  # noqa: E402
 from kd_perception.training import activation_bits  # noqa: E402
@@ -28,10 +28,10 @@ from kd_perception.training.networks.plain_detector import PlainDetector  # noqa
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
 from kd_perception.training.data.rendered import render_scene  # noqa: E402
 from kd_perception.training.settings.run import InitSettings, TrainingSettings  # noqa: E402
-from kd_perception.training.student import make_optimiser  # noqa: E402
+from kd_perception.training.loop.student import make_optimiser  # noqa: E402
 from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
-from kd_perception.training.trainer import Trainer  # noqa: E402
-from kd_perception.training.weights import load_checkpoint, load_teacher  # noqa: E402
+from kd_perception.training.loop.trainer import Trainer  # noqa: E402
+from kd_perception.training.loop.weights import load_checkpoint, load_teacher  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 SHORT = {'steps': 6, 'batch': 2, 'checkpoint_every': 3, 'validate_every': 100, 'rendered': 6}

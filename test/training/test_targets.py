@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.detection.detections import Detections  # noqa: E402
+from kd_perception.boxes.detections import Detections  # noqa: E402
 from kd_perception.labels.kitti_text import KittiObjects  # noqa: E402
 from kd_perception.training.settings.run import DatasetSettings, PseudoLabelSettings  # noqa: E402
 from kd_perception.training.data.targets import (  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.detection.detections import Detections  # noqa: E402
+from kd_perception.boxes.detections import Detections  # noqa: E402
 from kd_perception.errors import LabelError, TrainingError  # noqa: E402
 from kd_perception.training.data.augmentation import random_colours, random_crop  # noqa: E402
 from kd_perception.training.data.datasets import hash_fraction, load_dataset, MixedStream  # noqa: E402

@@ -18,16 +18,16 @@ from kd_perception.models.manifest import load_manifest  # noqa: E402
 from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
 from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
 from kd_perception.files import lock_folder  # noqa: E402
-from kd_perception.training import autocast  # noqa: E402
+from kd_perception.training.loop import autocast  # noqa: E402
 from kd_perception.training.ablation import AblationSettings  # noqa: E402
 from kd_perception.training.export.model_file import PARITY_TOLERANCE, parity  # noqa: E402
 from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.loop.network_builder import build_network  # noqa: E402
 from kd_perception.training.data.rendered import render_scene  # noqa: E402
 from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.trainer import learning_rate_share, load_checkpoint, Trainer  # noqa: E402
-from kd_perception.training.weights import average_weights  # noqa: E402
+from kd_perception.training.loop.trainer import learning_rate_share, load_checkpoint, Trainer  # noqa: E402
+from kd_perception.training.loop.weights import average_weights  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

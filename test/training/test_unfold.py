@@ -24,14 +24,14 @@ from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d  # no
 from kd_perception.training.export.model_file import write_model  # noqa: E402
 from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.network_builder import build_network  # noqa: E402
+from kd_perception.training.loop.network_builder import build_network  # noqa: E402
 from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
 from kd_perception.training.data.rendered import render_scene  # noqa: E402
 from kd_perception.training.settings.run import InitSettings, TrainingSettings  # noqa: E402
-from kd_perception.training.trainer import Trainer  # noqa: E402
+from kd_perception.training.loop.trainer import Trainer  # noqa: E402
 from kd_perception.training.export.unfold import (  # noqa: E402
     calibrate, LATENT_SIZE, latent_weights, rendered_images, unfold)
-from kd_perception.training.weights import initial_network  # noqa: E402
+from kd_perception.training.loop.weights import initial_network  # noqa: E402
 import onnx  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kd_perception.messages.wire import write_result
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 
 LEVELS = ('none', 'some', 'many')
 TEACHER_STOP, TEACHER_KILL, STUDENT_KILL = 'teacher stopped', 'teacher killed', 'student killed'

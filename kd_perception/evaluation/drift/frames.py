@@ -13,7 +13,7 @@ from kd_perception.evaluation.hybrid.frames import Detector
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.estimator import DOCUMENT as GATE
 from kd_perception.fallback.judge import Judge
-from kd_perception.detection.scene import measure_scene
+from kd_perception.images.scene import measure_scene
 from kd_perception.drift.quantities import AMBIGUITY, detection_values, scene_values, Values
 from kd_perception.drift.fallback_drift import Audit, audit
 import numpy as np

@@ -12,7 +12,7 @@ from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
 from kd_perception.sources.frames import Frame
 from kd_perception.bags.reader import is_bag
 from kd_perception.sources.any_source import open_source
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import DetectionResult
 from kd_perception.errors import EvaluationError, ImageError
@@ -23,7 +23,7 @@ from kd_perception.labels.object_table import concatenate_tables, ObjectTable
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
 from kd_perception.fallback.flow import flow_image, FlowImage
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
-from kd_perception.detection.scene import measure_scene, SceneSignals
+from kd_perception.images.scene import measure_scene, SceneSignals
 import numpy as np
 
 

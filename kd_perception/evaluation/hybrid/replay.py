@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import heapq
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.hybrid.curve import HybridAp, recovered
 from kd_perception.evaluation.hybrid.frames import detection_table, PairedFrames
 from kd_perception.evaluation.metrics.kitti_eval import KittiEvaluator

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import ClassMatches, IOU, match_class
 from kd_perception.evaluation.metrics.kitti_eval import (
     ClassProtocol, Difficulty, KITTI_CLASSES, KittiEvaluator)

@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from kd_perception.messages.wire import NS_PER_S, write_result
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.detection.drawing import draw_detections
 from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
@@ -23,7 +23,7 @@ from kd_perception.nodes.shared.conversions import (
     bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr, stamp_to_ns)
 from kd_perception.nodes.detector.parameters import Thresholds
 
-# Reasons for a dropped frame beyond those of `detection.image.REASONS`.
+# Reasons for a dropped frame beyond those of `images.raw.REASONS`.
 INFERENCE_ERROR = 'inference_error'
 PUBLISH_ERROR = 'publish_error'
 INTERNAL_ERROR = 'internal_error'

@@ -16,7 +16,7 @@ from vision_msgs.msg import Detection2DArray
 from kd_perception.messages.wire import (
     CdrReader, read_result, SerializedImage, SerializedResult, write_result)
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.arbiter import Verdict

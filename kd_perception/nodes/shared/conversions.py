@@ -21,9 +21,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
-from kd_perception.detection import image as image_decoding
-from kd_perception.detection.compressed import decode_compressed
-from kd_perception.detection.detections import Detections
+from kd_perception.images import raw as image_decoding
+from kd_perception.images.compressed import decode_compressed
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ImageError, RosInterfaceError
 
 # More detections in one message than any camera frame holds: a broken or hostile peer.
@@ -52,7 +52,7 @@ def image_to_bgr(message: Image, bridge: Callable[[], Any] = load_cv_bridge) -> 
 
     :param bridge: gives a CvBridge or None; asked only for encodings that the core does not decode.
     :return: (H, W, 3) uint8 BGR; for bgr8 a view of the message's data, so read-only by agreement.
-    :raises ImageError: with one of `detection.image.REASONS`.
+    :raises ImageError: with one of `images.raw.REASONS`.
     """
     if image_decoding.is_supported(message.encoding):
         return image_decoding.decode_raw(message.encoding, message.height, message.width, message.step,
@@ -81,7 +81,7 @@ def compressed_to_bgr(message: CompressedImage) -> np.ndarray:
     """
     Decode a JPEG or PNG message to (H, W, 3) uint8 BGR.
 
-    :raises ImageError: with one of `detection.image.REASONS`.
+    :raises ImageError: with one of `images.raw.REASONS`.
     """
     return decode_compressed(message.data, message.format)
 

@@ -16,7 +16,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from kd_perception.detection.boxes import box_intersection_over_area
+from kd_perception.boxes.overlap import box_intersection_over_area
 from kd_perception.training.settings.run import PasteSettings
 from kd_perception.training.data.targets import Targets
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError

@@ -8,9 +8,9 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.detection.boxes import box_intersection_over_area, box_iou
-from kd_perception.detection.detections import Detections
-from kd_perception.detection.riders import joined_boxes, ridden_machines
+from kd_perception.boxes.overlap import box_intersection_over_area, box_iou
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.riders import joined_boxes, ridden_machines
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.training.settings.run import DatasetSettings, PseudoLabelSettings
 
@@ -127,7 +127,7 @@ def find_riders(pretrained: Detections,
     """
     Find the persons who ride, among a COCO network's detections.
 
-    Who rides is `detection.riders`' to say; KITTI's Cyclist box holds both, so the boxes are joined.
+    Who rides is `boxes.riders`' to say; KITTI's Cyclist box holds both, so the boxes are joined.
 
     :return: index of the person -> ('Cyclist' or 'ignore', box (4,) px); 'ignore' for motorcycles and
         for pairs that are not sure enough.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import KdPerceptionError, TrainingError
 from kd_perception.files import read_text, write_whole

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from kd_perception.detection.nms import nms
+from kd_perception.boxes.nms import nms
 from kd_perception.training.settings.distillation import RegionSettings
 from kd_perception.training.networks.head_views import HeadView
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import ClassMatches, IOU, match_class
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES, KittiEvaluator
 from kd_perception.labels.kitti_text import KittiObjects

@@ -18,7 +18,7 @@ from kd_perception.training.binary.activations import adopt_uniform_input, is_qu
 from kd_perception.training.binary.layers import BINARY_STATE
 from kd_perception.training.networks.picodet import STRIDES as PICODET_STRIDES
 from kd_perception.training.networks.picodet_onnx import load_exported_picodet, load_picodet
-from kd_perception.training.network_builder import build_network
+from kd_perception.training.loop.network_builder import build_network
 from kd_perception.training.settings.run import TrainingSettings
 from kd_perception.training.export.unfold import unfold
 

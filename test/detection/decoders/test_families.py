@@ -4,7 +4,7 @@
 from hypothesis import given, settings, strategies as st
 from kd_perception.config import from_mapping, to_mapping
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
-from kd_perception.detection.decoders.decoder_spec import BOX_COLUMNS, DecoderSpec
+from kd_perception.models.decoder_spec import BOX_COLUMNS, DecoderSpec
 from kd_perception.models.spec import InputSpec, ModelSpec
 import numpy as np
 import pytest
