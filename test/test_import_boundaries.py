@@ -22,7 +22,8 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
             'unique_identifier_msgs', 'vision_msgs'}
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
-CORE = {'config', 'errors', 'files', 'levels', 'limits', 'output_folder', 'resources', 'transport', '__init__'}
+CORE = {'config', 'errors', 'files', 'levels', 'limits', 'output_folder', 'resources', 'transport',
+        '__init__'}
 PURE = {*CORE, 'attach', 'bags', 'boxes', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'images',
         'labels', 'messages', 'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
 # Load without ROS and torch too; their functions may need both.
