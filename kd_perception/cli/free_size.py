@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from kd_perception.cli.main import EXIT_OK
+from kd_perception.detection.input_size import allowed_sizes, parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import ModelError
 from kd_perception.files import write_whole
+from kd_perception.models.free_sizes import leave_sizes_free
 from kd_perception.models.manifest import pinned_sha256, resolve_model, write_entry
 from kd_perception.models.model_bytes import read_model
 from kd_perception.models.spec import SPEC_KEY
@@ -24,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', help='path of an ONNX file, or a name of the shipped manifest')
     parser.add_argument('--step', required=True, type=int, metavar='PX',
                         help="sizes will be multiples of this: the network's coarsest stride")
+    parser.add_argument('--size', metavar='WIDTHxHEIGHT',
+                        help='also make this the size of the file, whose number of pixels others keep to; '
+                             'default: as it is')
     parser.add_argument('--out', required=True, type=Path, help='ONNX file to write')
     parser.add_argument('--manifest', metavar='NAME',
                         help='also write the entry NAME of the manifest beside OUT')
@@ -31,12 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file, after it computed the same at its own size and ran at others."""
+    size_hw = None if args.size is None else _named_size(args.size)
     path = resolve_model(args.model, models_folder())
     content, _ = read_model(path, pinned_sha256(path))
     before = OnnxDetector.from_bytes(content, path, ExecutionOptions(input_size='model'))
     freed = free_sizes(content, args.step, path)
+    _compare(before, OnnxDetector.from_bytes(freed, args.out), args.step)
+    if size_hw is not None:
+        freed = free_sizes(content, args.step, path, size_hw)
     after = OnnxDetector.from_bytes(freed, args.out)
-    _compare(before, after, args.step)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(args.out, freed)
@@ -44,15 +52,26 @@ def run(args: argparse.Namespace) -> int:
             write_entry(args.out.parent, args.manifest, args.out.name, after.spec)
     except OSError as error:
         raise ModelError(f'{args.out}: cannot be written ({error.strerror or error})') from error
-    print(f'wrote {args.out}, sha256 {after.sha256}: any multiples of {args.step} px')
+    print(f'wrote {args.out}, sha256 {after.sha256}: {allowed_sizes(after.spec.input)}')
     return EXIT_OK
 
 
-def free_sizes(content: bytes, step: int, path: Path) -> bytes:
+def _named_size(text: str) -> tuple[int, int]:
+    try:
+        size = parse_input_size(text)
+    except ValueError:
+        size = text
+    if isinstance(size, str):
+        raise ModelError(f'--size: expected WIDTHxHEIGHT, got {text!r}')
+    return size
+
+
+def free_sizes(content: bytes, step: int, path: Path, size_hw: tuple[int, int] | None = None) -> bytes:
     """
     Return a model file whose height and width are free, and whose metadata say so; weights stay as they are.
 
-    :raises ModelError: the input is no image of fixed size, or not of multiples of `step`.
+    :param size_hw: the size of the file; None: as it was.
+    :raises ModelError: the input is no image of fixed size, or a size is not of multiples of `step`.
     """
     try:
         import onnx
@@ -60,20 +79,17 @@ def free_sizes(content: bytes, step: int, path: Path) -> bytes:
         raise ModelError('changing a graph needs the Python package onnx (not installed)') from error
     model = onnx.load_model_from_string(content)
     spec = OnnxDetector.from_bytes(content, path).spec
-    if spec.input.size_step is not None or step < 1 or any(side % step for side in spec.input.hw):
+    if spec.input.size_step is not None or step < 1 or any(
+            side % step for side in (*spec.input.hw, *(size_hw or ()))):
+        wanted = '' if size_hw is None else f', {size_hw[1]}x{size_hw[0]}'
         raise ModelError(f'{path}: expected a file of one size, of multiples of --step, not '
-                         f'{spec.input.width}x{spec.input.height} and {step}')
-    sizes = model.graph.input[0].type.tensor_type.shape.dim
-    for axis, name in (('H', 'height'), ('W', 'width')):
-        sizes[spec.input.layout.index(axis)].dim_param = name
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        for size in output.type.tensor_type.shape.dim[2:]:
-            size.Clear()
+                         f'{spec.input.width}x{spec.input.height}{wanted} and {step}')
+    leave_sizes_free(model, spec.input.layout)
     for entry in model.metadata_props:
         if entry.key == SPEC_KEY:
             document = json.loads(entry.value)
-            document['input']['size_step'] = step
+            height, width = size_hw or spec.input.hw
+            document['input'].update(size_step=step, height=height, width=width)
             entry.value = json.dumps(document, sort_keys=True, separators=(',', ':'))
     return model.SerializeToString()
 

@@ -22,6 +22,8 @@ from kd_perception.models.spec import InputSpec  # noqa: E402
 from kd_perception.training.export.model_file import to_onnx, write_model  # noqa: E402
 from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
 from kd_perception.training.loop.network_builder import build_network  # noqa: E402
+from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
+from kd_perception.training.networks.picodet_onnx import load_exported_picodet  # noqa: E402
 from kd_perception.training.networks.torch_detector import detection_spec, torch_detector  # noqa: E402
 from kd_perception.training.export.unfold import unfold  # noqa: E402
 
@@ -99,9 +101,50 @@ def test_a_file_of_one_size_can_be_freed_if_its_graph_allows(network, path, tmp_
     assert free.sha256 == load_manifest(tmp_path).models['free'].sha256
     assert main(['model', 'free-size', str(path), '--step', '32', '--out', str(tmp_path / 'x.onnx')]) == 2
     assert 'expected a file of one size' in capsys.readouterr().err
-    assert main(['model', 'free-size', 'teacher', '--step', '64', '--out', str(tmp_path / 'x.onnx')]) == 2
+    sized = [*command, str(tmp_path / 'sized.onnx'), '--size']
+    assert main([*sized, '256x128']) == 0
+    larger = OnnxDetector.load(tmp_path / 'sized.onnx')
+    assert larger.spec.input == dataclasses.replace(spec.input, height=128, width=256)
+    assert larger.outputs(np.zeros((128, 256, 3), np.uint8))[0].shape[2:] == (16, 32)
+    assert main([*sized, '256x100']) == main([*sized, 'camera']) == 2
+    assert "expected WIDTHxHEIGHT, got 'camera'" in capsys.readouterr().err
+
+
+def test_a_graph_that_holds_its_size_is_refused(network, tmp_path, capsys):
+    import onnx
+    spec = detection_spec('fixed', LABELS, (64, 192), network)
+    fixed = dataclasses.replace(spec, input=dataclasses.replace(spec.input, size_step=None))
+    model = onnx.load_from_string(to_onnx(network, fixed))
+    last = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ['before' if name == last else name for name in node.output]
+    shape = [size.dim_value for size in model.graph.output[0].type.tensor_type.shape.dim]
+    model.graph.initializer.append(onnx.helper.make_tensor('shape', onnx.TensorProto.INT64, [4], shape))
+    model.graph.node.append(onnx.helper.make_node('Reshape', ['before', 'shape'], [last]))
+    onnx.save(model, tmp_path / 'fixed.onnx')
+    command = ['model', 'free-size', str(tmp_path / 'fixed.onnx'), '--step', '32', '--out']
+    assert main([*command, str(tmp_path / 'x.onnx')]) == 2
     assert 'its graph is made for one size' in capsys.readouterr().err
     assert not (tmp_path / 'x.onnx').exists()
+
+
+def test_the_teacher_network_has_any_size_although_it_shuffles_channels(tmp_path):
+    torch.manual_seed(0)
+    network = PicoDet(len(LABELS)).eval()
+    spec = detection_spec('teacher', LABELS, (64, 192), network)
+    free = write_model(network, spec, tmp_path / 'free.onnx')
+    for hw in ((64, 192), (96, 128), (128, 96)):
+        assert free.input_hw(hw) == hw
+        image = np.random.default_rng(0).integers(0, 256, (*hw, 3), dtype=np.uint8)
+        same = torch_detector(network, detection_spec('torch', LABELS, hw, network))
+        for found, expected in zip(free.outputs(image), same.outputs(image)):
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    fixed = dataclasses.replace(spec, input=dataclasses.replace(spec.input, size_step=None))
+    write_model(network, fixed, tmp_path / 'fixed.onnx')
+    assert main(['model', 'free-size', str(tmp_path / 'fixed.onnx'), '--step', '32', '--out',
+                 str(tmp_path / 'freed.onnx')]) == 0, 'a file of one size is freed, and computes the same'
+    again = load_exported_picodet(tmp_path / 'freed.onnx', len(LABELS))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters()))
 
 
 def test_sizes_by_example():

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from kd_perception.detection.decode import output_shapes
+from kd_perception.models.free_sizes import leave_sizes_free
 from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
@@ -81,22 +82,12 @@ def to_onnx(network: nn.Module, spec: ModelSpec, packed: bool = True, half: bool
     if half_floats:
         halve_floats(model)
     if spec.input.size_step is not None:
-        _free_sizes(model)
+        leave_sizes_free(model, spec.input.layout)
     model.producer_name, model.producer_version = 'kd_perception', ''
     model.doc_string = f'{spec.name}: {", ".join(spec.labels)}'
     onnx.helper.set_model_props(model, spec.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
-
-
-def _free_sizes(model: Any) -> None:
-    """Leave height and width of the one input (NHWC) free, and with them the sizes of all maps."""
-    dimensions = model.graph.input[0].type.tensor_type.shape.dim
-    dimensions[1].dim_param, dimensions[2].dim_param = 'height', 'width'
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        for dimension in output.type.tensor_type.shape.dim[2:]:
-            dimension.Clear()
 
 
 def parity(network: nn.Module, detector: OnnxDetector, seed: int = 0) -> float:

@@ -108,6 +108,7 @@ class PicoDet(nn.Module):
 
     strides = STRIDES
     reg_max = REG_MAX
+    size_step_px = SIZE_STEP_PX
 
     def __init__(self, classes: int) -> None:
         super().__init__()
