@@ -216,7 +216,7 @@ def measure(field: Sequence[Contender], images: Sequence[np.ndarray], threads: i
         entries.append({
             'file': contender.path.name, 'name': contender.name, 'runtime': contender.runtime,
             'sha256': detector.sha256, 'bytes': _bytes(contender.path),
-            'input_hw': list(detector.spec.input.hw), 'provider': detector.provider,
+            'input_hw': list(detector.input_hw(images[0].shape[:2])), 'provider': detector.provider,
             'load_ms': round(created[which], 1), **alone,
             **{f'{stage}_ms': quartiles(times_ms[:, which, i]) for i, stage in enumerate(STAGES)},
             'least_inference_ms': round(float(times_ms[:, which, 1].min()), 3),

@@ -78,7 +78,8 @@ def _shuffle_from(first: Any, users: dict[str, list[Any]], shapes: dict[str, lis
     if not swapped or len(lasts) != 1 or lasts[0].op_type != 'Reshape':
         return None
     batch, groups, channels, height, width = apart
-    if min(groups, channels) < 1 or shapes.get(lasts[0].input[1]) != [batch, groups * channels, height, width]:
+    together = [batch, groups * channels, height, width]
+    if min(groups, channels) < 1 or shapes.get(lasts[0].input[1]) != together:
         return None
     return groups, channels, transposes[0], lasts[0]
 
@@ -86,7 +87,8 @@ def _shuffle_from(first: Any, users: dict[str, list[Any]], shapes: dict[str, lis
 def _drop_unused(graph: Any) -> None:
     """Remove the constants that no node takes."""
     taken = {name for node in graph.node for name in node.input}
-    for node in [node for node in graph.node if node.op_type == 'Constant' and node.output[0] not in taken]:
-        graph.node.remove(node)
+    for node in list(graph.node):
+        if node.op_type == 'Constant' and node.output[0] not in taken:
+            graph.node.remove(node)
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in taken]:
         graph.initializer.remove(tensor)

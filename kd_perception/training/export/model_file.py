@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any
 import warnings
 
 import numpy as np
