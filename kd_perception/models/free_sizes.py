@@ -68,7 +68,7 @@ def _integer_lists(graph: Any) -> dict[str, list[int]]:
 
 def _shuffle_from(first: Any, users: dict[str, list[Any]], shapes: dict[str, list[int]]
                   ) -> tuple[int, int, Any, Any] | None:
-    """Return groups, channels of a group, and the two nodes after `first`; None where it begins no shuffle."""
+    """Return groups, channels of a group and the two nodes after `first`; None where no shuffle begins."""
     apart = shapes.get(first.input[1], [])
     transposes = users.get(first.output[0], [])
     if len(apart) != 5 or len(transposes) != 1 or transposes[0].op_type != 'Transpose':
