@@ -55,7 +55,7 @@ def load_yaml(path: str | Path) -> dict:
     path = Path(path)
     text = read_text(path, MAX_CONFIG_BYTES, ConfigError)
     try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, 'problem_mark', None)
         where = f'{path}:{mark.line + 1}' if mark else str(path)

@@ -6,9 +6,9 @@ Levels carry the numbers of diagnostic_msgs/DiagnosticStatus, so that a node con
 All times are nanoseconds of one steady clock; a step backwards counts as no time at all.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 import enum
-from typing import Iterable, Optional, Tuple
 
 
 class Level(enum.IntEnum):
@@ -42,14 +42,14 @@ class Report:
     level: Level
     message: str
     hardware_id: str = ''
-    values: Tuple[Tuple[str, str], ...] = ()
+    values: tuple[tuple[str, str], ...] = ()
 
-    def with_values(self, *values: Tuple[str, str]) -> 'Report':
+    def with_values(self, *values: tuple[str, str]) -> 'Report':
         """Return the report with more values, in front."""
         return replace(self, values=values + self.values)
 
 
-def summarise(findings: Iterable[Finding], all_well: str) -> Tuple[Level, str]:
+def summarise(findings: Iterable[Finding], all_well: str) -> tuple[Level, str]:
     """
     Return the worst level and one message, worst findings first.
 
@@ -66,7 +66,7 @@ class Sustained:
 
     def __init__(self, after_ns: int):
         self.after_ns = after_ns
-        self._since_ns: Optional[int] = None
+        self._since_ns: int | None = None
 
     def update(self, now_ns: int, condition: bool) -> bool:
         """Take the condition as seen at `now_ns`; return whether it has held for `after_ns`."""

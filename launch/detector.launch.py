@@ -12,13 +12,24 @@ An argument that is given wins over the params file; one that is not leaves the 
 
 from pathlib import Path
 
-from launch import LaunchDescription
 from launch.actions import OpaqueFunction
 
-from kd_perception.nodes.shared.launch_arguments import (
-    boolean, camera_names, image_remappings, named_models, number)
 from kd_perception.nodes.launch_nodes import (
-    autostart, COMMON_ARGUMENTS, declare, fails_with, package_node, values)
+    autostart,
+    COMMON_ARGUMENTS,
+    declare,
+    fails_with,
+    package_node,
+    values,
+)
+from kd_perception.nodes.shared.launch_arguments import (
+    boolean,
+    camera_names,
+    image_remappings,
+    named_models,
+    number,
+)
+from launch import LaunchDescription
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'detector.yaml'
 OUTPUTS = ('detections', 'candidates', 'label_info', 'debug_image')

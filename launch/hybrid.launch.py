@@ -15,12 +15,18 @@ and on that other machine
 from pathlib import Path
 import shutil
 
-from launch import LaunchDescription
 from launch.actions import OpaqueFunction
 
-from kd_perception.nodes.shared.launch_arguments import boolean, camera_names, image_remappings, number
 from kd_perception.nodes.launch_nodes import (
-    autostart, COMMON_ARGUMENTS, declare, fails_with, package_node, values)
+    autostart,
+    COMMON_ARGUMENTS,
+    declare,
+    fails_with,
+    package_node,
+    values,
+)
+from kd_perception.nodes.shared.launch_arguments import boolean, camera_names, image_remappings, number
+from launch import LaunchDescription
 
 DEFAULT_PARAMS_FILE = Path(__file__).resolve().parents[1] / 'config' / 'hybrid.yaml'
 EXECUTABLES = {'student': 'detector_node', 'fallback': 'fallback_node', 'teacher': 'detector_node',

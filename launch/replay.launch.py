@@ -11,17 +11,22 @@ the file's value alone.
 
 from pathlib import Path
 
-from launch import LaunchDescription
 from launch.actions import EmitEvent, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from kd_perception.errors import KdPerceptionError
-from kd_perception.nodes.shared.launch_arguments import (
-    boolean, camera_names, image_remappings, number, require_file)
 from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, fails_with, package_node, values
+from kd_perception.nodes.shared.launch_arguments import (
+    boolean,
+    camera_names,
+    image_remappings,
+    number,
+    require_file,
+)
 from kd_perception.sources.any_source import open_source
+from launch import LaunchDescription
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / 'config'

@@ -13,9 +13,13 @@ kept in OUT/detections.mcap; when the replay has ended, `evaluate` writes OUT/re
 from pathlib import Path
 import sys
 
-from launch import LaunchDescription
 from launch.actions import (
-    EmitEvent, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler)
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -25,10 +29,11 @@ from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import KdPerceptionError
 from kd_perception.labels.label_source import LabelSource
 from kd_perception.models.manifest import resolve_model
-from kd_perception.nodes.shared.launch_arguments import boolean
 from kd_perception.nodes.launch_nodes import COMMON_ARGUMENTS, declare, values
+from kd_perception.nodes.shared.launch_arguments import boolean
 from kd_perception.resources import models_folder
 from kd_perception.sources.any_source import open_source
+from launch import LaunchDescription
 
 HERE = Path(__file__).resolve().parent
 ARGUMENTS = {

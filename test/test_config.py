@@ -3,12 +3,20 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
+
+import pytest
 
 from kd_perception.config import (
-    changed_from_defaults, from_mapping, load_config, load_yaml, MAX_CONFIG_BYTES, to_mapping, with_base)
+    changed_from_defaults,
+    from_mapping,
+    load_config,
+    load_yaml,
+    MAX_CONFIG_BYTES,
+    to_mapping,
+    with_base,
+)
 from kd_perception.errors import ConfigError
-import pytest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +34,8 @@ class Outer:
     name: str
     inner: Inner = Inner()
     mode: Literal['a', 'b'] = 'a'
-    limit: Optional[float] = None
-    folder: Optional[Path] = None
+    limit: float | None = None
+    folder: Path | None = None
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     free: Any = None
     on: bool = False

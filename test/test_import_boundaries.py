@@ -62,7 +62,7 @@ THIRD_PARTY = {
 }
 # Part of the package -> the other parts that it may import.
 PARTS = {
-    **{part: PURE for part in PURE},
+    **dict.fromkeys(PURE, PURE),
     'training': {*PURE, 'training'},
     'nodes': {*PURE, 'nodes'},
     'demo': {*PURE, 'demo', 'nodes'},

@@ -1,8 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What is absent is skipped; what is installed and broken fails."""
 
-from installed import require
 import pytest
+
+from installed import require
 
 
 def test_only_what_is_absent_is_skipped(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ import dataclasses
 from typing import get_args
 
 from kd_perception.attach.describe import SCALES
-from kd_perception.models.spec import InputSpec, Placement
 from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.models.spec import InputSpec, Placement
 
 # A variant must be better by this much mean AP to be named: less may be chance on a few images.
 NOTABLE_AP = 3.0

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_perception.config import load_config, load_yaml
-from kd_perception.models.class_map import ClassMap, RiderRule
 from kd_perception.errors import ConfigError
 from kd_perception.files import read_text
+from kd_perception.models.class_map import ClassMap, RiderRule
 from kd_perception.resources import config_folder
 
 FIRST_LABELS = ('Car', 'Pedestrian', 'Cyclist')

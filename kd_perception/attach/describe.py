@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from kd_perception.attach.class_maps import (
-    changed, ClassMapFile, fitting_map, labels_of, load_class_map, names_in_metadata, read_names)
+    changed,
+    ClassMapFile,
+    fitting_map,
+    labels_of,
+    load_class_map,
+    names_in_metadata,
+    read_names,
+)
 from kd_perception.attach.description import Description
 from kd_perception.attach.graph_facts import GraphFacts
 from kd_perception.attach.recognise import COCO, image_port, recognise, Recognised
 from kd_perception.config import load_yaml, to_mapping
-from kd_perception.models.class_map import ClassMap
 from kd_perception.errors import ConfigError, ModelError
+from kd_perception.models.class_map import ClassMap
 from kd_perception.resources import config_folder
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -1,14 +1,15 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Write one metadata document into a copy of a model file; graph and weights stay as they are."""
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any
 
 from kd_perception.errors import ModelError
 from kd_perception.files import write_whole
 
 
-def write_document(model: Path, name: str, document: Dict[str, Any], check: Callable[[Any, str], Any],
+def write_document(model: Path, name: str, document: dict[str, Any], check: Callable[[Any, str], Any],
                    out: Path, manifest: str = '', expected_sha256: str = '') -> str:
     """
     Write a copy of a model's file that holds the document `name`; only metadata change.
@@ -25,10 +26,10 @@ def write_document(model: Path, name: str, document: Dict[str, Any], check: Call
         import onnx
     except ImportError as error:
         raise ModelError('writing metadata needs the Python package onnx (not installed)') from error
-    from kd_perception.models.manifest import write_entry
-    from kd_perception.models.spec import ModelSpec
-    from kd_perception.models.model_bytes import read_model
     from kd_perception.detection.onnx_detector import OnnxDetector
+    from kd_perception.models.manifest import write_entry
+    from kd_perception.models.model_bytes import read_model
+    from kd_perception.models.spec import ModelSpec
     content, _ = read_model(model, expected_sha256 or None)
     graph = onnx.load_model_from_string(content)
     kept = {entry.key: entry.value for entry in graph.metadata_props}

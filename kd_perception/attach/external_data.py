@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kd_perception.models.model_bytes import MAX_MODEL_BYTES, read_model
 from kd_perception.errors import ModelError
+from kd_perception.models.model_bytes import MAX_MODEL_BYTES, read_model
 
 
 def without_external_data(content: bytes, path: Path) -> bytes:

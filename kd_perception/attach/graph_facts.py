@@ -12,12 +12,12 @@ import numpy as np
 
 from kd_perception.attach.external_data import without_external_data
 from kd_perception.detection.graph_ports import GraphPorts
-from kd_perception.models.model_bytes import read_model
 from kd_perception.detection.model_loading import is_ir
 from kd_perception.detection.onnx_session import create_session, ExecutionOptions, session_ports
 from kd_perception.detection.openvino_runtime import OpenVinoModel
 from kd_perception.errors import ModelError
 from kd_perception.models.file_metadata import ir_metadata, ir_root
+from kd_perception.models.model_bytes import read_model
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -13,9 +13,9 @@ from kd_perception.attach.description import Description
 from kd_perception.attach.graph_facts import GraphFacts
 from kd_perception.attach.recognise import image_port
 from kd_perception.detection.letterbox import Letterbox
-from kd_perception.models.spec import InputSpec
 from kd_perception.detection.onnx_detector import to_tensor
 from kd_perception.errors import ModelError
+from kd_perception.models.spec import InputSpec
 
 MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
 # Shares of an image reach a little over 1; pixels of any object are far more.

@@ -14,9 +14,9 @@ import itertools
 from typing import Any
 
 from kd_perception.attach.graph_facts import GraphFacts
-from kd_perception.models.decoder_spec import BOX_COLUMNS
 from kd_perception.detection.decoders.gfl import cell_counts
 from kd_perception.detection.graph_ports import Port
+from kd_perception.models.decoder_spec import BOX_COLUMNS
 
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (8, 16), (4, 8, 16, 32), (8, 16, 32, 64, 128))
 COCO, COCO_NUMBERS = 80, (90, 91)
@@ -147,7 +147,7 @@ def _paddle(facts: GraphFacts, _: Any) -> Recognised | None:
     if 'scale_factor' not in extra or len(rows) != 1:
         return None
     roles = {'rows': rows[0].name}
-    roles.update({'count': port.name for port in facts.ports.outputs if len(port.shape) == 1})
+    roles.update(('count', port.name) for port in facts.ports.outputs if len(port.shape) == 1)
     constants = {'scale_factor': (1.0, 1.0), 'im_shape': ('height', 'width')}
     decoder = {'type': 'end_to_end', 'columns': ('class', 'score', *BOX_COLUMNS), 'outputs': roles}
     return Recognised('paddle', decoder, 'input scale_factor, output [N, 6]',

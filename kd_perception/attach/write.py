@@ -9,12 +9,12 @@ from pathlib import Path
 import tempfile
 
 from kd_perception.attach.graph_facts import GraphFacts
-from kd_perception.models.file_metadata import ir_root, with_ir_metadata
 from kd_perception.detection.model_loading import is_ir
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.output_checks import check_detector
 from kd_perception.errors import ModelError
+from kd_perception.models.file_metadata import ir_root, with_ir_metadata
+from kd_perception.models.spec import ModelSpec
 from kd_perception.output_folder import cannot_be_written
 
 

@@ -6,6 +6,7 @@ Recordings: read and written without a ROS installation.
 writes a bag with rosbags.
 """
 
-from kd_perception.messages import build as messages, typestore
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore
 
 __all__ = ['messages', 'typestore']

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 
+from kd_perception.bags.parts import is_storage_name, open_part, part_key, storage_of, STORAGE_SUFFIXES
 from kd_perception.files import natural_key
-from kd_perception.bags.parts import is_storage_name, open_part, part_key, STORAGE_SUFFIXES, storage_of
 
 METADATA_NAME = 'metadata.yaml'
 _NAMES_SHOWN = 5

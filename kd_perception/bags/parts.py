@@ -14,7 +14,7 @@ import shutil
 import tempfile
 
 try:
-    from compression import zstd            # Python 3.14
+    from compression import zstd  # Python 3.14
 except ImportError:
     from backports import zstd
 from rosbags.interfaces import QosDurability

@@ -6,17 +6,25 @@ Damage is the normal end of a recording on a vehicle (power cut, full disk). The
 what is missing is counted and said in `BagReader.problems`; only a recording that yields nothing is an error.
 """
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 import heapq
 import itertools
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
 
 import yaml
 
 from kd_perception.bags.inventory import metadata_file, METADATA_NAME, open_folder
 from kd_perception.bags.parts import (
-    is_storage_name, one_line, open_part, ROSBAG1, Scratch, STORAGE_SUFFIXES, storage_of, unpack_message)
+    is_storage_name,
+    one_line,
+    open_part,
+    ROSBAG1,
+    Scratch,
+    storage_of,
+    STORAGE_SUFFIXES,
+    unpack_message,
+)
 from kd_perception.bags.salvage import Record
 from kd_perception.errors import BagError
 from kd_perception.files import read_text
@@ -66,11 +74,11 @@ class BagReader:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.problems: List[str] = []
+        self.problems: list[str] = []
         self._listed: list = []
         self._others: list = []
         self._scratch = Scratch()
-        self._declared: Optional[Dict[str, int]] = None
+        self._declared: dict[str, int] | None = None
         if not self.path.exists():
             raise BagError(f'{self.path}: no such recording')
         try:
@@ -89,9 +97,9 @@ class BagReader:
             counts.update(part.counts)
             types.update(part.types)
             latched |= part.latched
-        self.topics: Dict[str, BagTopic] = {
+        self.topics: dict[str, BagTopic] = {
             name: BagTopic(name, types[name], counts[name], name in latched) for name in sorted(types)}
-        self.lost_messages: Optional[int] = 0 if all(part.intact for part in self._parts) else None
+        self.lost_messages: int | None = 0 if all(part.intact for part in self._parts) else None
         if self._declared is not None:
             total = sum(self._declared.values())
             self.lost_messages = sum(max(0, count - counts[name]) for name, count in self._declared.items())
@@ -107,7 +115,7 @@ class BagReader:
         return [*self._listed, *self._others]
 
     @property
-    def start_ns(self) -> Optional[int]:
+    def start_ns(self) -> int | None:
         """Log time of the first message; None if there is none."""
         return min((part.start_ns for part in self._parts if part.start_ns is not None), default=None)
 
@@ -155,7 +163,7 @@ class BagReader:
 
     def _records(self, topics, start_ns) -> Iterator[Record]:
         """Yield from the parts of metadata.yaml one after the other, from others by their log times."""
-        problems: List[str] = []
+        problems: list[str] = []
         listed = itertools.chain.from_iterable(
             part.records(topics, start_ns, problems) for part in self._listed)
         others = [part.records(topics, start_ns, problems) for part in self._others]

@@ -5,9 +5,10 @@ Read what is left of a damaged storage file: a recorder that was killed, a disk 
 Both generators walk the file in the order in which it was written, yield what is whole, and append one line
 to `problems` for each thing that is not. The order is that of the recorder, not strictly that of the stamps.
 """
+from collections.abc import Iterator
 from pathlib import Path
 import sqlite3
-from typing import Iterator, List, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from mcap.exceptions import EndOfFile
@@ -28,7 +29,7 @@ class Record(NamedTuple):
     raw: bytes
 
 
-def salvage_mcap(path: Path, problems: List[str]) -> Iterator[Record]:
+def salvage_mcap(path: Path, problems: list[str]) -> Iterator[Record]:
     """
     Yield the readable messages of an MCAP file, with or without index and footer.
 
@@ -89,7 +90,7 @@ def note_foreign(name: str, foreign: dict[str, str], problems: list[str]) -> Non
                         f'{some}{more}; convert the recording first')
 
 
-def salvage_sqlite3(path: Path, problems: List[str]) -> Iterator[Record]:
+def salvage_sqlite3(path: Path, problems: list[str]) -> Iterator[Record]:
     """Yield the readable messages of a rosbag2 sqlite3 file, its write-ahead log included."""
     path = path.resolve()   # the log lies beside the file, not beside a link to it
     # With `immutable` a log beside the file would be ignored, without it a read-only folder refuses the log.

@@ -7,8 +7,8 @@ import tempfile
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from kd_perception.messages.typestore import serialize, typestore
 from kd_perception.errors import BagError
+from kd_perception.messages.typestore import serialize, typestore
 
 _STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 _SUFFIXES = {'.mcap': 'mcap', '.db3': 'sqlite3'}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kd_perception.sources.any_source import open_source
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
+from kd_perception.sources.any_source import open_source
 
 LOWEST_SCORE = 0.01     # the whole curve is measured
 

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+from functools import partial
 from pathlib import Path
 import statistics
 import tempfile
@@ -22,17 +23,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kd_perception.sources.any_source import open_source
 from kd_perception.benchmark.accuracy import accuracy, labelled_images
 from kd_perception.benchmark.memory import cost_alone
 from kd_perception.benchmark.models_report import markdown, plot
 from kd_perception.benchmark.node import describe_machine, publish_report, report_place
 from kd_perception.benchmark.variants import batch_cost, quartiles, write_resized, write_variants
 from kd_perception.cli.main import EXIT_OK
-from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import ConfigError
+from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.resources import models_folder
+from kd_perception.sources.any_source import open_source
 
 IMAGE_HW = (375, 1242)          # a KITTI frame
 WARM_UP = 3
@@ -222,7 +223,7 @@ def measure(field: Sequence[Contender], images: Sequence[np.ndarray], threads: i
             'least_inference_ms': round(float(times_ms[:, which, 1].min()), 3),
             'ratio': quartiles(times_ms[:, 0, -1] / times_ms[:, which, -1]),
             'inference_ratio': quartiles(times_ms[:, 0, 1] / times_ms[:, which, 1]),
-            'energy_mj': energy_mj(lambda: detector.detect(images[0]))})
+            'energy_mj': energy_mj(partial(detector.detect, images[0]))})
     return entries
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.processes.cores import thread_count
 
 _MEAN = (103.53, 116.28, 123.675)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 import contextlib
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -27,10 +28,10 @@ import time
 from typing import Any
 
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
-from kd_perception.models.manifest import resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import RosInterfaceError
 from kd_perception.files import write_whole
+from kd_perception.models.manifest import resolve_model
 from kd_perception.output_folder import OutputFolder
 from kd_perception.resources import models_folder
 from kd_perception.transport import transports_in_use
@@ -158,13 +159,13 @@ class _Load:
 
     def run(self, seconds: float) -> dict:
         """Publish for `seconds` after a warm-up and return rates, stages, latency and CPU."""
-        import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
+        import rclpy
         from sensor_msgs.msg import Image
-        from vision_msgs.msg import Detection2DArray
 
         from kd_perception.demo.run import Child
         from kd_perception.nodes.shared import qos
+        from vision_msgs.msg import Detection2DArray
         rclpy.init(args=[])
         node = rclpy.create_node('benchmark')
         child = Child('kd_perception.nodes.detector_node', 'detector', self._parameters, self._folder)
@@ -247,10 +248,10 @@ class _Load:
 def _startup(folder: Path, model: Path, parameters: dict) -> dict:
     """Time the import, and from the start of the process to its first label_info, sent when it is active."""
     import rclpy
-    from vision_msgs.msg import LabelInfo
 
     from kd_perception.demo.run import Child
     from kd_perception.nodes.shared import qos
+    from vision_msgs.msg import LabelInfo
 
     def python_ms(code: str) -> float:
         begin = time.perf_counter()
@@ -269,7 +270,7 @@ def _startup(folder: Path, model: Path, parameters: dict) -> dict:
         child = Child('kd_perception.nodes.detector_node', 'detector', {
             **parameters, 'model': str(model), 'cameras': ['camera0']}, folder / f'startup{i}')
         try:
-            _spin_until(node, lambda: bool(labels), READY_TIMEOUT_S, child, 'did not become active')
+            _spin_until(node, partial(bool, labels), READY_TIMEOUT_S, child, 'did not become active')
             ready_ms.append((time.perf_counter() - begin) * 1e3)
         finally:
             child.stop()

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_perception.models.spec import ModelSpec
-from kd_perception.models.model_bytes import read_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.openvino_runtime import OpenVinoModel
 from kd_perception.errors import ModelError
+from kd_perception.models.model_bytes import read_model
+from kd_perception.models.spec import ModelSpec
 
 
 def openvino_detector(path: Path, threads: int = 1, expected_sha256: str | None = None) -> OnnxDetector:

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 THRESHOLDS = ThresholdSpec(score=0.4, score_low=0.05, nms_iou=0.5, max_detections=100)

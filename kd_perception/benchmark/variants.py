@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.models.manifest import pinned_sha256
-from kd_perception.models.model_bytes import read_model
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.onnx_session import create_session, ExecutionOptions
 from kd_perception.errors import ModelError
+from kd_perception.models.manifest import pinned_sha256
+from kd_perception.models.model_bytes import read_model
+from kd_perception.models.spec import ModelSpec
 
 TRAINING_CONFIG = 'config/training/student_int8.yaml'
 
@@ -39,11 +39,11 @@ def write_variants(path: Path, folder: Path) -> list[Path]:
     from kd_perception.errors import TrainingError
     from kd_perception.resources import share_folder
     from kd_perception.training.binary.binarization import activate_all
-    from kd_perception.training.export.model_file import write_model
     from kd_perception.training.export.half_scales import fit_half_scales
+    from kd_perception.training.export.model_file import write_model
+    from kd_perception.training.export.unfold import unfold
     from kd_perception.training.loop.network_builder import build_network
     from kd_perception.training.settings.run import TrainingSettings
-    from kd_perception.training.export.unfold import unfold
     settings = load_config(TrainingSettings, share_folder() / TRAINING_CONFIG)
     spec = OnnxDetector.load(path, expected_sha256=pinned_sha256(path)).spec
     torch.manual_seed(0)

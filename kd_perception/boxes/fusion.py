@@ -14,8 +14,8 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.boxes.overlap import box_iou
 from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import box_iou
 
 FUSION_IOU = 0.55   # the paper's
 

@@ -123,6 +123,7 @@ def _images(path: Path | None) -> dict[Path, np.ndarray]:
 def _check(detector: Any, images: dict[Path, np.ndarray], labels: Path | None, out: Path) -> None:
     """Draw what is found, and with labels compare the description with the common mistakes."""
     import cv2
+
     from kd_perception.attach.check import measured, mistakes
     from kd_perception.detection.drawing import contact_sheet, draw_detections
     drawn, counts = [], dict.fromkeys(detector.spec.labels, 0)

@@ -1,13 +1,14 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`model attach-reference`: what frames look like where nothing has changed, for the drift monitors."""
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any
 
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.output_folder import check_file_place
 
-HELP = ('Compute the drift monitors\' reference statistics from representative frames and write them into a '
+HELP = ("Compute the drift monitors' reference statistics from representative frames and write them into a "
         'copy of a model; graph and weights stay as they are.')
 EXAMPLES = """\
 examples:
@@ -64,7 +65,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
 
 
-def load_detectors(names: Sequence[Any], threads: int) -> List[Any]:
+def load_detectors(names: Sequence[Any], threads: int) -> list[Any]:
     """
     Load models by name; None stays None.
 
@@ -78,7 +79,7 @@ def load_detectors(names: Sequence[Any], threads: int) -> List[Any]:
     return [None if name is None else OnnxDetector.named(name, options) for name in names]
 
 
-def sources_of(paths: List[str], drives: Sequence[str], trained: Sequence[str] = ()) -> List[Any]:
+def sources_of(paths: list[str], drives: Sequence[str], trained: Sequence[str] = ()) -> list[Any]:
     """
     Return the sets of images.
 
@@ -96,10 +97,10 @@ def sources_of(paths: List[str], drives: Sequence[str], trained: Sequence[str] =
 
 def run(args: argparse.Namespace) -> int:
     """Measure, compute and write; every input is checked before the first image."""
-    from kd_perception.cli.main import EXIT_OK
     from kd_perception.attach.document import write_document
-    from kd_perception.evaluation.drift.frames import measure_images
+    from kd_perception.cli.main import EXIT_OK
     from kd_perception.drift.reference import build_reference, DOCUMENT, DriftReference
+    from kd_perception.evaluation.drift.frames import measure_images
     sources = sources_of(args.images, args.drive, args.trained_on)
     check_file_place(args.out)
     if not 1 <= args.scene_frames <= 10_000 or not 0 < args.rate_hz <= 1000:

@@ -21,8 +21,9 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from kd_perception.benchmark import models as benchmark_models
+    from kd_perception.benchmark import node as benchmark_node
     from kd_perception.benchmark.hybrid import benchmark as benchmark_hybrid
-    from kd_perception.benchmark import models as benchmark_models, node as benchmark_node
     subjects = parser.add_subparsers(dest='subject', required=True, metavar='node|models|hybrid')
     node = subjects.add_parser('node', help='overhead, age, CPU and start-up time of detector_node, over DDS')
     benchmark_node.add_arguments(node)

@@ -13,18 +13,18 @@ from typing import Any
 
 import yaml
 
-from kd_perception.sources.folders import read_image_file
+from kd_perception.boxes.detections import Detections
 from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.config import changed_from_defaults
 from kd_perception.detection.committee import Committee, CommitteeSettings, load_committee
-from kd_perception.boxes.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions
 from kd_perception.errors import ConfigError
-from kd_perception.files import write_whole
-from kd_perception.output_folder import cannot_be_written, OutputFolder
 from kd_perception.evaluation.metrics.committee_report import fit_calibration, match_heights, report_rows
+from kd_perception.files import write_whole
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
+from kd_perception.output_folder import cannot_be_written, OutputFolder
+from kd_perception.sources.folders import read_image_file
 
 HELP = 'Precision and recall of each member of a committee, and of all together, on labelled images.'
 EXAMPLES = """\

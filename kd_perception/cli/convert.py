@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help='number of the camera (default: 2, colour left)')
     bag.add_argument('--labels', type=Path, help='folder of label_2 files in place of the usual one')
     bag.add_argument('--calib', type=Path, help='calibration file or folder in place of the usual one')
-    bag.add_argument('--camera', help='name of the camera, its topics\' namespace (default: as kitti2bag has '
+    bag.add_argument('--camera', help="name of the camera, its topics' namespace (default: as kitti2bag has "
                                       'it, kitti/camera_color_left)')
     bag.add_argument('--frame-id',
-                     help='frame_id of the headers (default: the last part of the camera\'s name)')
+                     help="frame_id of the headers (default: the last part of the camera's name)")
     bag.add_argument('--image', choices=IMAGE_FORMATS, default='keep',
                      help='keep: JPEG and PNG files as they are; jpeg; raw: uncompressed (default: keep)')
     bag.add_argument('--storage', choices=('mcap', 'sqlite3'),

@@ -9,14 +9,17 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.sources.any_source import open_source
-from kd_perception.demo import (
-    footage as demo_footage, plan as demo_plan, report as demo_report, run as demo_run, scene as demo_scene,
-    table as demo_table)
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
+from kd_perception.demo import footage as demo_footage
+from kd_perception.demo import plan as demo_plan
+from kd_perception.demo import report as demo_report
+from kd_perception.demo import run as demo_run
+from kd_perception.demo import scene as demo_scene
+from kd_perception.demo import table as demo_table
 from kd_perception.errors import BagError, ConfigError, KdPerceptionError
 from kd_perception.files import read_text, write_whole
 from kd_perception.output_folder import MARKER, OutputFolder
+from kd_perception.sources.any_source import open_source
 
 HELP = ('Run student, fallback and teacher (or one model alone) over DDS on real footage; write a recording, '
         'pictures and figures.')

@@ -13,16 +13,16 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.sources.frames import folder_names, FrameSource
-from kd_perception.sources.any_source import open_source
-from kd_perception.labels.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.drawing import draw_detections
 from kd_perception.detection.input_size import parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
 from kd_perception.files import read_text, write_whole
+from kd_perception.labels.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
 from kd_perception.output_folder import cannot_be_written, OutputFolder
+from kd_perception.sources.any_source import open_source
+from kd_perception.sources.frames import folder_names, FrameSource
 
 HELP = 'Run a model on a folder of images, a video or a recording; write KITTI text, JSON or MCAP.'
 EXAMPLES = """\

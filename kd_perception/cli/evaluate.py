@@ -10,26 +10,24 @@ from pathlib import Path
 import resource
 import sys
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 # Before numpy is loaded: the matrix products here are small, and on a busy computer the threads that OpenBLAS
 # starts for them spend more time waiting for one another than computing.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
-from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid  # noqa: E402
-from kd_perception.evaluation.report.folder import (  # noqa: E402
-    REPORT_HTML, REPORT_JSON, report_folder, write_report)
-from kd_perception.errors import ConfigError  # noqa: E402
-from kd_perception.evaluation.metrics.class_account import account_of_renames  # noqa: E402
-from kd_perception.evaluation.conditions import (  # noqa: E402
-    automatic_tags, condition_masks, load_frame_info, scene_groups)
-from kd_perception.evaluation.frame_set import FrameSet, read_frame_set  # noqa: E402
-from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES  # noqa: E402
-from kd_perception.evaluation.report.content import (  # noqa: E402
-    evaluate_frames, Evaluation, EvaluationOptions)
-from kd_perception.output_folder import OutputFolder  # noqa: E402
-from kd_perception.processes.cores import thread_count  # noqa: E402
-import numpy as np  # noqa: E402
+import numpy as np
+
+from kd_perception.cli import evaluate_compare, evaluate_drift, evaluate_hybrid
+from kd_perception.errors import ConfigError
+from kd_perception.evaluation.conditions import automatic_tags, condition_masks, load_frame_info, scene_groups
+from kd_perception.evaluation.frame_set import FrameSet, read_frame_set
+from kd_perception.evaluation.metrics.class_account import account_of_renames
+from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES
+from kd_perception.evaluation.report.content import evaluate_frames, Evaluation, EvaluationOptions
+from kd_perception.evaluation.report.folder import report_folder, REPORT_HTML, REPORT_JSON, write_report
+from kd_perception.output_folder import OutputFolder
+from kd_perception.processes.cores import thread_count
 
 HELP = ('Average precision (KITTI, COCO), log-average miss rate and calibration of finished detections, or '
         'of a model on a recording; writes report.json and report.html.')
@@ -79,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', metavar='DIR', help='folder for report.json and report.html')
     protocol = parser.add_argument_group('how to evaluate')
     protocol.add_argument('--class', action='append', dest='classes', metavar='NAME=IOU[:IGNORED,...]',
-                          help='class to evaluate, instead of KITTI\'s Car=0.7:Van, '
+                          help="class to evaluate, instead of KITTI's Car=0.7:Van, "
                                'Pedestrian=0.5:Person_sitting and Cyclist=0.5; may be repeated')
     protocol.add_argument('--frame-info', metavar='YAML', help='conditions and scene groups of frames')
     protocol.add_argument('--bootstrap', type=int, default=200, metavar='N',
@@ -88,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     protocol.add_argument('--coco', choices=('auto', 'on', 'off'), default='auto',
                           help='COCO AP by pycocotools (default: up to 100,000 detections)')
     protocol.add_argument('--score-threshold', type=float, metavar='S',
-                          help='working threshold for counts and gallery (default: the model\'s, else 0.5)')
+                          help="working threshold for counts and gallery (default: the model's, else 0.5)")
     protocol.add_argument('--gallery', type=int, default=8, metavar='N',
                           help='pictures of misses and of false alarms for each class (default: 8)')
     protocol.add_argument('--no-html', action='store_true', help='write report.json only')
@@ -137,13 +135,13 @@ def _evaluate(args: argparse.Namespace, options: EvaluationOptions, folder: Outp
     return EXIT_OK
 
 
-def _command() -> List[str]:
+def _command() -> list[str]:
     """Return the command line as typed, `evaluate` first."""
     words = sys.argv[1:]
     return words if words[:1] == ['evaluate'] else ['evaluate', *words]
 
 
-def _runtime(started: float) -> Dict[str, float]:
+def _runtime(started: float) -> dict[str, float]:
     """Return what the figures cost, workers included: wall and processor time [s], peak memory [MiB]."""
     own, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime
@@ -170,7 +168,7 @@ def _options(args: argparse.Namespace) -> EvaluationOptions:
                              score_threshold=threshold)
 
 
-def parse_rename(text: str) -> Tuple[str, str]:
+def parse_rename(text: str) -> tuple[str, str]:
     """Read ``FROM=TO``; ConfigError otherwise."""
     old, equals, new = text.partition('=')
     if not (old and equals and new):
@@ -195,8 +193,8 @@ def _frame_set(args: argparse.Namespace) -> FrameSet:
     if not sources:
         return read_frame_set(args.labels, args.detections, args.images)
     # Imported here: finished text files are evaluated without OpenCV, onnxruntime and rosbags.
-    from kd_perception.models.manifest import pinned_sha256, resolve_model
     from kd_perception.evaluation.replay import replay_frame_set, ReplayJob
+    from kd_perception.models.manifest import pinned_sha256, resolve_model
     from kd_perception.resources import models_folder
     model = str(resolve_model(args.model, models_folder())) if args.model else ''
     sha256 = pinned_sha256(model) if model else None
@@ -212,7 +210,7 @@ def _frame_set(args: argparse.Namespace) -> FrameSet:
         return replay_frame_set(jobs, pool.map)
 
 
-def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
+def _automatic_conditions(frames: FrameSet) -> dict[str, Any]:
     """Return tags by luminance and sharpness where there are images; note the images' sizes, too."""
     if frames.signals is None:
         if frames.images is None:
@@ -229,7 +227,7 @@ def _automatic_conditions(frames: FrameSet) -> Dict[str, Any]:
 
 
 def _files(args: argparse.Namespace, frames: FrameSet, options: EvaluationOptions,
-           evaluation: Evaluation) -> Dict[str, str]:
+           evaluation: Evaluation) -> dict[str, str]:
     """Return the report's files by name."""
     files = {}
     if not args.no_html:
@@ -248,7 +246,7 @@ def _shown(value: Any, scale: float = 1.0, digits: int = 2) -> str:
     return '-' if value is None else f'{scale * value:.{digits}f}'
 
 
-def _print_summary(report: Dict[str, Any], out: Path) -> None:
+def _print_summary(report: dict[str, Any], out: Path) -> None:
     """Print the main figures."""
     print(f'{"class":<16}{"difficulty":<12}{"AP R40":>8}{"95 % interval":>18}{"AP R11":>8}{"valid":>8}')
     for name, levels in report['results'].items():

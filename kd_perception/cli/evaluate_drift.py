@@ -5,10 +5,10 @@ import dataclasses
 import json
 from pathlib import Path
 import sys
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
-from kd_perception.evaluation.report.folder import REPORT_JSON, report_folder, write_report
 from kd_perception.errors import ConfigError
+from kd_perception.evaluation.report.folder import report_folder, REPORT_JSON, write_report
 
 EXIT_OK = 0
 HELP = ('False alarms of the drift monitors on unchanged frames, and their delay after changes: fog or '
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `evaluate drift`."""
     from kd_perception.cli.attach_reference import load_detectors, progress, sources_of
-    from kd_perception.evaluation.drift.corruptions import corruptions, CORRUPTIONS
+    from kd_perception.evaluation.drift.corruptions import CORRUPTIONS, corruptions
     from kd_perception.evaluation.drift.frames import measure_images
     from kd_perception.evaluation.drift.report import markdown
     settings, replay = _settings(args)
@@ -107,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _settings(args: argparse.Namespace) -> Tuple[Any, Any]:
-    from kd_perception.evaluation.drift.replay import ReplaySettings
+def _settings(args: argparse.Namespace) -> tuple[Any, Any]:
     from kd_perception.drift.monitor import DriftSettings
+    from kd_perception.evaluation.drift.replay import ReplaySettings
     if not 0 < args.hours <= 10_000 or not 1 <= args.runs <= 10_000 or not 1 <= args.limit <= 10_000_000:
         raise ConfigError('--hours above 0, --runs 1 to 10000, --limit 1 to 10000000 expected')
     if not 0 < args.share < 1 or not 0 <= args.audit_share <= args.share:
@@ -124,16 +124,16 @@ def _settings(args: argparse.Namespace) -> Tuple[Any, Any]:
                                     args.audit_share)
 
 
-def _parse_change(text: str) -> Tuple[str, str]:
+def _parse_change(text: str) -> tuple[str, str]:
     name, separator, path = text.partition('=')
     if not (name and separator and path):
         raise ConfigError(f'--change {text!r:.60}: expected NAME=PATH')
     return name, path
 
 
-def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: List[Any], tick: Any) -> Any:
-    from kd_perception.evaluation.drift.frames import measure_images
+def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: list[Any], tick: Any) -> Any:
     from kd_perception.drift.reference import build_reference, DriftReference
+    from kd_perception.evaluation.drift.frames import measure_images
     if not sets:
         reference = DriftReference.of_model(detector.spec, str(detector.path))
         if reference is None:
@@ -144,10 +144,10 @@ def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: List
                            measured.disagreements if teacher else (), {'sets': measured.sets})
 
 
-def _evaluate(args: argparse.Namespace, reference: Any, unchanged: Any, conditions: Dict[str, Any],
-              settings: Any, replay: Any) -> Dict[str, Any]:
-    from kd_perception.evaluation.drift.replay import delays, false_alarms
+def _evaluate(args: argparse.Namespace, reference: Any, unchanged: Any, conditions: dict[str, Any],
+              settings: Any, replay: Any) -> dict[str, Any]:
     from kd_perception.drift.fallback_drift import AuditedRates
+    from kd_perception.evaluation.drift.replay import delays, false_alarms
     lengths = [reference.scene_frames, *args.stream_scene_frames]
     with _bar(args.quiet, len(lengths) * round(args.hours * 3600 * reference.rate_hz)) as bar:
         alarms = [{'scene_frames': length, **false_alarms(
@@ -179,7 +179,7 @@ def _bar(quiet: bool, total: int) -> Any:
     return tqdm(total=total, desc='streams', disable=True if quiet else None)
 
 
-def _files(report: Dict[str, Any], text: str) -> Dict[str, Any]:
+def _files(report: dict[str, Any], text: str) -> dict[str, Any]:
     from kd_perception.evaluation.drift.report import draw
     from kd_perception.evaluation.hybrid.plots import png
     files = {'delays.png': png(draw, report)} if report['conditions'] else {}

@@ -1,14 +1,15 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`evaluate hybrid`: what does sending frames to the teacher buy, and which gate chooses them best?"""
 import argparse
+from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
 import sys
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
-from kd_perception.evaluation.report.folder import REPORT_HTML, REPORT_JSON, report_folder, write_report
 from kd_perception.errors import ConfigError
+from kd_perception.evaluation.report.folder import report_folder, REPORT_HTML, REPORT_JSON, write_report
 
 EXIT_OK = 0
 HELP = ('Average precision against the share of frames sent to the teacher, for the learned gate, each '
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def load_models(student: str, teacher: str, threads: int) -> Tuple[Any, Any, Dict[str, Any]]:
+def load_models(student: str, teacher: str, threads: int) -> tuple[Any, Any, dict[str, Any]]:
     """
     Load both models; a manifest's digest is checked where one pins the file.
 
@@ -140,7 +141,7 @@ def progress(quiet: bool, sources: Sequence[Any]):
     return tqdm(total=total, unit='frame', desc='both models', disable=True if quiet else None)
 
 
-def _files(report: Dict[str, Any], title: str) -> Dict[str, Any]:
+def _files(report: dict[str, Any], title: str) -> dict[str, Any]:
     from kd_perception.evaluation.hybrid import plots
     from kd_perception.evaluation.hybrid.page import render
     metric = next(iter(report['metrics'].values()))
@@ -155,12 +156,12 @@ def _cell(value: Any, digits: int = 1, scale: float = 1.0) -> str:
     return '-' if value is None else f'{scale * value:.{digits}f}'
 
 
-def _print(report: Dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     """Print the main figures."""
     for key, metric in report['metrics'].items():
         print(f'{metric["text"]}, mean of {", ".join(metric["mean_over"])}: AP {metric["student_ap"]:.1f} '
               f'student, {metric["teacher_ap"]:.1f} teacher')
-        shown: List[float] = [share for share in metric['shares'] if 0 < share < 1]
+        shown: list[float] = [share for share in metric['shares'] if 0 < share < 1]
         print(f'  {"gate":<14}' + ''.join(f'{f"{100 * share:g} %":>7}' for share in shown)
               + f'{"recovered":>11}{"area":>7}{"AUROC":>7}')
         for name, gate in metric['gates'].items():
@@ -179,7 +180,7 @@ def _print(report: Dict[str, Any]) -> None:
         print(f'warning: {line}', file=sys.stderr)
 
 
-def _print_replay(replay: Dict[str, Any]) -> None:
+def _print_replay(replay: dict[str, Any]) -> None:
     """Print what each way recovers as the node decides, in time."""
     print(f'  in time, scorer {replay["scorer"]}, teacher {replay["teacher_ms"]:g} ms; recovered [%], mean '
           f'and range of {replay["phases"]} phases')

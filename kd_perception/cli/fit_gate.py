@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 import sys
-from typing import Any, Dict, List
+from typing import Any
 
 from kd_perception.cli.evaluate_hybrid import load_models, progress
 from kd_perception.cli.main import EXIT_OK, run_command
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit and write; every input is checked before the first image."""
     from kd_perception.evaluation.hybrid.fit import describe, FEATURES, fit_gate
-    from kd_perception.evaluation.metrics.class_account import account_of_classes
     from kd_perception.evaluation.hybrid.frames import run_both, Source
+    from kd_perception.evaluation.metrics.class_account import account_of_classes
     from kd_perception.fallback.ambiguity import features_for
     if len(args.images) != len(args.labels):
         raise ConfigError(f'{len(args.images)} --images and {len(args.labels)} --labels: one of each a set '
@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def set_names(folders: List[str]) -> List[str]:
+def set_names(folders: list[str]) -> list[str]:
     """Return a name for each set: its folder's, or the parent's of a folder `images`; numbered if equal."""
-    found: List[str] = []
+    found: list[str] = []
     for folder in folders:
         path = Path(folder).absolute()
         name = path.parent.name if path.name in ('images', 'image_2') else path.stem
@@ -106,7 +106,7 @@ def set_names(folders: List[str]) -> List[str]:
     return found
 
 
-def write_gate(student: Path, document: Dict[str, Any], out: Path, manifest: str = '',
+def write_gate(student: Path, document: dict[str, Any], out: Path, manifest: str = '',
                expected_sha256: str = '') -> str:
     """
     Write a copy of a student's file that holds the document `gate`; only metadata change.

@@ -19,8 +19,8 @@ import signal
 import sys
 
 from kd_perception import __version__
-from kd_perception.processes.interrupts import end_quietly, exit_code, raised_signals, word_for
 from kd_perception.errors import KdPerceptionError
+from kd_perception.processes.interrupts import end_quietly, exit_code, raised_signals, word_for
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1

@@ -16,11 +16,11 @@ from kd_perception.cli import attach, attach_reference, free_size, model_store
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import to_mapping
 from kd_perception.detection.decode import output_shapes
-from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.output_checks import check_detector
-from kd_perception.errors import ModelError
 from kd_perception.drift.reference import DriftReference
+from kd_perception.errors import ModelError
+from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.resources import models_folder
 
 HELP = ('Show what a model file says about itself, verify that it is sound, or describe your own; promote '

@@ -76,11 +76,11 @@ def run(args: argparse.Namespace, execute: Any = None) -> int:
     :param execute: as `poc_steps.run_process`, which is the default; a seam for tests.
     """
     # Here, not at the top: --help needs neither models nor plots.
-    from kd_perception.poc import steps as poc_steps
-    from kd_perception.poc.report import Findings, write_page
-    from kd_perception.models.manifest import resolve_model
     from kd_perception.detection.onnx_detector import OnnxDetector
+    from kd_perception.models.manifest import resolve_model
+    from kd_perception.poc import steps as poc_steps
     from kd_perception.poc.camera_cost import CameraPlan
+    from kd_perception.poc.report import Findings, write_page
     from kd_perception.poc.site_gaps import count_objects
     from kd_perception.resources import models_folder
     _check(args)
@@ -107,10 +107,10 @@ def run(args: argparse.Namespace, execute: Any = None) -> int:
 def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     """Check the frames and split them; return (`FolderCheck`, `SiteSplit`, signals of the usable frames)."""
     from kd_perception.cli.check_labels import label_progress
+    from kd_perception.images.scene import measure_scene
     from kd_perception.labels.label_check import check_labels
     from kd_perception.labels.label_folder import list_frames
     from kd_perception.poc.site_split import split_site
-    from kd_perception.images.scene import measure_scene
     signals: dict[str, Any] = {}
     with label_progress(len(list_frames(args.labels)), args.quiet) as tick:
         check = check_labels(args.images, args.labels, classes, tick,
@@ -174,8 +174,8 @@ def _words() -> list[str]:
 
 def _settings(args: argparse.Namespace, student: Any, teacher: Any) -> dict[str, Any]:
     """Return what the figures depend on."""
-    from kd_perception.poc import steps as poc_steps
     from kd_perception.labels.label_folder import list_frames
+    from kd_perception.poc import steps as poc_steps
     length = {'no_train': True} if args.no_train else (
         {'minutes': args.minutes} if args.minutes is not None else {'steps': args.steps})
     config = args.config.read_text(encoding='utf-8') if args.config else 'default'

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.sources.folders import images_in, read_image_file
-from kd_perception.labels.label_merge import merge_labels, Thresholds
+from kd_perception.boxes.detections import Detections
 from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.committee import load_committee
-from kd_perception.boxes.detections import Detections
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
+from kd_perception.files import read_text, write_whole
 from kd_perception.labels.kitti_text import format_objects, KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
-from kd_perception.files import read_text, write_whole
+from kd_perception.labels.label_merge import merge_labels, Thresholds
 from kd_perception.output_folder import cannot_be_written, OutputFolder
+from kd_perception.sources.folders import images_in, read_image_file
 
 HELP = "Write KITTI labels of a model's sure detections; doubtful ones become DontCare regions."
 EXAMPLES = """\

@@ -15,9 +15,9 @@ from kd_perception.cli.review import chosen_frames, print_notes, progress, recor
 from kd_perception.cli.review_export import image_file, propose_labels
 from kd_perception.errors import ConfigError, ImageError
 from kd_perception.recording.disagreement import Disagreement, WorkingScores
+from kd_perception.recording.recorded import Boxes, RecordedFrame
 from kd_perception.review.label_server import EditFrame, LabelServer
 from kd_perception.review.label_store import checked_boxes, LabelBox, LabelStore
-from kd_perception.recording.recorded import Boxes, RecordedFrame
 
 FIRST_CLASSES, LAST_CLASS = ('Car', 'Pedestrian', 'Cyclist'), 'DontCare'
 _MAX_CLASS = 40

@@ -13,13 +13,13 @@ import signal
 import sys
 import time
 
-from kd_perception.processes.interrupts import remembered_interrupts
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
-from kd_perception.processes.ros_environment import require_ros
 from kd_perception.errors import ConfigError
-from kd_perception.monitoring.board import DiagnosticsBoard
 from kd_perception.levels import Level
+from kd_perception.monitoring.board import DiagnosticsBoard
 from kd_perception.monitoring.status_view import as_json, GraphStatus, render
+from kd_perception.processes.interrupts import remembered_interrupts
+from kd_perception.processes.ros_environment import require_ros
 
 HELP = 'Show the state of a running graph: cameras, rates, ages, drops, latency, fallback, who is silent.'
 EXAMPLES = """\

@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     """Train."""
     from kd_perception.config import load_config
     from kd_perception.training.loop.distributed import Processes
-    from kd_perception.training.settings.run import TrainingSettings
     from kd_perception.training.loop.trainer import CHECKPOINT_NAME, Trainer
+    from kd_perception.training.settings.run import TrainingSettings
     settings = load_config(TrainingSettings, args.config)
     folder = run_folder(args)
     if args.data is None and not settings.rendered:

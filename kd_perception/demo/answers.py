@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from kd_perception.boxes.detections import Detections
+from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT, VERIFIED
+from kd_perception.fallback.provenance import Source
 from kd_perception.messages import build as messages
 from kd_perception.messages.typestore import deserialize, DIAGNOSTIC_ARRAY
-from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT, VERIFIED
-from kd_perception.boxes.detections import Detections
-from kd_perception.fallback.provenance import Source
 
 SOURCES = tuple(source.value for source in Source)
 FROM_TEACHER = (Source.TEACHER.value, Source.MERGED.value)

@@ -9,8 +9,8 @@ import math
 import cv2
 import numpy as np
 
-from kd_perception.demo.answers import Answer, FROM_TEACHER, Key
 from kd_perception.boxes.detections import Detections
+from kd_perception.demo.answers import Answer, FROM_TEACHER, Key
 from kd_perception.detection.drawing import class_color, contact_sheet, draw_detections
 from kd_perception.fallback.provenance import Source
 

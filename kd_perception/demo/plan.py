@@ -8,11 +8,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
+from kd_perception.models.spec import ModelSpec
 
 # Depth 5: what a busy process takes late is counted (superseded), not overwritten unseen by DDS.
 _IMAGE_DEPTH = 5

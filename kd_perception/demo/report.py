@@ -10,18 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.messages import build as messages
-from kd_perception.sources.frames import Frame, FrameSource
-from kd_perception.messages.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
 from kd_perception.bags.writer import BagWriter
-from kd_perception.demo import overview as demo_overview, timeline as demo_timeline
+from kd_perception.demo import overview as demo_overview
+from kd_perception.demo import timeline as demo_timeline
 from kd_perception.demo.answers import (
-    Answer, answers_of, detections_of, FROM_TEACHER, Key, Span, states_of, verified_figures)
+    Answer,
+    answers_of,
+    detections_of,
+    FROM_TEACHER,
+    Key,
+    Span,
+    states_of,
+    verified_figures,
+)
 from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT
-from kd_perception.labels.detection_writers import encode_jpeg
 from kd_perception.detection.drawing import write_png
 from kd_perception.errors import ImageError
+from kd_perception.labels.detection_writers import encode_jpeg
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import canonical, DETECTION_ARRAY, DIAGNOSTIC_ARRAY, LABEL_INFO
 from kd_perception.output_folder import OutputFolder
+from kd_perception.sources.frames import Frame, FrameSource
 
 STAGE_ORDER = ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish', 'total')
 RECORDING, OVERVIEW, TIMELINE, SUMMARY = 'detections.mcap', 'overview.png', 'timeline.png', 'summary.json'

@@ -22,8 +22,8 @@ import yaml
 
 from kd_perception.demo.plan import NodeSpec
 from kd_perception.demo.wire import DemoRun, Wire
-from kd_perception.processes.ros_environment import require_ros
 from kd_perception.errors import RosInterfaceError
+from kd_perception.processes.ros_environment import require_ros
 from kd_perception.transport import image_transport_environment, profiles_file
 
 READY_TIMEOUT_S = 60.0

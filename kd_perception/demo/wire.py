@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from kd_perception.demo.plan import NodeSpec
 from kd_perception.messages import build as messages
 from kd_perception.messages.typestore import deserialize, DIAGNOSTIC_ARRAY
-from kd_perception.demo.plan import NodeSpec
 
 # Topics below a camera's namespace.
 STUDENT, TEACHER, VERIFIED, PROVENANCE = (
@@ -41,9 +41,9 @@ class Wire:
 
     def __init__(self, node: Any, cameras: Sequence[str], nodes: Sequence[NodeSpec]):
         from diagnostic_msgs.msg import DiagnosticArray
-        from vision_msgs.msg import Detection2DArray, LabelInfo
 
         from kd_perception.nodes.shared.wire_tap import Recorder
+        from vision_msgs.msg import Detection2DArray, LabelInfo
         self._node, self._nodes, self._cameras = node, nodes, cameras
         fallback = next((spec for spec in nodes if spec.name == 'fallback'), None)
         self.hybrid = fallback is not None

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.config import load_config
 from kd_perception.boxes.detections import Detections
-from kd_perception.boxes.fusion import FUSION_IOU, FusedDetections, weighted_boxes_fusion
+from kd_perception.boxes.fusion import FusedDetections, FUSION_IOU, weighted_boxes_fusion
+from kd_perception.config import load_config
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.detection.openvino_ir import IrDetector
 from kd_perception.errors import ConfigError

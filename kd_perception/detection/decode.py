@@ -11,15 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kd_perception.boxes.detections import Detections
 from kd_perception.detection.decoders.boxes_scores import decode_boxes_scores
-from kd_perception.models.decoder_spec import DecoderSpec
 from kd_perception.detection.decoders.end_to_end import decode_end_to_end
 from kd_perception.detection.decoders.gfl import cell_counts, decode_gfl
 from kd_perception.detection.decoders.ssd import decode_ssd
 from kd_perception.detection.decoders.values import sigmoid
 from kd_perception.detection.decoders.yolo import decode_yolo, decode_yolox
 from kd_perception.detection.decoders.yolov2 import decode_yolov2
-from kd_perception.boxes.detections import Detections
+from kd_perception.models.decoder_spec import DecoderSpec
 from kd_perception.models.spec import ModelSpec
 
 __all__ = ['decode', 'output_shapes', 'shape_fits', 'sigmoid']

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from kd_perception.detection.decode import output_shapes, shape_fits
-from kd_perception.models.spec import InputSpec, ModelSpec
 from kd_perception.errors import ModelError
+from kd_perception.models.spec import InputSpec, ModelSpec
 
 NUMBERS = ('uint8', 'int32', 'int64', 'float16', 'float32', 'float64', 'bool')
 

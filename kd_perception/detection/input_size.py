@@ -9,13 +9,13 @@ same number of pixels in the image's own aspect, objects are larger at the same 
 from __future__ import annotations
 
 import re
-from typing import Literal, Union
+from typing import Literal
 
 from kd_perception.models.spec import InputSpec
 
 # `camera`: the image's aspect, the model's number of pixels; `model`: the size in the file; else
 # (height, width).
-InputSize = Union[Literal['camera', 'model'], tuple[int, int]]
+InputSize = Literal['camera', 'model'] | tuple[int, int]
 
 
 def parse_input_size(text: str) -> InputSize:

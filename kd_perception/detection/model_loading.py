@@ -15,14 +15,18 @@ from typing import Protocol
 
 import numpy as np
 
-from kd_perception.models.file_metadata import ir_metadata, ir_root, onnx_metadata
 from kd_perception.detection.graph_ports import check_inputs, check_outputs, GraphPorts
-from kd_perception.models.model_bytes import read_external_data
-from kd_perception.models.spec import ModelSpec, SPEC_KEY
 from kd_perception.detection.onnx_session import (
-    create_session, ExecutionOptions, provider_available, session_ports)
+    create_session,
+    ExecutionOptions,
+    provider_available,
+    session_ports,
+)
 from kd_perception.detection.openvino_runtime import openvino_installed, OpenVinoModel, OpenVinoSession
 from kd_perception.errors import ModelError
+from kd_perception.models.file_metadata import ir_metadata, ir_root, onnx_metadata
+from kd_perception.models.model_bytes import read_external_data
+from kd_perception.models.spec import ModelSpec, SPEC_KEY
 
 OPENVINO = 'OpenVINO'
 

@@ -13,19 +13,19 @@ import time
 import cv2
 import numpy as np
 
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.nms import nms
 from kd_perception.boxes.overlap import clip_boxes
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
-from kd_perception.boxes.detections import Detections
 from kd_perception.detection.graph_ports import show_shape
 from kd_perception.detection.input_size import allowed_sizes, input_hw, InputSize
 from kd_perception.detection.letterbox import Letterbox
-from kd_perception.models.manifest import pinned_sha256, resolve_model
-from kd_perception.models.model_bytes import read_model
 from kd_perception.detection.model_loading import load_model, Session
-from kd_perception.models.spec import InputSpec, ModelSpec
-from kd_perception.boxes.nms import nms
 from kd_perception.detection.onnx_session import ExecutionOptions, first_line, PROVIDERS
 from kd_perception.errors import ModelError
+from kd_perception.models.manifest import pinned_sha256, resolve_model
+from kd_perception.models.model_bytes import read_model
+from kd_perception.models.spec import InputSpec, ModelSpec
 from kd_perception.resources import models_folder
 
 __all__ = ['DetectionResult', 'ExecutionOptions', 'OnnxDetector', 'PROVIDERS', 'StageTimings', 'to_tensor']

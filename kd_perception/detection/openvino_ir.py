@@ -24,11 +24,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kd_perception.boxes.overlap import box_area, clip_boxes
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.model_bytes import read_model
+from kd_perception.boxes.overlap import box_area, clip_boxes
 from kd_perception.detection.openvino_runtime import OpenVinoModel, OpenVinoSession
 from kd_perception.errors import ModelError
+from kd_perception.models.model_bytes import read_model
 
 SIZE_STEP_PX = 32
 _KEPT_SESSIONS = 8

@@ -14,11 +14,11 @@ import dataclasses
 import numpy as np
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.models.decoder_spec import BOX_COLUMNS, DecoderSpec
 from kd_perception.detection.decoders.values import to_xyxy
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError
+from kd_perception.models.decoder_spec import BOX_COLUMNS, DecoderSpec
+from kd_perception.models.spec import ModelSpec
 
 # Rounding of a sigmoid or softmax computed in 16 bits.
 _ROUNDING = 2e-3

@@ -9,12 +9,12 @@ import threading
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import ModelSpec
-from kd_perception.errors import ModelError
 from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
 from kd_perception.drift.quantities import detection_values, scene_values
 from kd_perception.drift.reference import DriftReference
+from kd_perception.errors import ModelError
 from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise
+from kd_perception.models.spec import ModelSpec
 
 HOLD_NS = 10_000_000_000    # a level falls only after this long without an alarm
 NO_REFERENCE = 'no reference statistics'

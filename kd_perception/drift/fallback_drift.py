@@ -16,15 +16,20 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import ModelSpec
-from kd_perception.fallback.gate import GateDecision
 from kd_perception.drift.camera_drift import drift_report, NO_REFERENCE, read_reference, SWITCHED_OFF
+from kd_perception.drift.change_tests import (
+    cluster_trials,
+    Cusum,
+    cusum_threshold,
+    greater_share,
+    wilson_interval,
+)
 from kd_perception.drift.monitor import Alarm, BOUND, DriftSettings, DriftTests
 from kd_perception.drift.quantities import AMBIGUITY
 from kd_perception.drift.reference import DriftReference, QuantityReference
-from kd_perception.drift.change_tests import (
-    cluster_trials, Cusum, cusum_threshold, greater_share, wilson_interval)
+from kd_perception.fallback.gate import GateDecision
 from kd_perception.levels import HeldLevel, Report
+from kd_perception.models.spec import ModelSpec
 from kd_perception.recording.disagreement import compare_boxes
 from kd_perception.recording.recorded import Boxes
 

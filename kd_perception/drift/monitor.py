@@ -15,10 +15,17 @@ import dataclasses
 
 import numpy as np
 
+from kd_perception.drift.change_tests import (
+    Cusum,
+    cusum_threshold,
+    ks_statistic,
+    ks_threshold,
+    psi_statistic,
+    psi_threshold,
+    wilson_interval,
+)
 from kd_perception.drift.quantities import finite, Values
 from kd_perception.drift.reference import DriftReference, QuantityReference
-from kd_perception.drift.change_tests import (
-    Cusum, cusum_threshold, ks_statistic, ks_threshold, psi_statistic, psi_threshold, wilson_interval)
 
 KS, PSI, TAILS = 'ks', 'psi', 'tails'
 STEPS_A_WINDOW = 10         # the windowed tests are made so often while a window goes by

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.models.spec import ModelSpec
+from kd_perception.drift.quantities import AMBIGUITY, finite, known_quantities, Values
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.fallback.scores import SIGNALS
-from kd_perception.drift.quantities import AMBIGUITY, finite, known_quantities, Values
+from kd_perception.models.spec import ModelSpec
 
 DOCUMENT = 'drift'
 DRIFT_VERSION = 1

@@ -13,13 +13,15 @@ The file has two lists, both optional::
 `frames` holds names, inclusive ranges `first..last` in name order, and patterns with `*` or `?`. A bag
 interval counts in seconds from the recording's first image.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 import fnmatch
-from typing import Dict, Optional, Sequence, Tuple, TYPE_CHECKING
+from typing import Optional, TYPE_CHECKING
+
+import numpy as np
 
 from kd_perception.config import from_mapping, load_yaml
 from kd_perception.errors import EvaluationError
-import numpy as np
 
 if TYPE_CHECKING:  # finished detections are evaluated without OpenCV
     from kd_perception.images.scene import SceneSignals
@@ -40,10 +42,10 @@ class ConditionTag:
     """One tag for named frames, or for an interval of a bag [s from its first image]."""
 
     tag: str
-    frames: Tuple[str, ...] = ()
-    bag: Optional[str] = None
+    frames: tuple[str, ...] = ()
+    bag: str | None = None
     from_s: float = 0.0
-    to_s: Optional[float] = None
+    to_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.tag.strip() or self.tag.startswith(AUTO_PREFIX):
@@ -59,15 +61,15 @@ class SceneGroup:
     """Frames of one scene: they resemble one another, and are resampled together."""
 
     name: str
-    frames: Tuple[str, ...]
+    frames: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class FrameInfo:
     """Content of the YAML file."""
 
-    conditions: Tuple[ConditionTag, ...] = ()
-    groups: Tuple[SceneGroup, ...] = ()
+    conditions: tuple[ConditionTag, ...] = ()
+    groups: tuple[SceneGroup, ...] = ()
 
 
 def load_frame_info(path: str) -> FrameInfo:
@@ -93,8 +95,8 @@ def _matching(patterns: Sequence[str], frames: Sequence[str], what: str) -> np.n
     return chosen
 
 
-def condition_masks(info: FrameInfo, frames: Sequence[str], stamps_ns: Optional[np.ndarray] = None,
-                    bags: Optional[Sequence[str]] = None) -> Dict[str, np.ndarray]:
+def condition_masks(info: FrameInfo, frames: Sequence[str], stamps_ns: np.ndarray | None = None,
+                    bags: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """
     Return {tag: (F,) bool}.
 
@@ -102,7 +104,7 @@ def condition_masks(info: FrameInfo, frames: Sequence[str], stamps_ns: Optional[
     :param bags: name of each frame's bag.
     :raises EvaluationError: a tag names no frame, or a bag where there is none of that name.
     """
-    masks: Dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray] = {}
     for item in info.conditions:
         what = f'condition {item.tag!r}'
         if item.frames:
@@ -122,7 +124,7 @@ def condition_masks(info: FrameInfo, frames: Sequence[str], stamps_ns: Optional[
     return masks
 
 
-def scene_groups(info: FrameInfo, frames: Sequence[str]) -> Optional[np.ndarray]:
+def scene_groups(info: FrameInfo, frames: Sequence[str]) -> np.ndarray | None:
     """
     Return (F,) int64 group numbers, None where the file names no groups; a frame in none is its own group.
 
@@ -142,7 +144,7 @@ def scene_groups(info: FrameInfo, frames: Sequence[str]) -> Optional[np.ndarray]
     return np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
-def scene_masks(signals: Sequence[Optional['SceneSignals']]) -> Dict[str, np.ndarray]:
+def scene_masks(signals: Sequence[Optional['SceneSignals']]) -> dict[str, np.ndarray]:
     """
     Return {condition: (F,) bool} by luminance and sharpness, of every condition that is told apart.
 
@@ -160,7 +162,7 @@ def scene_masks(signals: Sequence[Optional['SceneSignals']]) -> Dict[str, np.nda
         'sharp': mask(lambda item: item.sharpness >= LOW_SHARPNESS)}
 
 
-def automatic_tags(signals: Sequence[Optional['SceneSignals']]) -> Dict[str, np.ndarray]:
+def automatic_tags(signals: Sequence[Optional['SceneSignals']]) -> dict[str, np.ndarray]:
     """Return {tag: (F,) bool} of `scene_masks`; a tag that fits all frames or none is left out."""
     return {AUTO_PREFIX + name: found for name, found in scene_masks(signals).items()
             if found.any() and not found.all()}

@@ -1,17 +1,19 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What is evaluated: labels and detections of the same frames, and an account of the frames left out."""
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.labels.label_folder import list_frames, read_label_folder
 from kd_perception.labels.object_table import ObjectTable
 from kd_perception.output_folder import MARKER, unfinished_run_of
-import numpy as np
 
 # Reasons of frames.dropped; those of undecodable images are `kd_perception.images.raw.REASONS`.
 NO_LABELS = 'no_labels'
@@ -44,20 +46,20 @@ class FrameSet:
     labels: ObjectTable
     detections: ObjectTable
     dropped: Counter = field(default_factory=Counter)
-    warnings: List[str] = field(default_factory=list)
-    data_sha256: Dict[str, str] = field(default_factory=dict)
-    images: Optional[Callable[[Iterable[int]], Iterator[Tuple[int, np.ndarray]]]] = None
-    signals: Optional[List[Any]] = None
-    image_hw: Optional[np.ndarray] = None
-    stamps_ns: Optional[np.ndarray] = None
-    bags: List[str] = field(default_factory=list)
-    lost_messages: Optional[int] = 0
-    latency_ns: Dict[str, np.ndarray] = field(default_factory=dict)
-    model: Dict[str, Any] = field(default_factory=dict)
-    source: Dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    data_sha256: dict[str, str] = field(default_factory=dict)
+    images: Callable[[Iterable[int]], Iterator[tuple[int, np.ndarray]]] | None = None
+    signals: list[Any] | None = None
+    image_hw: np.ndarray | None = None
+    stamps_ns: np.ndarray | None = None
+    bags: list[str] = field(default_factory=list)
+    lost_messages: int | None = 0
+    latency_ns: dict[str, np.ndarray] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
 
     @property
-    def frames(self) -> Dict[str, Any]:
+    def frames(self) -> dict[str, Any]:
         """Return the account: total, processed, dropped by reason."""
         processed = len(self.labels.frames) - self.dropped[NO_DETECTIONS]
         dropped = {reason: count for reason, count in sorted(self.dropped.items()) if count}
@@ -73,14 +75,14 @@ class FrameSet:
                 f'{scores.max():g}): average precision uses only their order, calibration is left out')
 
 
-def names(items: List[str]) -> str:
+def names(items: list[str]) -> str:
     """Return the first few names and how many more there are."""
     more = f' and {len(items) - _SHOWN} more' if len(items) > _SHOWN else ''
     return ', '.join(items[:_SHOWN]) + more
 
 
-def read_frame_set(labels: Union[str, os.PathLike], detections: Union[str, os.PathLike],
-                   images: Optional[Union[str, os.PathLike]] = None) -> FrameSet:
+def read_frame_set(labels: str | os.PathLike, detections: str | os.PathLike,
+                   images: str | os.PathLike | None = None) -> FrameSet:
     """
     Read finished KITTI text files.
 
@@ -128,7 +130,7 @@ def read_frame_set(labels: Union[str, os.PathLike], detections: Union[str, os.Pa
     return result
 
 
-def attach_images(frames: FrameSet, folder: Union[str, os.PathLike]) -> None:
+def attach_images(frames: FrameSet, folder: str | os.PathLike) -> None:
     """
     Let ``frames.images`` read ``folder``; warn of frames that have no image there.
 
@@ -146,9 +148,9 @@ def attach_images(frames: FrameSet, folder: Union[str, os.PathLike]) -> None:
                               f'{frames.labels.frames[0]}.png')
     if missing:
         frames.warnings.append(f'{len(missing)} frames have no image: {names(missing)}')
-    unreadable: List[str] = []
+    unreadable: list[str] = []
 
-    def images(indices: Iterable[int]) -> Iterator[Tuple[int, np.ndarray]]:
+    def images(indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:
             path = found[index]
             if path is None:

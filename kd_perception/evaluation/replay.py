@@ -6,25 +6,28 @@ One recording is one `ReplayJob`, and `replay` is a plain function of it, so tha
 the work: `map`, a process pool, or a cluster's (docs/how-to/evaluation.md shows Dask).
 """
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 import hashlib
 from pathlib import Path
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
-from kd_perception.messages import typestore as ts
+import numpy as np
+
 from kd_perception.bags.reader import BagReader
-from kd_perception.sources.any_source import open_source
-from kd_perception.sources.folders import NO_STAMPS
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import BagError, EvaluationError, ImageError, LabelError
-from kd_perception.evaluation.frame_set import FrameSet, names as some_names, NO_DETECTIONS, NO_LABELS
+from kd_perception.evaluation.frame_set import FrameSet, NO_DETECTIONS, NO_LABELS
+from kd_perception.evaluation.frame_set import names as some_names
+from kd_perception.images.scene import measure_scene
 from kd_perception.labels.kitti_bag import parse_objects, require_topic
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.label_source import LabelSource
 from kd_perception.labels.object_table import ObjectTable
-from kd_perception.images.scene import measure_scene
-import numpy as np
+from kd_perception.messages import typestore as ts
+from kd_perception.sources.any_source import open_source
+from kd_perception.sources.folders import NO_STAMPS
 
 NOT_RECORDED = 'not_recorded'
 DUPLICATE_STAMP = 'duplicate_stamp'
@@ -46,9 +49,9 @@ class ReplayJob:
     source: str
     labels: str
     model: str = ''
-    sha256: Optional[str] = None
+    sha256: str | None = None
     detections: str = ''
-    camera: Optional[str] = None
+    camera: str | None = None
     recorded: str = ''
 
 
@@ -56,18 +59,18 @@ class ReplayJob:
 class Replay:
     """What came of one job: frames that have labels, in stamp order, and an account of the others."""
 
-    names: List[str] = field(default_factory=list)
-    stamps_ns: List[int] = field(default_factory=list)
-    labels: List[KittiObjects] = field(default_factory=list)
-    detections: List[KittiObjects] = field(default_factory=list)
-    image_hw: List[Tuple[int, int]] = field(default_factory=list)
-    signals: List[Any] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    stamps_ns: list[int] = field(default_factory=list)
+    labels: list[KittiObjects] = field(default_factory=list)
+    detections: list[KittiObjects] = field(default_factory=list)
+    image_hw: list[tuple[int, int]] = field(default_factory=list)
+    signals: list[Any] = field(default_factory=list)
     dropped: Counter = field(default_factory=Counter)
-    problems: List[str] = field(default_factory=list)
-    latency_ns: Dict[str, List[float]] = field(default_factory=dict)
-    lost_messages: Optional[int] = 0
-    model: Dict[str, Any] = field(default_factory=dict)
-    sha256: Dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    latency_ns: dict[str, list[float]] = field(default_factory=dict)
+    lost_messages: int | None = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
 
     def add_latency(self, **durations: float) -> None:
         """Note durations [ns] by stage."""
@@ -157,7 +160,7 @@ def _run_model(job: ReplayJob, labels: LabelSource, result: Replay) -> None:
 def _read_detections(job: ReplayJob, labels: LabelSource, result: Replay) -> None:
     """Take the detections that a running graph recorded, matched to labels by the image's stamp."""
     topic = '/' + job.detections.strip('/')
-    found: Dict[int, Tuple[KittiObjects, int]] = {}
+    found: dict[int, tuple[KittiObjects, int]] = {}
     digest = hashlib.sha256()
     recorded = job.recorded or job.source
     with BagReader(recorded) as bag:
@@ -199,7 +202,7 @@ def _read_detections(job: ReplayJob, labels: LabelSource, result: Replay) -> Non
     result.sha256['detections'] = digest.hexdigest()
 
 
-def _image_stamps(job: ReplayJob, found: Dict[int, Any]) -> List[Tuple[int, str, Optional[int]]]:
+def _image_stamps(job: ReplayJob, found: dict[int, Any]) -> list[tuple[int, str, int | None]]:
     """
     Return (stamp, name, log time or None) of each image, in stamp order.
 
@@ -269,7 +272,7 @@ def replay_frame_set(jobs: Sequence[ReplayJob],
 
 
 def _images(jobs: Sequence[ReplayJob], results: Sequence[Replay],
-            indices: Iterable[int]) -> Iterator[Tuple[int, np.ndarray]]:
+            indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the images of some frames, in one pass over each recording."""
     wanted = set(indices)
     first = 0
@@ -293,7 +296,7 @@ def _images(jobs: Sequence[ReplayJob], results: Sequence[Replay],
             continue  # detections recorded without images
 
 
-def _unique_stems(paths: Sequence[str]) -> List[str]:
+def _unique_stems(paths: Sequence[str]) -> list[str]:
     """Return short names of recordings, numbered where they repeat."""
     stems = [Path(path).name.rsplit('.', 1)[0] if Path(path).suffix in ('.mcap', '.db3') else Path(path).name
              for path in paths]

@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kd_perception.boxes.overlap import box_iou
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import ThresholdSpec
+from kd_perception.boxes.overlap import box_iou
 from kd_perception.images.scene import SceneSignals
+from kd_perception.models.spec import ThresholdSpec
 
 # With more classes than this the two features of each class are left out.
 MAX_CLASSES_WITH_FEATURES = 32

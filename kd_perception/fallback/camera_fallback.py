@@ -15,16 +15,24 @@ from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
 from kd_perception.fallback.carry import CarrySettings
 from kd_perception.fallback.flow import FlowImage
 from kd_perception.fallback.gate import (
-    Gate, GateDecision, GateSettings, NO_IMAGE, TEACHER_BUSY, TEACHER_OFF, TEACHER_OUT, TIME_SPENT)
+    Gate,
+    GateDecision,
+    GateSettings,
+    NO_IMAGE,
+    TEACHER_BUSY,
+    TEACHER_OFF,
+    TEACHER_OUT,
+    TIME_SPENT,
+)
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.fallback.provenance import Output, Source
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.fallback.running_threshold import RunningThreshold
-from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
 from kd_perception.fallback.teacher_load import LoadSettings, TeacherLoad
 from kd_perception.fallback.temporal import TemporalStage
+from kd_perception.images.scene import SceneSignals
 
 
 @dataclasses.dataclass(frozen=True)

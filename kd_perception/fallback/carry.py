@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_perception.boxes.overlap import clip_boxes
 from kd_perception.boxes.detections import Detections
 from kd_perception.boxes.nms import nms
+from kd_perception.boxes.overlap import clip_boxes
 from kd_perception.fallback.flow import FlowImage, is_cut, move_boxes
 
 _MS = 1_000_000

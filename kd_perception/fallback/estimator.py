@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.fallback.ambiguity import features_for, FeatureSettings, FeatureVector
 from kd_perception.fallback.scores import Ambiguity, PRIOR
+from kd_perception.models.spec import ModelSpec
 
 GATE_VERSION = 1
 DOCUMENT = 'gate'

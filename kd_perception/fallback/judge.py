@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 
-from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.ambiguity import FeatureSettings
 from kd_perception.fallback.estimator import Estimator
-from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import (
-    DEFAULT_WEIGHTS, PERIODIC, PeriodicScorer, Scorer, SIGNALS, SignalScorer)
+    DEFAULT_WEIGHTS,
+    PERIODIC,
+    PeriodicScorer,
+    Scorer,
+    SIGNALS,
+    SignalScorer,
+)
+from kd_perception.images.scene import SceneSignals
+from kd_perception.models.spec import ModelSpec
 
 SCENE_FEATURES = frozenset(field.name for field in dataclasses.fields(SceneSignals))
 SCENE_SIGNALS = frozenset(('dark', 'saturated', 'blurred'))

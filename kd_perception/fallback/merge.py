@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from kd_perception.boxes.overlap import box_iou
 from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import box_iou
 from kd_perception.errors import ConfigError
 
 

@@ -1,12 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What an operator must know about one camera: is it alive, how fast, how late, what is lost."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 import threading
-from typing import Callable, List, Mapping, Optional, Tuple
 
-from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
 from kd_perception.health.windows import RateWindow, ReasonCounter, SampleWindow
+from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
 
 # A newer frame replaced one that waited, detection was switched off, or the node was being deactivated:
 # a frame lost on purpose says nothing against the camera.
@@ -79,9 +79,9 @@ class CameraMonitor:
 
     def _reset_windows(self) -> None:
         self._since_ns = self._clock()
-        self._received_ns: Optional[int] = None
-        self._unanswered_since_ns: Optional[int] = None
-        self._age_ns: Optional[int] = None
+        self._received_ns: int | None = None
+        self._unanswered_since_ns: int | None = None
+        self._age_ns: int | None = None
         self._received_rate = RateWindow(RATE_SPAN_NS)
         self._processed_rate = RateWindow(RATE_SPAN_NS)
         self._recent_total = SampleWindow(RATE_SPAN_NS)
@@ -108,7 +108,7 @@ class CameraMonitor:
         with self._lock:
             self._enabled = enabled
 
-    def received(self, age_ns: Optional[int]) -> None:
+    def received(self, age_ns: int | None) -> None:
         """
         Count an image that arrived.
 
@@ -131,7 +131,7 @@ class CameraMonitor:
             if reason != SUPERSEDED:
                 self._unanswered_since_ns = None
 
-    def totals(self) -> Tuple[int, int]:
+    def totals(self) -> tuple[int, int]:
         """Return how many frames were processed and how many dropped so far."""
         with self._lock:
             return self._counts.processed, sum(self._drops.totals().values())
@@ -166,7 +166,7 @@ class CameraMonitor:
             return Report(
                 f'camera {self.name}', level, message, self.hardware_id, self._values(now_ns, state))
 
-    def _findings(self, now_ns: int) -> Tuple[str, List[Finding]]:
+    def _findings(self, now_ns: int) -> tuple[str, list[Finding]]:
         if not self._active:
             return 'inactive', []
         limits = self._limits
@@ -187,7 +187,7 @@ class CameraMonitor:
             findings += self._timing_findings(now_ns)
         return state, findings
 
-    def _flow_findings(self, now_ns: int) -> List[Finding]:
+    def _flow_findings(self, now_ns: int) -> list[Finding]:
         """Frames that arrive and do not come out."""
         findings = []
         refused = {r: n for r, n in self._drops.recent(now_ns).items() if r not in INTENDED_DROPS}
@@ -204,7 +204,7 @@ class CameraMonitor:
                     Finding(Level.ERROR, f'images arrive, but no result for {stuck_ns / 1e9:.1f} s'))
         return findings
 
-    def _timing_findings(self, now_ns: int) -> List[Finding]:
+    def _timing_findings(self, now_ns: int) -> list[Finding]:
         limits = self._limits
         findings = []
         p95_ns = self._recent_total.summary(now_ns).p95_ns
@@ -226,7 +226,7 @@ class CameraMonitor:
                                         f'{share:.0%} of the expected {limits.expected_rate_hz:g} Hz'))
         return findings
 
-    def _values(self, now_ns: int, state: str) -> Tuple[Tuple[str, str], ...]:
+    def _values(self, now_ns: int, state: str) -> tuple[tuple[str, str], ...]:
         counts = self._counts
         values = [
             ('state', state),

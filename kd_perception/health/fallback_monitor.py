@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from kd_perception.fallback.breaker import TeacherBreaker
 from kd_perception.fallback.provenance import Output
 from kd_perception.fallback.state import StateReport
-from kd_perception.levels import Level, Report
 from kd_perception.health.windows import RateWindow, ReasonCounter, SampleWindow
+from kd_perception.levels import Level, Report
 from kd_perception.recording.recorder import HardFrameRecorder
 
 SPAN_NS = 10_000_000_000

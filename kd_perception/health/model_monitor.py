@@ -1,13 +1,13 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What an operator must know about the model: which one runs, where from, or why none does."""
 
+from collections.abc import Callable, Sequence
 import threading
-from typing import Callable, Optional, Sequence, Tuple
 
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
+from kd_perception.health.windows import RateWindow
 from kd_perception.levels import Finding, HeldLevel, Level, Report, summarise, Sustained
 from kd_perception.processes.cores import thread_count
-from kd_perception.health.windows import RateWindow
 
 SECOND_NS = 1_000_000_000
 SPAN_NS = 5 * SECOND_NS     # inference errors count this far back
@@ -15,7 +15,7 @@ SUSTAIN_NS = 3 * SECOND_NS  # nothing but errors for this long is an ERROR
 HOLD_NS = 3 * SECOND_NS
 
 
-def model_facts(detector: OnnxDetector, execution: ExecutionOptions) -> Tuple[Tuple[str, str], ...]:
+def model_facts(detector: OnnxDetector, execution: ExecutionOptions) -> tuple[tuple[str, str], ...]:
     """Return what identifies a loaded model and how it runs, as key and value pairs."""
     spec = detector.spec
     return (
@@ -36,10 +36,10 @@ class ModelMonitor:
     def __init__(self, clock: Callable[[], int]):
         self._clock = clock
         self._lock = threading.Lock()
-        self._facts: Tuple[Tuple[str, str], ...] = ()
+        self._facts: tuple[tuple[str, str], ...] = ()
         self._hardware_id = ''
         self._loaded = False
-        self._failure: Optional[str] = None
+        self._failure: str | None = None
         self._last_error = ''
         self._total_errors = 0
         self._errors = RateWindow(SPAN_NS)
@@ -47,7 +47,7 @@ class ModelMonitor:
         self._failing = Sustained(SUSTAIN_NS)
         self._held = HeldLevel(HOLD_NS)
 
-    def loaded(self, facts: Sequence[Tuple[str, str]], hardware_id: str) -> None:
+    def loaded(self, facts: Sequence[tuple[str, str]], hardware_id: str) -> None:
         """Say that a model is ready; `facts` are shown as they are (name, sha256, provider, ...)."""
         with self._lock:
             self._loaded, self._failure = True, None
@@ -56,7 +56,7 @@ class ModelMonitor:
             self._passes.clear()
             self._held.reset()
 
-    def failed(self, reason: str, facts: Sequence[Tuple[str, str]] = ()) -> None:
+    def failed(self, reason: str, facts: Sequence[tuple[str, str]] = ()) -> None:
         """Say that the model could not be loaded, and why, in one line."""
         with self._lock:
             self._loaded, self._failure = False, reason

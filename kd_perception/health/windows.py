@@ -8,7 +8,6 @@ the time (nanoseconds of a steady clock); nothing here reads a clock. Not thread
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Deque, Dict, Tuple
 
 import numpy as np
 
@@ -20,7 +19,7 @@ class RateWindow:
 
     def __init__(self, span_ns: int, capacity: int = 4096):
         self.span_ns = span_ns
-        self._times_ns: Deque[int] = deque(maxlen=capacity)
+        self._times_ns: deque[int] = deque(maxlen=capacity)
 
     def add(self, now_ns: int) -> None:
         """Count one event at `now_ns`."""
@@ -76,7 +75,7 @@ class SampleWindow:
 
     def __init__(self, span_ns: int, capacity: int = 2048):
         self.span_ns = span_ns
-        self._samples: Deque[Tuple[int, int]] = deque(maxlen=capacity)
+        self._samples: deque[tuple[int, int]] = deque(maxlen=capacity)
 
     def add(self, now_ns: int, value_ns: int) -> None:
         """Keep one duration seen at `now_ns`; a negative one (a clock jumped) is kept as 0."""
@@ -103,8 +102,8 @@ class ReasonCounter:
     """Counts by reason: totals since the start, and those of the last `span_ns`."""
 
     def __init__(self, span_ns: int, capacity: int = 4096):
-        self._recent: Dict[str, RateWindow] = {}
-        self._totals: Dict[str, int] = {}
+        self._recent: dict[str, RateWindow] = {}
+        self._totals: dict[str, int] = {}
         self._span_ns = span_ns
         self._capacity = capacity
 
@@ -115,11 +114,11 @@ class ReasonCounter:
             self._recent[reason] = RateWindow(self._span_ns, self._capacity)
         self._recent[reason].add(now_ns)
 
-    def totals(self) -> Dict[str, int]:
+    def totals(self) -> dict[str, int]:
         """Return the counts since the start, by reason in alphabetical order."""
         return dict(sorted(self._totals.items()))
 
-    def recent(self, now_ns: int) -> Dict[str, int]:
+    def recent(self, now_ns: int) -> dict[str, int]:
         """Return the counts of the window, without the reasons that have none."""
         counts = {reason: window.count(now_ns) for reason, window in sorted(self._recent.items())}
         return {reason: count for reason, count in counts.items() if count}

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from kd_perception.errors import ImageError
+from kd_perception.images.kinds import image_kind, READ_KINDS
 from kd_perception.images.raw import check_size
 from kd_perception.limits import MAX_COMPRESSED_BYTES
-from kd_perception.images.kinds import image_kind, READ_KINDS
-from kd_perception.errors import ImageError
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'
@@ -95,7 +95,7 @@ def orientation_of(data) -> int:
     encoded = bytes(data)
     if not any(mark in encoded for mark in _EXIF_MARKS) and encoded[:4] not in _TIFF:
         return 1
-    from PIL import Image       # for the few images that need it
+    from PIL import Image  # for the few images that need it
     try:
         with warnings.catch_warnings():     # on standard error they would name no file
             warnings.simplefilter('ignore')

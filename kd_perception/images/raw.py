@@ -14,8 +14,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from kd_perception.images.planar_yuv import decode_planar, PLANAR_ENCODINGS
 from kd_perception.errors import ImageError
+from kd_perception.images.planar_yuv import decode_planar, PLANAR_ENCODINGS
 from kd_perception.limits import MAX_IMAGE_PIXELS
 
 REASONS = {

@@ -11,16 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kd_perception.messages import build as messages
-from kd_perception.sources.frames import Frame
-from kd_perception.messages.typestore import LABEL_INFO, message_class
 from kd_perception.bags.writer import BagWriter
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError
-from kd_perception.labels.kitti_text import format_objects, KittiObjects
 from kd_perception.files import write_whole
+from kd_perception.labels.kitti_text import format_objects, KittiObjects
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import LABEL_INFO, message_class
+from kd_perception.models.spec import ModelSpec
 from kd_perception.output_folder import OutputFolder
+from kd_perception.sources.frames import Frame
 
 JSON_VERSION = 1
 JPEG_QUALITY = 90

@@ -15,17 +15,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, Optional
+from typing import Any
 
-from kd_perception.messages import build as messages, typestore as ts
-from kd_perception.sources.folders import FolderSource
-from kd_perception.sources.frames import Frame
+import numpy as np
+
 from kd_perception.bags.reader import BagReader
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError, ConfigError, ImageError, LabelError
 from kd_perception.labels.kitti_folder import FrameLabel, KittiFolder
 from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
-import numpy as np
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
+from kd_perception.sources.folders import FolderSource
+from kd_perception.sources.frames import Frame
 
 # Names of kitti2bag for KITTI's cameras 0 to 3.
 CAMERA_NAMES = ('camera_gray_left', 'camera_gray_right', 'camera_color_left', 'camera_color_right')
@@ -71,7 +73,7 @@ def ground_truth_array(objects: KittiObjects, stamp_ns: int, frame_id: str, trac
     return message
 
 
-def label_text_message(name: str, label: Optional[FrameLabel], stamp_ns: int, frame_id: str) -> Any:
+def label_text_message(name: str, label: FrameLabel | None, stamp_ns: int, frame_id: str) -> Any:
     """Return diagnostic_msgs/DiagnosticArray with a frame's name and label text."""
     pair = ts.message_class('diagnostic_msgs/msg/KeyValue')
     values = [] if label is None else [pair(key=LABEL_KEY, value=label.text)]
@@ -83,7 +85,7 @@ def label_text_message(name: str, label: Optional[FrameLabel], stamp_ns: int, fr
 
 
 def convert(folder: KittiFolder, out: Path, camera: str, frame_id: str, image_format: str = 'keep',
-            storage: Optional[str] = None, fps: float = 10.0, overwrite: bool = False) -> Conversion:
+            storage: str | None = None, fps: float = 10.0, overwrite: bool = False) -> Conversion:
     """
     Write a recording.
 
@@ -157,8 +159,8 @@ class BagLabels:
     :ivar left_out: messages that could not be used, by reason.
     """
 
-    objects: Dict[int, KittiObjects]
-    names: Dict[int, str]
+    objects: dict[int, KittiObjects]
+    names: dict[int, str]
     left_out: Counter
 
 
@@ -170,9 +172,9 @@ def read_bag_labels(path: Path, topic: str) -> BagLabels:
     :raises BagError: unreadable recording, no such topic, or of another type.
     """
     topic = '/' + topic.strip('/')
-    objects: Dict[int, KittiObjects] = {}
-    texts: Dict[int, KittiObjects] = {}
-    names: Dict[int, str] = {}
+    objects: dict[int, KittiObjects] = {}
+    texts: dict[int, KittiObjects] = {}
+    names: dict[int, str] = {}
     left_out: Counter = Counter()
     with BagReader(path) as bag:
         require_topic(bag, topic, ts.DETECTION_ARRAY)

@@ -16,11 +16,11 @@ A folder ``training`` inside is entered. Sources: the readme.txt of the three de
 from dataclasses import dataclass, field
 import math
 from pathlib import Path
-from typing import Dict, List, Optional
+
+import numpy as np
 
 from kd_perception.errors import ConfigError, LabelError
 from kd_perception.labels.kitti_text import decode_label_bytes, read_label_bytes
-import numpy as np
 
 LAYOUTS = ('object', 'raw', 'tracking')
 # Tracking labels give truncation as 0 (none), 1 (partly), 2 (largely) where the object labels give a share.
@@ -58,11 +58,11 @@ class KittiFolder:
     layout: str
     images: Path
     camera: int
-    labels: Optional[Dict[str, FrameLabel]] = None
-    calibration: Optional[Path] = None
-    _cache: Dict[Path, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    labels: dict[str, FrameLabel] | None = None
+    calibration: Path | None = None
+    _cache: dict[Path, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
-    def projection(self, frame: str) -> Optional[np.ndarray]:
+    def projection(self, frame: str) -> np.ndarray | None:
         """Return the rectified camera's projection matrix (3, 4) for a frame, None where there is none."""
         if self.calibration is None:
             return None
@@ -101,13 +101,13 @@ def read_projection(path: Path, camera: int) -> np.ndarray:
     raise ConfigError(f'{path}: no line {names[0]}: or {names[1]}:')
 
 
-def read_tracking_labels(path: Path) -> Dict[str, FrameLabel]:
+def read_tracking_labels(path: Path) -> dict[str, FrameLabel]:
     """
     Read a tracking label file as one label_2 text a frame, ``000000`` and so on.
 
     :raises LabelError: ``file:line: what``.
     """
-    lines: Dict[int, List[List[str]]] = {}
+    lines: dict[int, list[list[str]]] = {}
     text = decode_label_bytes(read_label_bytes(path), str(path))
     for number, line in enumerate(text.split('\n'), 1):
         columns = line.split()
@@ -126,14 +126,14 @@ def read_tracking_labels(path: Path) -> Dict[str, FrameLabel]:
     return labels
 
 
-def read_frame_labels(folder: Path) -> Dict[str, FrameLabel]:
+def read_frame_labels(folder: Path) -> dict[str, FrameLabel]:
     """Read a folder of label_2 files; the text stays as it is."""
     from kd_perception.labels.label_folder import list_frames
     return {name: FrameLabel(decode_label_bytes(read_label_bytes(path), path))
             for name, path in list_frames(folder).items()}
 
 
-def _first(*paths: Path) -> Optional[Path]:
+def _first(*paths: Path) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
@@ -149,8 +149,8 @@ def find_layout(root: Path, camera: int) -> str:
                       f'with label_{camera:02d}; a KITTI object, raw or tracking folder expected')
 
 
-def open_kitti_folder(root: Path, layout: str = 'auto', camera: int = 2, sequence: Optional[str] = None,
-                      labels: Optional[Path] = None, calibration: Optional[Path] = None) -> KittiFolder:
+def open_kitti_folder(root: Path, layout: str = 'auto', camera: int = 2, sequence: str | None = None,
+                      labels: Path | None = None, calibration: Path | None = None) -> KittiFolder:
     """
     Find images, labels and calibration of a KITTI folder.
 

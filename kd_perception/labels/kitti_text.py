@@ -7,15 +7,17 @@ alpha [rad], left, top, right, bottom [px], height, width, length [m], x, y, z [
 score. Unknown values are -1 (truncation, occlusion, dimensions), -10 (angles) and -1000 (location).
 """
 import codecs
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 import os
 from pathlib import Path
-from typing import List, NoReturn, Optional, Sequence, Tuple, Union
+from typing import NoReturn
+
+import numpy as np
 
 from kd_perception.errors import LabelError
 from kd_perception.files import decode_text, read_bytes
-import numpy as np
 
 LABEL_COLUMNS = 15
 DETECTION_COLUMNS = 16
@@ -45,7 +47,7 @@ class KittiObjects:
     :ivar scores: (N,) float64, or None for labels.
     """
 
-    types: Tuple[str, ...]
+    types: tuple[str, ...]
     truncation: np.ndarray
     occlusion: np.ndarray
     alpha: np.ndarray
@@ -53,7 +55,7 @@ class KittiObjects:
     dimensions: np.ndarray
     location: np.ndarray
     rotation_y: np.ndarray
-    scores: Optional[np.ndarray] = None
+    scores: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.types)
@@ -64,14 +66,14 @@ class KittiObjects:
         return cls._from_columns((), np.zeros((0, LABEL_COLUMNS)), scores)
 
     @classmethod
-    def _from_columns(cls, types: Tuple[str, ...], columns: np.ndarray, scored: bool) -> 'KittiObjects':
+    def _from_columns(cls, types: tuple[str, ...], columns: np.ndarray, scored: bool) -> 'KittiObjects':
         """Build from (N, 14 or 15) float64: all columns but the type."""
         return cls(types, columns[:, 0], columns[:, 1].astype(np.int64), columns[:, 2], columns[:, 3:7],
                    columns[:, 7:10], columns[:, 10:13], columns[:, 13], columns[:, 14] if scored else None)
 
     @classmethod
     def from_boxes(cls, types: Sequence[str], boxes_xyxy: np.ndarray,
-                   scores: Optional[np.ndarray] = None) -> 'KittiObjects':
+                   scores: np.ndarray | None = None) -> 'KittiObjects':
         """
         Build from 2D boxes alone; every 3D column takes KITTI's value for unknown.
 
@@ -108,7 +110,7 @@ def _refuse(source: str, number: int, what: str) -> NoReturn:
     raise LabelError(f'{source}:{number}: {what}')
 
 
-def _parse_line(fields: List[str], source: str, number: int) -> List[float]:
+def _parse_line(fields: list[str], source: str, number: int) -> list[float]:
     """Return the numbers of one split line, each checked; raise LabelError that names the column."""
     if len(fields[0]) > MAX_TYPE_LENGTH:
         _refuse(source, number, f'type has {len(fields[0])} characters, at most {MAX_TYPE_LENGTH} expected')
@@ -132,7 +134,7 @@ def _parse_line(fields: List[str], source: str, number: int) -> List[float]:
     return values
 
 
-def parse_label_text(text: str, source: str, scores: Optional[bool] = None) -> KittiObjects:
+def parse_label_text(text: str, source: str, scores: bool | None = None) -> KittiObjects:
     """
     Parse the text of one KITTI label or detection file; blank lines are allowed, an empty text is empty.
 
@@ -142,8 +144,8 @@ def parse_label_text(text: str, source: str, scores: Optional[bool] = None) -> K
     :raises LabelError: ``source:line: what`` for a wrong column count, a value that is no finite number,
         an occlusion that is no integer, or an inverted box.
     """
-    types: List[str] = []
-    rows: List[List[float]] = []
+    types: list[str] = []
+    rows: list[list[float]] = []
     expected = {True: DETECTION_COLUMNS, False: LABEL_COLUMNS, None: 0}[scores]
     for number, line in enumerate(text.split('\n'), 1):
         fields = line.split()
@@ -161,16 +163,16 @@ def parse_label_text(text: str, source: str, scores: Optional[bool] = None) -> K
     return KittiObjects._from_columns(tuple(types), columns, scored)
 
 
-def parse_label_lines(text: str, source: str) -> Tuple[KittiObjects, List[int], List[str]]:
+def parse_label_lines(text: str, source: str) -> tuple[KittiObjects, list[int], list[str]]:
     """
     Parse labels past their wrong lines, for a list of all that is wrong.
 
     :return: the objects of the right lines, their line numbers, and ``source:line: what`` of the others.
     """
-    types: List[str] = []
-    rows: List[List[float]] = []
-    numbers: List[int] = []
-    wrong: List[str] = []
+    types: list[str] = []
+    rows: list[list[float]] = []
+    numbers: list[int] = []
+    wrong: list[str] = []
     for number, line in enumerate(text.split('\n'), 1):
         fields = line.split()
         if not fields:
@@ -188,7 +190,7 @@ def parse_label_lines(text: str, source: str) -> Tuple[KittiObjects, List[int], 
     return KittiObjects._from_columns(tuple(types), columns, False), numbers, wrong
 
 
-def read_label_bytes(path: Union[str, os.PathLike]) -> bytes:
+def read_label_bytes(path: str | os.PathLike) -> bytes:
     """
     Read a label file, at most `MAX_LABEL_BYTES` of it, without a byte order mark.
 
@@ -203,7 +205,7 @@ def decode_label_bytes(data: bytes, source: str) -> str:
     return decode_text(data, source, LabelError)
 
 
-def read_label_file(path: Union[str, os.PathLike], scores: Optional[bool] = None) -> KittiObjects:
+def read_label_file(path: str | os.PathLike, scores: bool | None = None) -> KittiObjects:
     """Read one KITTI label or detection file; see `parse_label_text` for ``scores`` and errors."""
     source = str(Path(path))
     return parse_label_text(decode_label_bytes(read_label_bytes(path), source), source, scores)

@@ -1,20 +1,25 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Everything that is wrong with a folder of labelled images, each with file and line, in one pass."""
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from kd_perception.images.compressed import decode_image_file, orientation_of
-from kd_perception.sources.folder_images import list_images
-from kd_perception.sources.folders import read_image_bytes
+import numpy as np
+
 from kd_perception.boxes.overlap import box_iou, clip_boxes
 from kd_perception.errors import ImageError, LabelError
+from kd_perception.images.compressed import decode_image_file, orientation_of
 from kd_perception.labels.kitti_text import (
-    decode_label_bytes, KittiObjects, parse_label_lines, read_label_bytes)
+    decode_label_bytes,
+    KittiObjects,
+    parse_label_lines,
+    read_label_bytes,
+)
 from kd_perception.labels.label_folder import list_frames
 from kd_perception.labels.object_table import fold_case
-import numpy as np
+from kd_perception.sources.folder_images import list_images
+from kd_perception.sources.folders import read_image_bytes
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 # The other types of KITTI's label files: they are neither right nor wrong, or neighbours of a class.
@@ -40,19 +45,19 @@ class FolderCheck:
     :ivar labels: {name: the right lines of its label file}.
     """
 
-    errors: List[str] = field(default_factory=list)
-    warnings: List[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     images: int = 0
     label_files: int = 0
     objects: Counter = field(default_factory=Counter)
-    usable: List[str] = field(default_factory=list)
-    image_hw: Dict[str, Tuple[int, int]] = field(default_factory=dict)
-    labels: Dict[str, KittiObjects] = field(default_factory=dict)
+    usable: list[str] = field(default_factory=list)
+    image_hw: dict[str, tuple[int, int]] = field(default_factory=dict)
+    labels: dict[str, KittiObjects] = field(default_factory=dict)
 
 
 def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
                  tick: Callable[[], object] = lambda: None,
-                 look: Optional[Callable[[str, np.ndarray], object]] = None) -> FolderCheck:
+                 look: Callable[[str, np.ndarray], object] | None = None) -> FolderCheck:
     """
     Check every label file and image of a data set.
 
@@ -69,7 +74,7 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
         raise LabelError(f'{images}: cannot be read as a folder of images ({error.strerror})') from None
     found = listed.files
     result.warnings += listed.lines(images)
-    files: Dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in found:
         twin = files.setdefault(path.stem, path)
         if twin is not path:
@@ -108,7 +113,7 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
         tick()
     for kind, count in sorted(unknown.items()):
         result.warnings.append(f'{labels}: type {kind!r}, {count} objects, is neither a class nor one of '
-                               'KITTI\'s: background in training, unless the configuration ignores it')
+                               "KITTI's: background in training, unless the configuration ignores it")
     for name in classes if tuple(classes) != CLASSES else ():
         if not result.objects[name]:
             result.warnings.append(f'{labels}: class {name!r}: no label has it')
@@ -122,7 +127,7 @@ def check_labels(images: Path, labels: Path, classes: Sequence[str] = CLASSES,
     return result
 
 
-def _read(path: str, result: FolderCheck) -> Tuple[KittiObjects, List[int]]:
+def _read(path: str, result: FolderCheck) -> tuple[KittiObjects, list[int]]:
     try:
         text = decode_label_bytes(read_label_bytes(path), path)
     except LabelError as error:
@@ -144,7 +149,7 @@ def _check_types(path: str, objects: KittiObjects, numbers: Sequence[int], class
             result.errors.append(f'{path}:{number}: type is {name!r}, training reads {meant!r}')
 
 
-def _check_boxes(path: str, objects: KittiObjects, numbers: Sequence[int], image_hw: Tuple[int, int],
+def _check_boxes(path: str, objects: KittiObjects, numbers: Sequence[int], image_hw: tuple[int, int],
                  result: FolderCheck) -> None:
     boxes = objects.boxes_xyxy
     if not len(boxes):

@@ -6,17 +6,24 @@ Parsing line by line costs more than the whole evaluation, so files are joined a
 read with array operations. Whatever is not plain decimal text goes through `parse_label_text`, which
 gives the same values or the error with file and line.
 """
+from collections.abc import Sequence
 import hashlib
 import math
 import os
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple, Optional
+
+import numpy as np
 
 from kd_perception.errors import LabelError
 from kd_perception.labels.kitti_text import (
-    decode_label_bytes, DETECTION_COLUMNS, LABEL_COLUMNS, parse_label_text, read_label_bytes)
+    decode_label_bytes,
+    DETECTION_COLUMNS,
+    LABEL_COLUMNS,
+    parse_label_text,
+    read_label_bytes,
+)
 from kd_perception.labels.object_table import concatenate_tables, ObjectTable
-import numpy as np
 
 # Two MB keep the temporary arrays inside the processor's cache.
 _BATCH_BYTES = 2 * 1024 * 1024
@@ -58,7 +65,7 @@ def _tokenize(text: np.ndarray, columns: int) -> _Tokens:
     return _Tokens(starts.reshape(-1, columns), ends.reshape(-1, columns))
 
 
-def _take_odd_numbers(text: np.ndarray, tokens: _Tokens) -> List[Tuple[int, int, float]]:
+def _take_odd_numbers(text: np.ndarray, tokens: _Tokens) -> list[tuple[int, int, float]]:
     """
     Read the numbers with an exponent or a sign `+` one by one and overwrite them with zeros.
 
@@ -120,7 +127,7 @@ def _parse_decimals(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> n
     return np.where(negative, -values, values)
 
 
-def _take_types(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Tuple[Tuple[str, ...], np.ndarray]:
+def _take_types(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the distinct type names and each line's index into them; overwrite the names with zeros."""
     length = ends - starts
     if len(length) and length.max() > _MAX_TYPE_BYTES:
@@ -130,7 +137,7 @@ def _take_types(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Tuple
     at = np.minimum(starts[:, None] + place, len(text) - 1)
     words = np.where(inside, text[at], 0).astype(np.uint8).view(np.uint64)
     ids = np.full(len(starts), -1, dtype=np.int32)
-    names: List[str] = []
+    names: list[str] = []
     first = 0
     while first < len(ids):
         ids[(words == words[first]).all(axis=1)] = len(names)
@@ -189,7 +196,7 @@ def parse_label_files(frames: Sequence[str], sources: Sequence[str], contents: S
              for source, content in zip(sources, contents)], frames)
 
 
-def list_frames(folder: Union[str, os.PathLike]) -> Dict[str, str]:
+def list_frames(folder: str | os.PathLike) -> dict[str, str]:
     """
     Return {frame name: path} of a folder's ``*.txt`` files, in whatever case, sorted by name.
 
@@ -202,7 +209,7 @@ def list_frames(folder: Union[str, os.PathLike]) -> Dict[str, str]:
                        if entry.name.lower().endswith('.txt') and not entry.name.startswith('.'))
     except OSError as error:
         raise LabelError(f'{folder}: not a readable folder: {error.strerror}') from None
-    known: Dict[Union[int, str], str] = {}
+    known: dict[int | str, str] = {}
     for name in names:
         stem = name[:-4]
         twin = known.setdefault(int(stem) if stem.isascii() and stem.isdigit() else stem, name)
@@ -211,7 +218,7 @@ def list_frames(folder: Union[str, os.PathLike]) -> Dict[str, str]:
     return {name[:-4]: os.path.join(folder, name) for name in names}
 
 
-def read_label_folder(folder: Union[str, os.PathLike], scores: bool, frames: Optional[Sequence[str]] = None,
+def read_label_folder(folder: str | os.PathLike, scores: bool, frames: Sequence[str] | None = None,
                       digest: Optional['hashlib._Hash'] = None) -> ObjectTable:
     """
     Read a folder of KITTI text files, ``<frame>.txt`` each.
@@ -226,9 +233,9 @@ def read_label_folder(folder: Union[str, os.PathLike], scores: bool, frames: Opt
     missing = [frame for frame in chosen if frame not in paths]
     if missing:
         raise LabelError(f'{Path(folder) / missing[0]}.txt: no such file')
-    tables: List[ObjectTable] = []
-    names: List[str] = []
-    contents: List[bytes] = []
+    tables: list[ObjectTable] = []
+    names: list[str] = []
+    contents: list[bytes] = []
     size = 0
     for i, frame in enumerate(chosen):
         content = read_label_bytes(paths[frame])

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.boxes.overlap import box_area, box_intersection_over_area, box_iou, clip_boxes
 from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import box_area, box_intersection_over_area, box_iou, clip_boxes
 from kd_perception.labels.kitti_text import KittiObjects
 
 IGNORED = 'DontCare'

@@ -3,15 +3,20 @@
 from collections import Counter
 import hashlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
-from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader
 from kd_perception.errors import BagError, EvaluationError
 from kd_perception.labels.kitti_bag import BagLabels, read_bag_labels
 from kd_perception.labels.kitti_text import (
-    decode_label_bytes, format_objects, KittiObjects, parse_label_text, read_label_bytes)
+    decode_label_bytes,
+    format_objects,
+    KittiObjects,
+    parse_label_text,
+    read_label_bytes,
+)
 from kd_perception.labels.label_folder import list_frames
+from kd_perception.messages import typestore as ts
 
 
 class LabelSource:
@@ -25,8 +30,8 @@ class LabelSource:
     """
 
     def __init__(self, source: Path, labels: str):
-        self._folder: Dict[str, str] = {}
-        self._topic: Optional[BagLabels] = None
+        self._folder: dict[str, str] = {}
+        self._topic: BagLabels | None = None
         if Path(labels).is_dir():
             self._folder = list_frames(labels)
             if not self._folder:
@@ -45,7 +50,7 @@ class LabelSource:
         """Return the frame's own name where the recording tells it, else ``name``."""
         return self.names.get(stamp_ns, name)
 
-    def of(self, stamp_ns: int, name: str) -> Optional[KittiObjects]:
+    def of(self, stamp_ns: int, name: str) -> KittiObjects | None:
         """Return a frame's labels, None where it has none."""
         key: Any = stamp_ns if self._topic else self.name_of(stamp_ns, name)
         if self._topic:
@@ -65,7 +70,7 @@ class LabelSource:
             self._digest.update(content)
         return found
 
-    def unused(self) -> List[str]:
+    def unused(self) -> list[str]:
         """Return the labelled frames that were never asked for."""
         if self._topic:
             rest = [stamp for stamp in self._topic.objects if stamp not in self._used]
@@ -83,7 +88,7 @@ class LabelSource:
         return self._digest.hexdigest()
 
 
-def _recorded_names(source: Path) -> Dict[int, str]:
+def _recorded_names(source: Path) -> dict[int, str]:
     """Return the frame names of a recording made by `convert`, so that label files match by name."""
     try:
         with BagReader(source) as bag:

@@ -1,11 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Objects of many frames as flat arrays: what the vectorised protocols work on."""
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Dict, Iterable, List, Sequence, Tuple
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
 from kd_perception.labels.kitti_text import KittiObjects
-import numpy as np
 
 
 def fold_case(name: str) -> str:
@@ -28,9 +29,9 @@ class ObjectTable:
     :ivar scores: (N,) float64; zeros for labels.
     """
 
-    frames: Tuple[str, ...]
+    frames: tuple[str, ...]
     offsets: np.ndarray
-    type_names: Tuple[str, ...]
+    type_names: tuple[str, ...]
     type_ids: np.ndarray
     boxes_xyxy: np.ndarray
     truncation: np.ndarray
@@ -68,7 +69,7 @@ class ObjectTable:
                            self.boxes_xyxy[keep], self.truncation[keep], self.occlusion[keep],
                            self.scores[keep])
 
-    def renamed(self, names: Dict[str, str]) -> 'ObjectTable':
+    def renamed(self, names: dict[str, str]) -> 'ObjectTable':
         """Return the table with the types of ``names`` {old: new} renamed; case counts."""
         return replace(self, type_names=tuple(names.get(name, name) for name in self.type_names))
 
@@ -83,8 +84,8 @@ class ObjectTable:
         names = tuple(frames) if len(frames) else tuple(f'{i:06d}' for i in range(len(objects)))
         if len(names) != len(objects):
             raise EvaluationError(f'{len(names)} frame names for {len(objects)} frames')
-        codes: Dict[str, int] = {}
-        type_ids: List[int] = []
+        codes: dict[str, int] = {}
+        type_ids: list[int] = []
         for item in objects:
             type_ids.extend(codes.setdefault(name, len(codes)) for name in item.types)
         counts = [len(item) for item in objects]
@@ -112,7 +113,7 @@ def concatenate_tables(tables: Sequence[ObjectTable]) -> ObjectTable:
     """Return one table of all frames of ``tables``, in order."""
     if not tables:
         return ObjectTable.from_objects([])
-    codes: Dict[str, int] = {}
+    codes: dict[str, int] = {}
     ids = []
     for table in tables:
         mapping = [codes.setdefault(name, len(codes)) for name in table.type_names]

@@ -9,9 +9,9 @@ import struct
 
 import numpy as np
 
-from kd_perception.messages import typestore as ts
 from kd_perception.detection.drawing import class_color
 from kd_perception.errors import BagError
+from kd_perception.messages import typestore as ts
 
 NS_PER_S = 1_000_000_000
 _HEADER_BYTES = 16  # CDR encapsulation (4), sec (4), nanosec (4), length of frame_id (4)

@@ -28,10 +28,10 @@ from typing import Any
 import yaml
 
 from kd_perception.config import from_mapping, load_yaml, to_mapping
-from kd_perception.models.spec import ModelSpec
-from kd_perception.models.store import StoreReference
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.files import write_whole
+from kd_perception.models.spec import ModelSpec
+from kd_perception.models.store import StoreReference
 
 MANIFEST_NAME = 'manifest.yaml'
 FORMAT_VERSION = 1

@@ -32,10 +32,10 @@ from typing import Any, Literal, TypeVar
 import zlib
 
 from kd_perception.config import from_mapping, to_mapping
+from kd_perception.errors import ConfigError, ModelError
+from kd_perception.limits import MAX_IMAGE_PIXELS
 from kd_perception.models.class_map import ClassMap
 from kd_perception.models.decoder_spec import DecoderSpec
-from kd_perception.limits import MAX_IMAGE_PIXELS
-from kd_perception.errors import ConfigError, ModelError
 
 SPEC_VERSION = 1
 SPEC_KEY = 'kd_perception.spec'

@@ -29,9 +29,9 @@ import shutil
 import tempfile
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.models.history import Event, RoleHistory
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.files import sync_path, take_lock
+from kd_perception.models.history import Event, RoleHistory
 
 ROLES = ('student', 'teacher')
 MODEL_FILE = 'model.onnx'

@@ -171,7 +171,7 @@ OMITTED = {
 INFOS = (
     (MODEL, 'model_info', 'The loaded model.', {
         'model': 'name', 'version': 'version', 'sha256': 'sha256', 'provider': 'provider', 'input': 'input'}),
-    (TEACHER, 'fallback_info', "The student and what judges its frames.", {
+    (TEACHER, 'fallback_info', 'The student and what judges its frames.', {
         'student': 'student', 'student_sha256': 'student_sha256', 'scorer': 'scorer'}))
 # What the exporter says of every node and of itself: name -> (type, labels, description).
 COMMON = {

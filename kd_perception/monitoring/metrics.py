@@ -18,11 +18,27 @@ import re
 import threading
 from typing import NamedTuple
 
-from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.levels import Report
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.monitoring.metric_table import (
-    CAMERA, CAMERA_KEY, CHOICES, COMMON, DRIFT, FALLBACK, FALLBACK_KEY, INFOS, LIFECYCLE_STATES, MetricSpec,
-    MODEL, OMITTED, PREFIX, QUANTILES, RECORDER, TABLE, TEACHER)
+    CAMERA,
+    CAMERA_KEY,
+    CHOICES,
+    COMMON,
+    DRIFT,
+    FALLBACK,
+    FALLBACK_KEY,
+    INFOS,
+    LIFECYCLE_STATES,
+    MetricSpec,
+    MODEL,
+    OMITTED,
+    PREFIX,
+    QUANTILES,
+    RECORDER,
+    TABLE,
+    TEACHER,
+)
 
 # Why a value or a series is refused, beyond the reasons of the board.
 BAD_NUMBER, NOT_FINITE, UNKNOWN_STATE, NAME_TAKEN, TOO_MANY_SERIES = (

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
-from kd_perception.monitoring.board import NodeView
 from kd_perception.levels import Level, Report
+from kd_perception.monitoring.board import NodeView
 from kd_perception.monitoring.metric_table import CAMERA, FALLBACK, MODEL, TEACHER
 from kd_perception.monitoring.metrics import source_of
 

@@ -16,18 +16,18 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.detection.onnx_detector import OnnxDetector, PROVIDERS
 from kd_perception.errors import KdPerceptionError
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
-from kd_perception.nodes.shared.throttle import Throttle
-from kd_perception.nodes.shared import parameters, qos
+from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.nodes.detector.camera_channel import CameraChannel
-from kd_perception.nodes.detector.parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
-from kd_perception.nodes.shared.diagnostics import diagnostics_message
 from kd_perception.nodes.detector.frame_service import FrameService
+from kd_perception.nodes.detector.parameters import check_combination, DETECTOR_PARAMETERS, DetectorSettings
+from kd_perception.nodes.shared import parameters, qos
+from kd_perception.nodes.shared.diagnostics import diagnostics_message
 from kd_perception.nodes.shared.model_swap import Loaded, ModelSwap
 from kd_perception.nodes.shared.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.shared.throttle import Throttle
 from kd_perception.resources import models_folder
 
 DIAGNOSTICS_PERIOD_S = 1.0

@@ -16,9 +16,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from kd_perception.models.manifest import pinned_sha256, resolve_model
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.errors import KdPerceptionError
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.breaker import TeacherBreaker
@@ -27,16 +26,20 @@ from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.fallback.teacher_load import TeacherLoad
-from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import recorder_report, teacher_report
-from kd_perception.nodes.shared.throttle import Throttle
-from kd_perception.nodes.shared import parameters, qos
-from kd_perception.nodes.shared.diagnostics import diagnostics_message
+from kd_perception.models.manifest import pinned_sha256, resolve_model
+from kd_perception.models.spec import ModelSpec
 from kd_perception.nodes.fallback.channel import FallbackChannel
 from kd_perception.nodes.fallback.parameters import (
-    check_combination, FALLBACK_PARAMETERS, FallbackNodeSettings)
+    check_combination,
+    FALLBACK_PARAMETERS,
+    FallbackNodeSettings,
+)
+from kd_perception.nodes.shared import parameters, qos
+from kd_perception.nodes.shared.diagnostics import diagnostics_message
 from kd_perception.nodes.shared.model_swap import Loaded, ModelSwap
 from kd_perception.nodes.shared.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.shared.throttle import Throttle
 from kd_perception.recording.recorder import HardFrameRecorder
 from kd_perception.resources import models_folder
 

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, List
+from typing import Any
 
-from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
@@ -15,6 +14,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from kd_perception.nodes.shared.launch_arguments import boolean, number, require_file
 from kd_perception.transport import image_transport_environment, profiles_file
+from launch import LaunchContext
 
 EXIT_REFUSED = 2
 # Name: (default, description).
@@ -80,7 +80,7 @@ def autostart(arguments: Mapping[str, str]) -> dict[str, bool]:
 
 def typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters whose texts stay texts: launch would make a number of a folder named 0001."""
-    kinds = {str: str, list: List[str]}
+    kinds = {str: str, list: list[str]}
     return {name: ParameterValue(value, value_type=kinds[type(value)]) if type(value) in kinds else value
             for name, value in parameters.items()}
 

@@ -21,10 +21,10 @@ from rclpy.node import Node
 
 from kd_perception.monitoring.board import DiagnosticsBoard
 from kd_perception.monitoring.metrics import MetricsExporter
-from kd_perception.nodes.shared import parameters
-from kd_perception.nodes.shared.diagnostics import subscribe_diagnostics
 from kd_perception.nodes.metrics.endpoint import MetricsEndpoint
 from kd_perception.nodes.metrics.parameters import check_combination, METRICS_PARAMETERS, MetricsSettings
+from kd_perception.nodes.shared import parameters
+from kd_perception.nodes.shared.diagnostics import subscribe_diagnostics
 from kd_perception.nodes.shared.runtime import run_node
 
 

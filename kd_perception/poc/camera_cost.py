@@ -1,7 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """How many processor cores N cameras take, for any share of frames that goes to the teacher."""
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from kd_perception.errors import EvaluationError
 
@@ -28,8 +29,8 @@ class CameraPlan:
         return self.cameras * self.rate_hz * (student_ms + share * teacher_ms) / 1e3
 
 
-def cost_table(plan: CameraPlan, student_ms: float, teacher_ms: Optional[float],
-               shares: Sequence[float]) -> List[Dict[str, Any]]:
+def cost_table(plan: CameraPlan, student_ms: float, teacher_ms: float | None,
+               shares: Sequence[float]) -> list[dict[str, Any]]:
     """
     Return [{'share', 'busy_cores', 'cores'}]; `cores` with each of them busy for `LOAD` of the time.
 
@@ -42,7 +43,7 @@ def cost_table(plan: CameraPlan, student_ms: float, teacher_ms: Optional[float],
     return rows
 
 
-def least_share(metric: Dict[str, Any], gate: str, wanted: float = 0.5) -> Optional[float]:
+def least_share(metric: dict[str, Any], gate: str, wanted: float = 0.5) -> float | None:
     """
     Return the least measured share of frames at which a gate recovers so much of the teacher's gain.
 

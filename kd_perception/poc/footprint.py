@@ -10,10 +10,10 @@ import statistics
 import sys
 import time
 
-from kd_perception.sources.folders import images_in, read_image_file
 from kd_perception.benchmark.memory import resident_kib
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import KdPerceptionError
+from kd_perception.sources.folders import images_in, read_image_file
 
 IMAGES = 40
 _WARM_UP = 3

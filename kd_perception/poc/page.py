@@ -1,36 +1,45 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """poc.html: one file, no script, nothing loaded from anywhere; all text escaped."""
+from collections.abc import Sequence
 import shlex
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 from kd_perception.evaluation.hybrid import plots as hybrid_plots
 from kd_perception.evaluation.report import plots
-from kd_perception.poc.camera_cost import LOAD
 from kd_perception.evaluation.report.page import (
-    _count, _figure, _interval, _plots, _section, _STYLE, _table, _text)
+    _count,
+    _figure,
+    _interval,
+    _plots,
+    _section,
+    _STYLE,
+    _table,
+    _text,
+)
+from kd_perception.poc.camera_cost import LOAD
 
 _RUNS = {'before': 'before', 'after': 'adapted', 'teacher': 'teacher'}
-_MORE_STYLE = '''
+_MORE_STYLE = """
 .answers { font-size: 16px; } .answers li { margin: 4px 0; } .answers ul { margin: 0; padding-left: 20px; }
 .serious { color: #b3261e; font-weight: 600; } .minor { color: var(--warn); font-weight: 600; }
 .up { color: #00785a; font-weight: 600; } .down { color: #b3261e; font-weight: 600; }
 td.wide { white-space: normal; min-width: 260px; text-align: left; }
 figure.row { margin-bottom: 12px; } figure.row img { width: 100%; }
 .key b { font-weight: 600; }
-'''
+"""
 
 
-def _runs(content: Dict[str, Any]) -> List[str]:
+def _runs(content: dict[str, Any]) -> list[str]:
     return [run for run in _RUNS if run != 'after' or content['adapted']]
 
 
-def _ap(item: Optional[Dict[str, Any]]) -> str:
+def _ap(item: dict[str, Any] | None) -> str:
     if item is None:
         return '<span class="none">–</span>'
     return f'{_figure(item["ap_r40"], 1)} {_interval(item)}'
 
 
-def _change(item: Dict[str, Any]) -> str:
+def _change(item: dict[str, Any]) -> str:
     change = item['change']
     if change is None or change['difference'] is None:
         return ''
@@ -40,8 +49,8 @@ def _change(item: Dict[str, Any]) -> str:
     return f'<span class="{mark}">{change["difference"]:+.1f}</span>{interval}'
 
 
-def _rows(content: Dict[str, Any], items: Dict[str, Any], *first: str, runs: Sequence[str] = ()
-          ) -> List[List[str]]:
+def _rows(content: dict[str, Any], items: dict[str, Any], *first: str, runs: Sequence[str] = ()
+          ) -> list[list[str]]:
     rows = []
     for name, item in items.items():
         if item['before'] is None or (first and not item['before']['valid_ground_truths']):
@@ -52,12 +61,12 @@ def _rows(content: Dict[str, Any], items: Dict[str, Any], *first: str, runs: Seq
     return rows
 
 
-def _head(content: Dict[str, Any], *first: str, runs: Sequence[str] = ()) -> List[str]:
+def _head(content: dict[str, Any], *first: str, runs: Sequence[str] = ()) -> list[str]:
     return [*first, 'class', 'objects', *(_RUNS[run] for run in runs or _runs(content)),
             *(['change by adapting'] if content['adapted'] else [])]
 
 
-def _tiles(content: Dict[str, Any]) -> str:
+def _tiles(content: dict[str, Any]) -> str:
     tiles = []
     for name, item in content['accuracy']['kitti'].items():
         before, after = item['before'], item['after']
@@ -80,7 +89,7 @@ def _tiles(content: Dict[str, Any]) -> str:
         for figure, label, extra in tiles) + '</div>'
 
 
-def _bars(content: Dict[str, Any], key: str, title: str) -> str:
+def _bars(content: dict[str, Any], key: str, title: str) -> str:
     """Draw the AP of each class before, after and of the teacher, with intervals."""
     figure, axes = plots._figure(5.0, 3.3)
     runs, classes = _runs(content), list(content['accuracy'][key])
@@ -101,7 +110,7 @@ def _bars(content: Dict[str, Any], key: str, title: str) -> str:
     return plots._svg(figure)
 
 
-def _accuracy(content: Dict[str, Any]) -> str:
+def _accuracy(content: dict[str, Any]) -> str:
     frames = content['frames']
     training = content['training']
     how = (f'Trained {training["steps"]:,} steps of {training["batch"]} on {frames["train"]} frames in '
@@ -132,7 +141,7 @@ def _accuracy(content: Dict[str, Any]) -> str:
         _table(('class', '', 'found [%]', 'right [%]', 'found', 'missed', 'false alarms'), found, 2))
 
 
-def _conditions(content: Dict[str, Any]) -> str:
+def _conditions(content: dict[str, Any]) -> str:
     rows = [row for tag, item in content['conditions'].items()
             for row in _rows(content, item['classes'], f'{tag} ({item["frames"]} frames)')]
     if not rows:
@@ -143,7 +152,7 @@ def _conditions(content: Dict[str, Any]) -> str:
                     'IoU.</p>')
 
 
-def _old(content: Dict[str, Any]) -> str:
+def _old(content: dict[str, Any]) -> str:
     if not content['old_ground']:
         return ''
     runs = [run for run in _runs(content) if run != 'teacher']
@@ -154,7 +163,7 @@ def _old(content: Dict[str, Any]) -> str:
                     'beside the new ones (docs/how-to/adapt.md).</p>' if content['adapted'] else None)
 
 
-def _hybrid(content: Dict[str, Any], hybrid: Dict[str, Any]) -> str:
+def _hybrid(content: dict[str, Any], hybrid: dict[str, Any]) -> str:
     metric = next(iter(hybrid['metrics'].values()))
     cost, gate = content['cost'], content['hybrid']['gate']
     rows = [[f'{100 * row["share"]:g} %', _figure(row['ap'], 1), _figure(held, 0, 100),
@@ -163,16 +172,16 @@ def _hybrid(content: Dict[str, Any], hybrid: Dict[str, Any]) -> str:
     return _section(
         'The share sent to the teacher, and what it costs', _plots([
             hybrid_plots.svg(hybrid_plots.ap_share, metric, hybrid['share']), _cost_plot(content)]),
-        _table(('sent', f'AP [%], mean of {", ".join(metric["mean_over"])}', 'of the teacher\'s gain [%]',
+        _table(('sent', f'AP [%], mean of {", ".join(metric["mean_over"])}', "of the teacher's gain [%]",
                 'cores busy', f'cores, each busy {100 * LOAD:.0f} %'), rows),
         f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz, by the processor time of a '
-        'frame on this computer, without decoding the camera\'s images and without ROS '
+        "frame on this computer, without decoding the camera's images and without ROS "
         f'(docs/reference/detector_node.md). Gate: {_text(gate)}, '
         f'{"as trained on other frames" if gate == "learned" else "no training"}; '
         'the vertical line is at 20 % of the frames.</p>')
 
 
-def _cost_plot(content: Dict[str, Any]) -> str:
+def _cost_plot(content: dict[str, Any]) -> str:
     figure, axes = plots._figure(5.0, 4.2)
     rows = content['cost']['rows']
     axes.plot([row['cores'] for row in rows], [row['ap'] for row in rows], color=plots.COLORS[0], marker='o',
@@ -186,7 +195,7 @@ def _cost_plot(content: Dict[str, Any]) -> str:
     return plots._svg(figure)
 
 
-def _speed(content: Dict[str, Any]) -> str:
+def _speed(content: dict[str, Any]) -> str:
     rows = []
     for role in ('student', 'teacher'):
         item, memory = content['speed_ms'][role], content['footprint'][role]
@@ -207,7 +216,7 @@ def _speed(content: Dict[str, Any]) -> str:
         'Model: rise of the peak memory of a process by loading and running it.</p>')
 
 
-def _gaps(content: Dict[str, Any]) -> str:
+def _gaps(content: dict[str, Any]) -> str:
     rows = [[f'<span class="{_text(gap["weight"])}">{_text(gap["weight"])}</span>', _text(gap['finding']),
              _text(gap['advice'])]
             for gap in sorted(content['gaps'], key=lambda gap: gap['weight'] != 'serious')]
@@ -224,7 +233,7 @@ def _gaps(content: Dict[str, Any]) -> str:
         'tell is not looked for.</p>')
 
 
-def _pictures(pictures: Sequence[Tuple[str, Optional[str]]]) -> str:
+def _pictures(pictures: Sequence[tuple[str, str | None]]) -> str:
     shown = ''.join(f'<figure class="row"><img loading="lazy" alt="{_text(name)}" '
                     f'src="{_text(uri)}"><figcaption>'
                     f'frame {_text(name)}</figcaption></figure>' for name, uri in pictures if uri)
@@ -233,7 +242,7 @@ def _pictures(pictures: Sequence[Tuple[str, Optional[str]]]) -> str:
                     'says at its working threshold.</p>' if shown else None, shown or None)
 
 
-def _facts(content: Dict[str, Any]) -> str:
+def _facts(content: dict[str, Any]) -> str:
     frames = content['frames']
     rows = [('frames with labels and without an error', f'{frames["usable"]} of {frames["label_files"]} '
                                                         'label files, '
@@ -255,8 +264,8 @@ def _facts(content: Dict[str, Any]) -> str:
             f'</summary><table><tbody>{steps}</tbody></table></details></section>')
 
 
-def render(content: Dict[str, Any], hybrid: Dict[str, Any],
-           pictures: Sequence[Tuple[str, Optional[str]]] = ()) -> str:
+def render(content: dict[str, Any], hybrid: dict[str, Any],
+           pictures: Sequence[tuple[str, str | None]] = ()) -> str:
     """
     Return the page.
 

@@ -12,19 +12,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kd_perception.sources.folders import images_in, read_image_file
 from kd_perception.detection.drawing import contact_sheet, draw_detections
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import EvaluationError
+from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED
+from kd_perception.evaluation.report.compare import compare, load_report
+from kd_perception.files import write_whole
+from kd_perception.labels.label_check import FolderCheck
 from kd_perception.poc import site_gaps
 from kd_perception.poc.camera_cost import CameraPlan, cost_table, least_share
-from kd_perception.evaluation.report.compare import compare, load_report
-from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED
-from kd_perception.labels.label_check import FolderCheck
 from kd_perception.poc.page import render
 from kd_perception.poc.site_split import SiteSplit
-from kd_perception.files import write_whole
 from kd_perception.review.page import picture_uri
+from kd_perception.sources.folders import images_in, read_image_file
 
 SCHEMA, SCHEMA_VERSION = 'kd_perception.poc', 1
 LEVEL = 'moderate'
@@ -91,7 +91,7 @@ def build(found: Findings, reports: Mapping[str, Any], low: Mapping[str, Any], h
     conditions = {tag: {'frames': entry['frames'], 'classes': {name: compared(
         {run: report['conditions'].get(tag, {}) for run, report in ground.items()}, name)
         for name in classes}} for tag, entry in reports['before']['conditions'].items()}
-    speed = {role: entry for role, entry in zip(('teacher', 'student'), benchmark['threads']['1'])}
+    speed = dict(zip(('teacher', 'student'), benchmark['threads']['1']))
     metric = next(iter(hybrid['metrics'].values()))
     gate = LEARNED if LEARNED in metric['gates'] else DEFAULT
     shares = metric['shares']

@@ -1,16 +1,18 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What a site's frames cannot tell, and what would: from counts, conditions, intervals and label errors."""
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
-from kd_perception.evaluation.report.compare import compare
+import numpy as np
+
 from kd_perception.evaluation.conditions import scene_masks
 from kd_perception.evaluation.metrics.kitti_eval import MIN_GROUND_TRUTHS
+from kd_perception.evaluation.report.compare import compare
 from kd_perception.labels.label_check import FolderCheck
 from kd_perception.poc.site_split import SiteSplit
-import numpy as np
 
 SERIOUS, MINOR = 'serious', 'minor'
 # Adapting the shipped student on 59 fog images moved AP by 10 points (docs/results/adapting.md).
@@ -31,7 +33,7 @@ class Gap:
     advice: str
 
 
-def label_gaps(check: FolderCheck) -> List[Gap]:
+def label_gaps(check: FolderCheck) -> list[Gap]:
     """Say what is wrong with the labels."""
     gaps = []
     if check.errors:
@@ -46,8 +48,8 @@ def label_gaps(check: FolderCheck) -> List[Gap]:
     return gaps
 
 
-def data_gaps(split: SiteSplit, train_objects: Mapping[str, int], report: Dict[str, Any],
-              signals: Sequence[Any]) -> List[Gap]:
+def data_gaps(split: SiteSplit, train_objects: Mapping[str, int], report: dict[str, Any],
+              signals: Sequence[Any]) -> list[Gap]:
     """
     Say which classes, sizes, places and light the frames do not cover.
 
@@ -89,7 +91,7 @@ def data_gaps(split: SiteSplit, train_objects: Mapping[str, int], report: Dict[s
     return gaps
 
 
-def gain_gaps(before: Dict[str, Any], after: Dict[str, Any], frames: int, level: str) -> List[Gap]:
+def gain_gaps(before: dict[str, Any], after: dict[str, Any], frames: int, level: str) -> list[Gap]:
     """Say where the change by adapting is not beyond chance, and how many frames would show it."""
     gaps = []
     for name in before['results']:
@@ -107,7 +109,7 @@ def gain_gaps(before: Dict[str, Any], after: Dict[str, Any], frames: int, level:
     return gaps
 
 
-def teacher_gaps(hybrid: Optional[Dict[str, Any]], old_ground: bool) -> List[Gap]:
+def teacher_gaps(hybrid: dict[str, Any] | None, old_ground: bool) -> list[Gap]:
     """Say where the teacher is of no use, and what was not measured."""
     gaps = []
     for metric in (hybrid or {'metrics': {}})['metrics'].values():
@@ -126,7 +128,7 @@ def teacher_gaps(hybrid: Optional[Dict[str, Any]], old_ground: bool) -> List[Gap
     return gaps
 
 
-def loss_gaps(old: Mapping[str, Any], level: str) -> List[Gap]:
+def loss_gaps(old: Mapping[str, Any], level: str) -> list[Gap]:
     """
     Say what adapting has cost on the frames that the model was proved on.
 
@@ -142,7 +144,7 @@ def loss_gaps(old: Mapping[str, Any], level: str) -> List[Gap]:
     return gaps
 
 
-def machine_gaps(machine: Mapping[str, str]) -> List[Gap]:
+def machine_gaps(machine: Mapping[str, str]) -> list[Gap]:
     """Say where the computer was too busy for its times to mean much."""
     load, cores = float(machine['load_average_at_start'].split()[0]), int(machine['cores'])
     if load <= cores:
@@ -151,7 +153,7 @@ def machine_gaps(machine: Mapping[str, str]) -> List[Gap]:
                 'too high, and cores needed somewhat', 'measure again on an idle one')]
 
 
-def condition_counts(signals: Sequence[Any]) -> Dict[str, int]:
+def condition_counts(signals: Sequence[Any]) -> dict[str, int]:
     """Return {condition: frames}, also of conditions that no frame or every frame is in."""
     return {tag: int(np.count_nonzero(mask)) for tag, mask in scene_masks(signals).items()}
 

@@ -6,12 +6,13 @@ Frames that follow one another look alike: one held out between two that were tr
 So whole blocks of consecutive frames are held out, and frames next to a held-out block are left out of both.
 """
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import re
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
-import numpy as np
 
 # Between two frames of one sequence the numbers in their names jump by no more than this many usual steps.
 _JUMP = 20
@@ -33,10 +34,10 @@ class SiteSplit:
     :ivar block_frames: the length of a block.
     """
 
-    train: Tuple[str, ...]
-    held_out: Tuple[str, ...]
-    left_out: Tuple[str, ...]
-    blocks: Dict[str, int]
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+    left_out: tuple[str, ...]
+    blocks: dict[str, int]
     sequences: int
     block_frames: int
 
@@ -46,13 +47,13 @@ class SiteSplit:
         return len({self.blocks[name] for name in self.held_out})
 
 
-def find_sequences(names: Sequence[str]) -> List[List[str]]:
+def find_sequences(names: Sequence[str]) -> list[list[str]]:
     """
     Group frames that follow one another: names that differ in their last number alone, without a large jump.
 
     :return: sequences, each in the order of its numbers; a name that ends in no number is one by itself.
     """
-    by_stem: Dict[str, List[Tuple[int, str]]] = {}
+    by_stem: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         match = _NUMBER.search(name)
         key = name[:match.start()] + '#' if match else name
@@ -66,13 +67,13 @@ def find_sequences(names: Sequence[str]) -> List[List[str]]:
     return found
 
 
-def _cut(items: Sequence, places: Sequence[int]) -> List[Sequence]:
+def _cut(items: Sequence, places: Sequence[int]) -> list[Sequence]:
     edges = [0, *(int(place) for place in places), len(items)]
     return [items[low:high] for low, high in zip(edges[:-1], edges[1:])]
 
 
 def split_site(names: Sequence[str], objects: Mapping[str, Counter], share: float = DEFAULT_SHARE,
-               block_frames: Optional[int] = None, gap: int = DEFAULT_GAP, seed: int = 0) -> SiteSplit:
+               block_frames: int | None = None, gap: int = DEFAULT_GAP, seed: int = 0) -> SiteSplit:
     """
     Hold whole blocks out, chosen so that each class has about the same share of its objects there.
 
@@ -92,7 +93,7 @@ def split_site(names: Sequence[str], objects: Mapping[str, Counter], share: floa
                               f'{_MIN_BLOCKS} are needed to train on some and measure on others')
     chosen = _choose(blocks, objects, share, seed)
     held = {name for number, block in enumerate(blocks) if chosen[number] for name in block}
-    parts: Dict[str, List[str]] = {'train': [], 'held_out': [], 'left_out': []}
+    parts: dict[str, list[str]] = {'train': [], 'held_out': [], 'left_out': []}
     for sequence in sequences:
         measured = np.array([name in held for name in sequence])
         near = np.convolve(measured, np.ones(2 * gap + 1), 'full')[gap:gap + len(sequence)] > 0.5

@@ -20,18 +20,18 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any, IO, Optional
+from typing import Any, IO
 
 import yaml
 
-from kd_perception.sources.folders import images_in
 from kd_perception.config import load_config, to_mapping
-from kd_perception.models.spec import ModelSpec
 from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.labels.label_folder import list_frames
-from kd_perception.poc.site_split import SiteSplit
 from kd_perception.files import lock_folder, write_whole
+from kd_perception.labels.label_folder import list_frames
+from kd_perception.models.spec import ModelSpec
 from kd_perception.output_folder import in_use
+from kd_perception.poc.site_split import SiteSplit
+from kd_perception.sources.folders import images_in
 
 STATE_NAME, LOG_NAME = 'poc_state.json', 'commands.log'
 CONFIG_NAME, ADAPTED_NAME = 'adapt.yaml', 'adapted.onnx'
@@ -47,7 +47,7 @@ _SAVE_EVERY = 25
 _IOU50 = ('--class', 'Car=0.5:Van', '--class', 'Pedestrian=0.5:Person_sitting', '--class', 'Cyclist=0.5')
 
 
-Execute = Callable[[Sequence[str], Optional[IO[str]]], tuple[int, str]]
+Execute = Callable[[Sequence[str], IO[str] | None], tuple[int, str]]
 
 
 def run_process(command: Sequence[str], log: IO[str] | None) -> tuple[int, str]:

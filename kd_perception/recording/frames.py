@@ -6,9 +6,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from kd_perception.messages import build as messages, typestore
-from kd_perception.sources.any_source import decode_image_message
 from kd_perception.errors import ConfigError, ImageError
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore
+from kd_perception.sources.any_source import decode_image_message
 
 MIB = 1 << 20
 MAX_QUEUE_FRAMES = 10_000

@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_perception.messages import build as messages, typestore
 from kd_perception.bags.reader import BagReader, is_bag
 from kd_perception.bags.salvage import Record
-from kd_perception.sources.any_source import decode_image_message
 from kd_perception.errors import BagError
 from kd_perception.files import natural_key
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore
 from kd_perception.recording.frames import DETECTION_TOPICS, IMAGE_TOPICS, PROVENANCE_TOPIC
+from kd_perception.sources.any_source import decode_image_message
 
 # More than any frame holds; comparing two sets takes their product in memory.
 MAX_BOXES = 2_000

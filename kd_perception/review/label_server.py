@@ -30,7 +30,13 @@ from typing import Any
 
 from kd_perception.errors import ConfigError
 from kd_perception.review.label_store import (
-    checked_boxes, LabelBox, LabelStore, OPEN, StaleDecision, STATUSES)
+    checked_boxes,
+    LabelBox,
+    LabelStore,
+    OPEN,
+    StaleDecision,
+    STATUSES,
+)
 
 HOST = '127.0.0.1'
 # 2,000 boxes take 200 kB.

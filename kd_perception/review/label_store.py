@@ -20,8 +20,8 @@ import shutil
 from typing import Any, NamedTuple
 
 from kd_perception.errors import ConfigError
-from kd_perception.labels.kitti_text import format_objects, KittiObjects
 from kd_perception.files import take_lock, write_whole
+from kd_perception.labels.kitti_text import format_objects, KittiObjects
 from kd_perception.recording.recorded import MAX_BOXES
 
 OPEN, ACCEPTED, REJECTED = 'open', 'accepted', 'rejected'

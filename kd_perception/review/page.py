@@ -20,7 +20,7 @@ _JPEG_QUALITY = 80
 STUDENT_BGR, TEACHER_BGR = (0, 94, 213), (178, 114, 0)
 _DASH_PX = 7
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_STYLE = '''
+_STYLE = """
 :root { --ink: #1d2733; --soft: #5b6775; --line: #e1e6ec; }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
@@ -41,7 +41,7 @@ figcaption span { color: var(--soft); display: block; }
 .key i { display: inline-block; width: 26px; height: 0; margin: 0 6px 4px 16px;
   border-top: 3px solid #d55e00; }
 .key i.teacher { border-top: 3px dashed #0072b2; }
-'''
+"""
 
 
 def draw_thumbnail(image: np.ndarray, frame: RecordedFrame, difference: Disagreement | None,

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.sources.folder_images import is_image_file
-from kd_perception.sources.folders import FolderSource, images_in
-from kd_perception.sources.image_topics import left_out_line, split_topics
-from kd_perception.sources.frames import Camera, DEFAULT_FPS, Frame, FrameSource
-from kd_perception.messages.build import parse_header
 from kd_perception.bags.parts import ROSBAG1
 from kd_perception.bags.reader import BagReader, BagTopic, is_bag
 from kd_perception.bags.salvage import Record
-from kd_perception.messages.wire import SerializedImage
-from kd_perception.messages.typestore import COMPRESSED_IMAGE, deserialize, IMAGE
-from kd_perception.sources.videos import VideoSource
+from kd_perception.errors import BagError, ImageError
 from kd_perception.images.compressed import decode_compressed
 from kd_perception.images.raw import decode_raw
-from kd_perception.errors import BagError, ImageError
+from kd_perception.messages.build import parse_header
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, deserialize, IMAGE
+from kd_perception.messages.wire import SerializedImage
+from kd_perception.sources.folder_images import is_image_file
+from kd_perception.sources.folders import FolderSource, images_in
+from kd_perception.sources.frames import Camera, DEFAULT_FPS, Frame, FrameSource
+from kd_perception.sources.image_topics import left_out_line, split_topics
+from kd_perception.sources.videos import VideoSource
 
 __all__ = ['BagSource', 'Camera', 'FolderSource', 'Frame', 'FrameSource', 'VideoSource', 'camera_of_topic',
            'decode_image_message', 'open_source']
@@ -260,5 +260,5 @@ def _choose(bag: BagReader, cameras: Sequence[str] | None,
 
 def _renamed_cameras(chosen: dict[str, BagTopic]) -> list[str]:
     """Say which cameras are not called as their topic has it."""
-    return [f'topic {topic.name} is camera {name} here: {camera_of_topic(topic.name)} is another topic\'s'
+    return [f"topic {topic.name} is camera {name} here: {camera_of_topic(topic.name)} is another topic's"
             for name, topic in chosen.items() if name != camera_of_topic(topic.name)]

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import dataclasses
 from pathlib import Path
 
-from kd_perception.images.kinds import image_kind, READ_KINDS
 from kd_perception.errors import BagError
 from kd_perception.files import natural_key
+from kd_perception.images.kinds import image_kind, READ_KINDS
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
 MAX_IMAGES = 10_000_000

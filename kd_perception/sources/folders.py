@@ -13,13 +13,13 @@ import re
 
 import numpy as np
 
-from kd_perception.sources.folder_images import FolderImages, IMAGE_SUFFIXES, list_images
-from kd_perception.sources.frames import Camera, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS
-from kd_perception.images.compressed import decode_image_file
-from kd_perception.limits import MAX_COMPRESSED_BYTES
-from kd_perception.images.kinds import image_kind
 from kd_perception.errors import BagError, ImageError
 from kd_perception.files import natural_key, read_text
+from kd_perception.images.compressed import decode_image_file
+from kd_perception.images.kinds import image_kind
+from kd_perception.limits import MAX_COMPRESSED_BYTES
+from kd_perception.sources.folder_images import FolderImages, IMAGE_SUFFIXES, list_images
+from kd_perception.sources.frames import Camera, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS
 
 _JPEG_PNG = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
 NO_STAMPS = 'no time stamps'

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
-from kd_perception.images.compressed import orientation_of
 from kd_perception.errors import BagError
+from kd_perception.images.compressed import orientation_of
 
 NS_PER_S = 1_000_000_000
 # Stamp 0 means "not set" in ROS, so that a made-up timeline begins at one second.

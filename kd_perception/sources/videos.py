@@ -10,11 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kd_perception.sources.frames import (
-    Camera, DEFAULT_FPS, Frame, FrameSource, NS_PER_S, one_camera, START_STAMP_NS)
+from kd_perception.errors import BagError, ImageError
 from kd_perception.images.compressed import decode_compressed
 from kd_perception.limits import MAX_IMAGE_PIXELS
-from kd_perception.errors import BagError, ImageError
+from kd_perception.sources.frames import (
+    Camera,
+    DEFAULT_FPS,
+    Frame,
+    FrameSource,
+    NS_PER_S,
+    one_camera,
+    START_STAMP_NS,
+)
 
 
 class VideoSource(FrameSource):

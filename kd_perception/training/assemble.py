@@ -18,22 +18,30 @@ from kd_perception.config import changed_from_defaults
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.models.spec import ModelSpec, ThresholdSpec
 from kd_perception.training.binary.activations import (
-    adopt_uniform_input, calibrate_activations, INPUT_ZERO, without_rounding)
+    adopt_uniform_input,
+    calibrate_activations,
+    INPUT_ZERO,
+    without_rounding,
+)
 from kd_perception.training.binary.binarization import activate_all
 from kd_perception.training.data.datasets import load_dataset
 from kd_perception.training.export.half_scales import fit_half_scales
-from kd_perception.training.measure import measure
-from kd_perception.training.networks.picodet_onnx import load_picodet, PICODET_S_416_SHA256
-from kd_perception.training.loop.network_builder import build_network
-from kd_perception.training.networks.preprocess import FromCamera
-from kd_perception.training.loop.run_inputs import data_folder
-from kd_perception.training.settings.run import TrainingSettings
-from kd_perception.training.networks.torch_detector import detection_spec
-from kd_perception.training.loop.trainer import validate
 from kd_perception.training.export.unfold import rendered_images
+from kd_perception.training.loop.network_builder import build_network
+from kd_perception.training.loop.run_inputs import data_folder
+from kd_perception.training.loop.trainer import validate
 from kd_perception.training.loop.validation import best_threshold, report
 from kd_perception.training.loop.weights import (
-    average_weights, initial_network, load_checkpoint, trained_network)
+    average_weights,
+    initial_network,
+    load_checkpoint,
+    trained_network,
+)
+from kd_perception.training.measure import measure
+from kd_perception.training.networks.picodet_onnx import load_picodet, PICODET_S_416_SHA256
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.networks.torch_detector import detection_spec
+from kd_perception.training.settings.run import TrainingSettings
 
 _DEFAULT_SCORE = 0.4
 

@@ -16,14 +16,18 @@ from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import IOU, MIN_HEIGHT_PX
 from kd_perception.models.spec import ThresholdSpec
 from kd_perception.training.data.datasets import LabelledImage, load_dataset
-from kd_perception.training.networks.picodet import PicoDet
-from kd_perception.training.networks.picodet_onnx import COCO_CLASSES
-from kd_perception.training.settings.run import (
-    DatasetSettings, EvaluationSettings, PseudoLabelSettings, TrainingSettings)
 from kd_perception.training.data.targets import CAR, find_riders, PERSON
-from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
 from kd_perception.training.loop.trainer import detector_at
 from kd_perception.training.loop.validation import match_all, report
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.picodet_onnx import COCO_CLASSES
+from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
+from kd_perception.training.settings.run import (
+    DatasetSettings,
+    EvaluationSettings,
+    PseudoLabelSettings,
+    TrainingSettings,
+)
 
 PROTOCOL = (f'ap50: IoU above {IOU}, objects above {MIN_HEIGHT_PX:g} px height, area under the interpolated '
             'precision curve, 0 to 1; interval95: percentile bootstrap over images; kitti_moderate_r40: the '

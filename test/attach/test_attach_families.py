@@ -5,15 +5,16 @@ import hashlib
 import json
 import re
 
-from kd_perception.cli.main import main
-from kd_perception.models.spec import ModelSpec
-from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.errors import ModelError
 import numpy as np
 import pytest
 
+from kd_perception.cli.main import main
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import ModelError
+from kd_perception.models.spec import ModelSpec
+
 onnx = pytest.importorskip('onnx', reason='graphs are built with onnx')
-from onnx import helper, numpy_helper, TensorProto  # noqa: E402
+from onnx import helper, numpy_helper, TensorProto
 
 HEIGHT, WIDTH = 64, 96
 BOXES = np.array([[8, 8, 40, 32], [50, 10, 58, 40], [30, 20, 60, 60.]])
@@ -54,7 +55,7 @@ def graph(outputs, shape=(1, 3, HEIGHT, WIDTH), dtype='float32', name='images', 
 
 
 def ultralytics(**more):
-    names = {i: name for i, name in enumerate(['car', 'pedestrian', 'van'])}
+    names = dict(enumerate(['car', 'pedestrian', 'van']))
     return {'author': 'Ultralytics', 'names': str(names), 'stride': '32', 'task': 'detect', **more}
 
 

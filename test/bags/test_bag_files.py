@@ -3,20 +3,20 @@
 
 from pathlib import Path
 
-from bag_helpers import numbered_image, stamp_of, write_bag
 from mcap.reader import make_reader
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 import yaml
 
-from kd_perception.messages import build as messages
-from kd_perception.messages import typestore as ts
+from bag_helpers import numbered_image, stamp_of, write_bag
 from kd_perception.bags.reader import BagReader, is_bag
 from kd_perception.bags.writer import BagWriter
 from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
 from kd_perception.files import natural_key
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
 
 SHAPES = [('bag.mcap', None), ('bag.db3', None), ('bag', 'mcap'), ('bag', 'sqlite3')]
 

@@ -5,20 +5,20 @@ from pathlib import Path
 import shutil
 import sqlite3
 
-from bag_helpers import numbered_image, stamp_of
 from mcap.writer import Writer as McapWriter
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 import yaml
 
-from kd_perception.messages import build as messages
+from bag_helpers import numbered_image, stamp_of
 from kd_perception.bags import parts as parts_module
-from kd_perception.messages import typestore as ts
 from kd_perception.bags.reader import BagReader, is_bag
-from kd_perception.sources.any_source import open_source
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
+from kd_perception.sources.any_source import open_source
 
 zstd = parts_module.zstd
 SUFFIXES = ('.mcap', '.db3')

@@ -5,16 +5,16 @@ from pathlib import Path
 import shutil
 import sqlite3
 
-from bag_helpers import PERIOD_NS, stamp_of, write_bag
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from bag_helpers import PERIOD_NS, stamp_of, write_bag
+from kd_perception.bags.reader import BagReader
+from kd_perception.errors import BagError
 from kd_perception.messages import build as messages
 from kd_perception.messages import typestore as ts
-from kd_perception.bags.reader import BagReader
 from kd_perception.sources.any_source import open_source
-from kd_perception.errors import BagError
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 st = pytest.importorskip('hypothesis.strategies', reason='hypothesis is not installed')

@@ -5,16 +5,17 @@ import json
 import sys
 
 import cv2
+import numpy as np
+import pytest
 
-from kd_perception.benchmark import models as benchmark_models, node as benchmark_node
+from kd_perception.benchmark import models as benchmark_models
+from kd_perception.benchmark import node as benchmark_node
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
 from kd_perception.benchmark.variants import batch_cost, write_resized
 from kd_perception.cli.main import main
-from kd_perception.benchmark.rectangle_model import write_rectangle_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError
 from kd_perception.resources import models_folder
-import numpy as np
-import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the synthetic model, is not installed')
 
@@ -175,8 +176,8 @@ def test_openvino_computes_what_onnxruntime_does(shipped):
 def test_what_is_not_installed_is_named(shipped, tmp_path, monkeypatch):
     for name in ('openvino', 'ncnn'):
         monkeypatch.setitem(sys.modules, name, None)
-    from kd_perception.benchmark.openvino_detector import openvino_detector
     from kd_perception.benchmark.nanodet import nanodet
+    from kd_perception.benchmark.openvino_detector import openvino_detector
     with pytest.raises(ModelError, match='OpenVINO is not installed: pip install openvino'):
         openvino_detector(shipped)
     with pytest.raises(ModelError, match='n.param: no such file'):

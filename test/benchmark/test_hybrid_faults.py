@@ -4,13 +4,25 @@
 import random
 import types
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.messages.wire import read_result
-from kd_perception.benchmark.hybrid.faults import (
-    DURATIONS_S, Fault, garbage, Injector, OF_A_PROCESS, plan, STAMPS_BACK, STUDENT_KILL, TEACHER_KILL,
-    TEACHER_STOP, wrong_stamp)
-from kd_perception.errors import BagError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
+
+from kd_perception.benchmark.hybrid.faults import (
+    DURATIONS_S,
+    Fault,
+    garbage,
+    Injector,
+    OF_A_PROCESS,
+    plan,
+    STAMPS_BACK,
+    STUDENT_KILL,
+    TEACHER_KILL,
+    TEACHER_STOP,
+    wrong_stamp,
+)
+from kd_perception.errors import BagError
+from kd_perception.messages.wire import read_result
 
 CAMERAS = ('camera00', 'camera01')
 LABELS = ('Car', 'Pedestrian')

@@ -1,10 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The synthetic model, since other tests believe what it says."""
 
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
-from kd_perception.detection.onnx_detector import OnnxDetector
 import numpy as np
 import pytest
+
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from kd_perception.detection.onnx_detector import OnnxDetector
 
 
 @pytest.mark.parametrize('decoder', ['boxes_scores', 'gfl'])

@@ -1,11 +1,24 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Accounts of a long run: what is lost, doubled or out of order is found, whatever else goes on."""
 
-from hypothesis import given, strategies as st
-from kd_perception.benchmark.hybrid.soak import (
-    Balance, balance, excusable, growth, lateness, LAST_WORDS_NS, match, percentiles_ms, Seen, shares, spans)
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.benchmark.hybrid.soak import (
+    Balance,
+    balance,
+    excusable,
+    growth,
+    LAST_WORDS_NS,
+    lateness,
+    match,
+    percentiles_ms,
+    Seen,
+    shares,
+    spans,
+)
 
 S, MS = 1_000_000_000, 1_000_000
 STAMPS = st.lists(st.integers(0, 5), max_size=12)

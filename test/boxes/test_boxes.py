@@ -1,12 +1,19 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """IoU and its relatives: known values and properties."""
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kd_perception.boxes.overlap import (
-    box_area, box_intersection, box_intersection_over_area, box_iou, clip_boxes)
 import numpy as np
 import pytest
+
+from kd_perception.boxes.overlap import (
+    box_area,
+    box_intersection,
+    box_intersection_over_area,
+    box_iou,
+    clip_boxes,
+)
 
 
 def boxes(max_count=8):

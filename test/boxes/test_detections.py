@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The Detections value."""
 
-from kd_perception.boxes.detections import Detections
 import numpy as np
 import pytest
+
+from kd_perception.boxes.detections import Detections
 
 
 def make(count):

@@ -1,7 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Weighted boxes fusion: worked examples, and what holds for any members."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 
 from kd_perception.boxes.detections import Detections

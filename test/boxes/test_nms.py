@@ -1,10 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """NMS: against a plain reference that is written the obvious way, and properties."""
 
-from hypothesis import given, strategies as st
-from kd_perception.boxes.overlap import box_iou
-from kd_perception.boxes.nms import nms
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
+
+from kd_perception.boxes.nms import nms
+from kd_perception.boxes.overlap import box_iou
 
 
 @st.composite

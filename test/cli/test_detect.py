@@ -9,13 +9,12 @@ import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from bag_helpers import stamp_of, write_bag  # noqa: E402
-
-from kd_perception.messages import build as messages  # noqa: E402
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
-from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
+from bag_helpers import stamp_of, write_bag
+from kd_perception.bags.reader import BagReader
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from kd_perception.cli.main import main
+from kd_perception.labels.kitti_text import read_label_file
+from kd_perception.messages import build as messages
 
 HW = (96, 128)
 # (class, box, brightness): 200 / 255 is a score of 0.784; 100 / 255 is 0.392, below the working threshold.

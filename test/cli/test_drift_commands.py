@@ -3,15 +3,16 @@
 import json
 
 import cv2
-from kd_perception.cli.main import run_command
-from kd_perception.models.manifest import pinned_sha256
-from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.drift.reference import DOCUMENT, DriftReference
 import numpy as np
 import pytest
 
+from kd_perception.cli.main import run_command
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.drift.reference import DOCUMENT, DriftReference
+from kd_perception.models.manifest import pinned_sha256
+
 onnx = pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
 
 HW = (96, 128)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import subprocess
 import sys
 
-from kd_perception.cli.main import run_command
 import pytest
+
+from kd_perception.cli.main import run_command
 
 DATA = Path(__file__).resolve().parents[1] / 'evaluation' / 'data'
 ORACLE = json.loads(gzip.decompress((DATA / 'kitti_oracle.json.gz').read_bytes()))

@@ -3,15 +3,16 @@
 import json
 
 import cv2
-from kd_perception.cli.main import run_command
-from kd_perception.models.manifest import pinned_sha256
-from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.fallback.estimator import Estimator
 import numpy as np
 import pytest
 
+from kd_perception.cli.main import run_command
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.fallback.estimator import Estimator
+from kd_perception.models.manifest import pinned_sha256
+
 onnx = pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
 
 HW = (192, 256)
 REST = '1.50 1.60 3.90 1.00 1.60 20.00 0.10'
@@ -133,9 +134,9 @@ def test_wrong_input_of_evaluate_hybrid(capsys, change, message):
 
 def test_a_recording_is_a_drive(scene, tmp_path):
     """The same frames as a bag: the same answers, and frames that follow one another."""
-    from kd_perception.messages import build as messages
     from kd_perception.bags.writer import BagWriter
     from kd_perception.evaluation.hybrid.frames import run_both, Source
+    from kd_perception.messages import build as messages
     folder = scene / 'day' / 'images'
     with BagWriter(tmp_path / 'bag') as bag:
         for i, path in enumerate(sorted(folder.iterdir())):

@@ -4,9 +4,10 @@
 import subprocess
 import sys
 
+import pytest
+
 from kd_perception.cli import main as cli
 from kd_perception.errors import BagError
-import pytest
 
 
 class Command:

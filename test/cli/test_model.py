@@ -3,13 +3,14 @@
 
 import json
 
-from kd_perception.cli.main import main
-from kd_perception.models.manifest import write_entry
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 import numpy as np
 import onnx
 from onnx import helper, TensorProto
 import pytest
+
+from kd_perception.cli.main import main
+from kd_perception.models.manifest import write_entry
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 
 SPEC = ModelSpec('conv', ('a', 'b'), InputSpec(32, 64, 'NCHW', 'float32', 'rgb', (0, 0, 0), (255, 255, 255)),
                  DecoderSpec('gfl', (8,), 1), documents={'metrics': {'ap': 1}})

@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
-from kd_perception.errors import ConfigError  # noqa: E402
-from kd_perception.files import write_whole  # noqa: E402
-from kd_perception.output_folder import MARKER, OutputFolder, unfinished_run_of  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from kd_perception.cli.main import main
+from kd_perception.errors import ConfigError
+from kd_perception.files import write_whole
+from kd_perception.output_folder import MARKER, OutputFolder, unfinished_run_of
 
 HW = (96, 128)
 LIMIT_S = 60

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
-from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from kd_perception.cli.main import main
+from kd_perception.labels.kitti_text import read_label_file
 
 HW = (96, 128)
 # (class, box, brightness): scores 0.784, 0.392 and 0.471.

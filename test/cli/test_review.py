@@ -6,21 +6,21 @@ import json
 import re
 
 import cv2
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from bag_helpers import write_bag  # noqa: E402
-from hard_frames import hard_frame, START_NS  # noqa: E402
-
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.cli.review import DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE  # noqa: E402
-from kd_perception.boxes.overlap import box_iou  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
-from kd_perception.recording.disagreement import match_boxes  # noqa: E402
-from kd_perception.recording.recorded import Boxes  # noqa: E402
+from bag_helpers import write_bag
+from hard_frames import hard_frame, START_NS
+from kd_perception.bags.writer import BagWriter
+from kd_perception.boxes.overlap import box_iou
+from kd_perception.cli.main import main
+from kd_perception.cli.review import DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.labels.kitti_text import read_label_file
+from kd_perception.recording.disagreement import match_boxes
+from kd_perception.recording.recorded import Boxes
 
 CAR, NEAR, FAR = (5, 5, 35, 30), (6, 5, 36, 30), (45, 10, 70, 50)
 

@@ -5,10 +5,11 @@ import contextlib
 import json
 import sys
 
+import pytest
+
 from kd_perception.cli import status as command
 from kd_perception.cli.main import main
 from kd_perception.monitoring.board import RawStatus
-import pytest
 
 PLAIN = [RawStatus('student: model', 0, 'model ready'), RawStatus('fallback: camera front', 0, 'NOMINAL')]
 

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from kd_perception.cli.main import COMMANDS, main  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from kd_perception.cli.main import COMMANDS, main
 
 LABEL = 'Car 0.00 0 -1.57 16 24 48 64 1.5 1.6 3.7 2.0 1.6 20.0 -1.5'
 # The file system of files that may hold no byte: what a full disk gives, for any user.
@@ -91,7 +91,7 @@ def test_a_full_disk(kind, words, tmp_path):
                           capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert_told(done.returncode, done.stderr, words[kind][0], out)
     assert not [path for path in tmp_path.rglob('*') if path.is_file() and path.stat().st_size]
-    assert not [path for path in tmp_path.rglob('.*')], 'nothing hidden is left'
+    assert not list(tmp_path.rglob('.*')), 'nothing hidden is left'
 
 
 def test_missing_folders_are_made(words, tmp_path):

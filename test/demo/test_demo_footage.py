@@ -11,11 +11,11 @@ import zipfile
 import cv2
 import pytest
 
-from kd_perception.sources.any_source import open_source
 from kd_perception.demo import footage as demo_footage
-from kd_perception.demo.footage import fetch, Footage, FOOTAGE
+from kd_perception.demo.footage import fetch, FOOTAGE, Footage
 from kd_perception.demo.scene import draw_frame, SIZE_HW, write_scene
 from kd_perception.errors import BagError
+from kd_perception.sources.any_source import open_source
 
 CONTENT = b'not really a film' * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -12,19 +12,21 @@ import cv2
 import numpy as np
 import pytest
 
-from kd_perception.messages import build as messages
-from kd_perception.messages.wire import write_result
-from kd_perception.messages.typestore import DIAGNOSTIC_ARRAY, message_class, serialize
+from kd_perception.boxes.detections import Detections
 from kd_perception.cli import demo
-from kd_perception.demo import (
-    overview as demo_overview, plan as demo_plan, report as demo_report, timeline as demo_timeline)
+from kd_perception.cli.main import main
+from kd_perception.demo import overview as demo_overview
+from kd_perception.demo import plan as demo_plan
+from kd_perception.demo import report as demo_report
+from kd_perception.demo import timeline as demo_timeline
 from kd_perception.demo.answers import Answer, answers_of, detections_of, states_of, verified_figures
 from kd_perception.demo.run import Child, prepare_environment
 from kd_perception.demo.table import table
 from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT, TEACHER, VERIFIED
-from kd_perception.cli.main import main
-from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ConfigError, RosInterfaceError
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import DIAGNOSTIC_ARRAY, message_class, serialize
+from kd_perception.messages.wire import write_result
 from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
 from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, FallbackNodeSettings
 

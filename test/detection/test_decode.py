@@ -1,11 +1,13 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Decoders: boxes that were encoded by hand come back; against a loop without vectors."""
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.detection.decode import decode, output_shapes, sigmoid
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.detection.decode import decode, output_shapes, sigmoid
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 
 BINS = 8
 GFL = ModelSpec('tiny', ('a', 'b', 'c'), InputSpec(32, 64), DecoderSpec('gfl', (8, 16), BINS - 1))

@@ -1,10 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Drawing: pixels change where they should, and nowhere in the input."""
 
-from kd_perception.boxes.detections import Detections
-from kd_perception.detection.drawing import class_color, contact_sheet, draw_detections
 import numpy as np
 import pytest
+
+from kd_perception.boxes.detections import Detections
+from kd_perception.detection.drawing import class_color, contact_sheet, draw_detections
 
 
 def test_box_is_drawn_on_a_copy():

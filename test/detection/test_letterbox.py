@@ -1,10 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Letterbox: geometry properties, and where pixels really land."""
 
-from hypothesis import given, strategies as st
-from kd_perception.detection.letterbox import Letterbox
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.detection.letterbox import Letterbox
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 PLACEMENTS = st.sampled_from(['centre', 'top_left', 'stretch'])

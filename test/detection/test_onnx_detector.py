@@ -3,13 +3,14 @@
 
 import hashlib
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
-from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, to_tensor
-from kd_perception.errors import ModelError
 import numpy as np
 import onnx
 from onnx import helper, TensorProto
 import pytest
+
+from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, to_tensor
+from kd_perception.errors import ModelError
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 
 HW = (32, 64)
 SPEC = ModelSpec('fixed', ('a', 'b'), InputSpec(*HW), DecoderSpec('boxes_scores'),

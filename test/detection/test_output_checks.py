@@ -6,9 +6,9 @@ import pytest
 
 from kd_perception.cli.main import main
 from kd_perception.detection.decode import output_shapes
+from kd_perception.detection.output_checks import output_problems
 from kd_perception.models.decoder_spec import DecoderSpec
 from kd_perception.models.spec import InputSpec, ModelSpec
-from kd_perception.detection.output_checks import output_problems
 
 HW = (64, 96)
 RNG = np.random.default_rng(5)

@@ -2,17 +2,18 @@
 """What the two drift components report: without a reference, with one, and after a change."""
 import dataclasses
 
+import numpy as np
+import pytest
+
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
-from kd_perception.fallback.gate import GateDecision
 from kd_perception.drift.camera_drift import CameraDrift
+from kd_perception.drift.fallback_drift import Audit, audit, AuditedRates, demand_edge, FallbackDrift
 from kd_perception.drift.monitor import DriftSettings
 from kd_perception.drift.quantities import detection_values, scene_values
 from kd_perception.drift.reference import build_reference, DOCUMENT
-from kd_perception.drift.fallback_drift import Audit, audit, AuditedRates, demand_edge, FallbackDrift
+from kd_perception.fallback.gate import GateDecision
 from kd_perception.levels import Level
-import numpy as np
-import pytest
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 
 SPEC = ModelSpec('m', ('Car', 'Van'), InputSpec(96, 128), DecoderSpec('boxes_scores'),
                  ThresholdSpec(score=0.4, score_low=0.05))

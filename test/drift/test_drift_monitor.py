@@ -2,11 +2,11 @@
 """The windowed tests: as many false alarms as allowed, also on correlated frames; alarms on changes."""
 import dataclasses
 
-from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
 import numpy as np
 import pytest
 
-from drift_world import correlated, frames_of, reference_of  # noqa: E402
+from drift_world import correlated, frames_of, reference_of
+from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
 
 # So many alarms are allowed that a few minutes show them.
 SETTINGS = DriftSettings(window=300, false_alarms_per_hour=120)

@@ -3,14 +3,19 @@
 import dataclasses
 import json
 
-from kd_perception.models.spec import DecoderSpec, document_text, InputSpec, ModelSpec
-from kd_perception.errors import ConfigError, ModelError
-from kd_perception.drift.reference import (
-    build_reference, correlation_frames, DOCUMENT, DriftReference, scenes_of)
 import numpy as np
 import pytest
 
-from drift_world import correlated, frames_of, reference_of  # noqa: E402
+from drift_world import correlated, frames_of, reference_of
+from kd_perception.drift.reference import (
+    build_reference,
+    correlation_frames,
+    DOCUMENT,
+    DriftReference,
+    scenes_of,
+)
+from kd_perception.errors import ConfigError, ModelError
+from kd_perception.models.spec import DecoderSpec, document_text, InputSpec, ModelSpec
 
 SPEC = ModelSpec('m', ('Car',), InputSpec(96, 128), DecoderSpec('boxes_scores'))
 

@@ -2,11 +2,21 @@
 """The statistics of the drift monitors, against published tables and against simulation without change."""
 import math
 
-from kd_perception.drift.change_tests import (
-    chi_squared_quantile, cluster_trials, Cusum, cusum_threshold, greater_share, ks_statistic, ks_threshold,
-    psi_statistic, psi_threshold, wilson_interval)
 import numpy as np
 import pytest
+
+from kd_perception.drift.change_tests import (
+    chi_squared_quantile,
+    cluster_trials,
+    Cusum,
+    cusum_threshold,
+    greater_share,
+    ks_statistic,
+    ks_threshold,
+    psi_statistic,
+    psi_threshold,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize('probability, degrees, expected', [

@@ -7,8 +7,9 @@ Usage: python perturb_labels.py LABELS OUT [--per-frame 100] [--frames N] [--see
 import argparse
 from pathlib import Path
 
-from kd_perception.labels.kitti_text import format_objects, KittiObjects, read_label_file
 import numpy as np
+
+from kd_perception.labels.kitti_text import format_objects, KittiObjects, read_label_file
 
 
 def perturb(labels: KittiObjects, count: int, rng: np.random.Generator) -> KittiObjects:

@@ -3,13 +3,14 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.metrics.calibration import class_calibration, detection_ece, reliability
 from kd_perception.evaluation.metrics.kitti_eval import KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator
 from kd_perception.labels.kitti_text import parse_label_text
 from kd_perception.labels.object_table import ObjectTable
-import numpy as np
-import pytest
 
 # Made with netcal 1.4.0 on random scores and features, several of them on the bins' edges:
 # ECE(bins, detection=True, sample_threshold=n).measure(np.column_stack([scores, features]), matched)

@@ -4,11 +4,15 @@
 import numpy as np
 import pytest
 
-from kd_perception.detection.committee import calibrated, MemberSettings
 from kd_perception.boxes.detections import Detections
+from kd_perception.detection.committee import calibrated, MemberSettings
 from kd_perception.evaluation.metrics.class_matches import ClassMatches
 from kd_perception.evaluation.metrics.committee_report import (
-    best_score, fit_calibration, match_heights, report_rows)
+    best_score,
+    fit_calibration,
+    match_heights,
+    report_rows,
+)
 from kd_perception.labels.kitti_text import KittiObjects
 
 LABELS = ('Car', 'Pedestrian')

@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
 from kd_perception.errors import ConfigError, EvaluationError
 from kd_perception.evaluation.conditions import automatic_tags, condition_masks, load_frame_info, scene_groups
 from kd_perception.images.scene import SceneSignals
-import numpy as np
-import pytest
 
 FRAMES = [f'{i:06d}' for i in range(6)]
 
@@ -15,23 +16,23 @@ def info_of(tmp_path, text):
 
 
 def test_names_ranges_and_patterns_tag_frames(tmp_path):
-    info = info_of(tmp_path, '''
+    info = info_of(tmp_path, """
 conditions:
   - {tag: fog, frames: ['000001..000003', '000005']}
   - {tag: fog, frames: ['000000']}
   - {tag: even, frames: ['*0', '*2', '*4']}
-''')
+""")
     masks = condition_masks(info, FRAMES)
     assert masks['fog'].tolist() == [True, True, True, True, False, True]
     assert masks['even'].tolist() == [True, False, True, False, True, False]
 
 
 def test_bag_intervals_tag_frames_by_seconds_from_the_first_image(tmp_path):
-    info = info_of(tmp_path, '''
+    info = info_of(tmp_path, """
 conditions:
   - {tag: tunnel, bag: drive, from_s: 0.2, to_s: 0.4}
   - {tag: later, bag: drive, from_s: 0.4}
-''')
+""")
     stamps = np.arange(6, dtype=np.int64) * 200_000_000 + 7_000_000_000
     masks = condition_masks(info, FRAMES, stamps, ['other'] + ['drive'] * 5)
     assert masks['tunnel'].tolist() == [False, False, True, True, False, False]
@@ -65,11 +66,11 @@ def test_a_wrong_file_names_its_key(tmp_path, text, message):
 
 
 def test_scene_groups_number_frames_and_leave_others_alone(tmp_path):
-    info = info_of(tmp_path, '''
+    info = info_of(tmp_path, """
 groups:
   - {name: a, frames: ['000000..000001']}
   - {name: b, frames: ['000003', '000004']}
-''')
+""")
     groups = scene_groups(info, FRAMES)
     assert groups[0] == groups[1] and groups[3] == groups[4]
     assert len(set(groups.tolist())) == 4

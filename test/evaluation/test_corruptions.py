@@ -1,11 +1,18 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Artificial changes do what their names say, the same on every call, and leave their input alone."""
-from kd_perception.errors import ConfigError
-from kd_perception.evaluation.drift.corruptions import (
-    blur, CORRUPTIONS, corruptions, lens_dirt, night, shifted_camera)
-from kd_perception.images.scene import measure_scene
 import numpy as np
 import pytest
+
+from kd_perception.errors import ConfigError
+from kd_perception.evaluation.drift.corruptions import (
+    blur,
+    CORRUPTIONS,
+    corruptions,
+    lens_dirt,
+    night,
+    shifted_camera,
+)
+from kd_perception.images.scene import measure_scene
 
 
 @pytest.fixture

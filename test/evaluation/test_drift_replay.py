@@ -2,14 +2,21 @@
 """Streams out of few frames, and what is counted on them."""
 import itertools
 
-from kd_perception.evaluation.drift.frames import MeasuredFrames
-from kd_perception.evaluation.drift.replay import (
-    delays, false_alarms, monitor_of, poisson_interval, ReplaySettings, SceneStream)
-from kd_perception.drift.monitor import DriftSettings
-from kd_perception.drift.reference import build_reference
-from kd_perception.drift.fallback_drift import Audit
 import numpy as np
 import pytest
+
+from kd_perception.drift.fallback_drift import Audit
+from kd_perception.drift.monitor import DriftSettings
+from kd_perception.drift.reference import build_reference
+from kd_perception.evaluation.drift.frames import MeasuredFrames
+from kd_perception.evaluation.drift.replay import (
+    delays,
+    false_alarms,
+    monitor_of,
+    poisson_interval,
+    ReplaySettings,
+    SceneStream,
+)
 
 
 def measured(rng, frames=60, shift=0.0, disagreed=1):

@@ -3,11 +3,12 @@
 
 import json
 
-from kd_perception.errors import TrainingError
-from kd_perception.fallback.estimator import Estimator
-from kd_perception.evaluation.hybrid.estimator_fit import assign_folds, fit_estimator, share_thresholds
 import numpy as np
 import pytest
+
+from kd_perception.errors import TrainingError
+from kd_perception.evaluation.hybrid.estimator_fit import assign_folds, fit_estimator, share_thresholds
+from kd_perception.fallback.estimator import Estimator
 
 NAMES = ('rejected_mass', 'luminance', 'empty', 'contrast')
 LABELS = ('Car',)

@@ -2,11 +2,12 @@
 import hashlib
 
 import cv2
+import numpy as np
+import pytest
+
 from kd_perception.errors import EvaluationError, LabelError
 from kd_perception.evaluation.frame_set import attach_images, read_frame_set
 from kd_perception.output_folder import MARKER
-import numpy as np
-import pytest
 
 CAR = 'Car 0 0 0 0 0 100 100 1 1 1 1 1 1 0.1'
 

@@ -3,24 +3,38 @@
 import dataclasses
 import json
 
+import numpy as np
+import pytest
+
+from hybrid_world import world
 from kd_perception.boxes.detections import Detections
 from kd_perception.errors import EvaluationError, TrainingError
 from kd_perception.evaluation.hybrid.curve import (
-    area, HybridAp, make_metrics, recovered, recovered_intervals, sent_frames)
+    area,
+    HybridAp,
+    make_metrics,
+    recovered,
+    recovered_intervals,
+    sent_frames,
+)
 from kd_perception.evaluation.hybrid.fit import collected, fit_gate, held_out_groups, object_gains, ranks
 from kd_perception.evaluation.hybrid.gain import frame_gains
 from kd_perception.evaluation.hybrid.gates import (
-    HybridOptions, LEARNED, online_settings, ORACLE, RANDOM, RankedGate, scored_gates, simulate_online)
+    HybridOptions,
+    LEARNED,
+    online_settings,
+    ORACLE,
+    RANDOM,
+    RankedGate,
+    scored_gates,
+    simulate_online,
+)
 from kd_perception.evaluation.hybrid.report import evaluate_hybrid
 from kd_perception.evaluation.metrics.kitti_eval import evaluate_kitti, KITTI_CLASSES
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.running_threshold import RunningThreshold
 from kd_perception.fallback.scores import Ambiguity
-import numpy as np
-import pytest
-
-from hybrid_world import world  # noqa: E402
 
 COUNT = 60
 

@@ -2,18 +2,25 @@
 """Frames replayed through the fallback's own logic, on a made-up drive whose motion and answers are known."""
 import dataclasses
 
+import numpy as np
+import pytest
+
 from hybrid_world import world
 from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.hybrid.curve import HybridAp, make_metrics
-from kd_perception.evaluation.hybrid.replay import (class_ap, compare_ways, node_settings, replay,
-                                                    ReplayOptions, SimulatedTeacher)
-from kd_perception.labels.kitti_text import KittiObjects
-from kd_perception.labels.object_table import ObjectTable
+from kd_perception.evaluation.hybrid.replay import (
+    class_ap,
+    compare_ways,
+    node_settings,
+    replay,
+    ReplayOptions,
+    SimulatedTeacher,
+)
 from kd_perception.fallback.ambiguity import FeatureSettings
 from kd_perception.fallback.flow import flow_image
 from kd_perception.fallback.judge import Judge
-import numpy as np
-import pytest
+from kd_perception.labels.kitti_text import KittiObjects
+from kd_perception.labels.object_table import ObjectTable
 
 COUNT, STEP_PX = 60, 4
 MS = 1_000_000

@@ -3,17 +3,24 @@ import gzip
 import json
 from pathlib import Path
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.metrics.kitti_eval import (
-    average_precision, ClassProtocol, Difficulty, evaluate_kitti, KITTI_CLASSES, KittiEvaluator,
-    recall_indices)
-from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
-from kd_perception.labels.object_table import ObjectTable
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from kitti_reference import precision_points  # noqa: E402  (a helper beside the tests, no package)
+from kd_perception.errors import EvaluationError
+from kd_perception.evaluation.metrics.kitti_eval import (
+    average_precision,
+    ClassProtocol,
+    Difficulty,
+    evaluate_kitti,
+    KITTI_CLASSES,
+    KittiEvaluator,
+    recall_indices,
+)
+from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
+from kd_perception.labels.object_table import ObjectTable
+from kitti_reference import precision_points
 
 # Output of the official C++ program, precision printed with 6 digits and AP with 4.
 ORACLE = json.loads(gzip.decompress((Path(__file__).parent / 'data' / 'kitti_oracle.json.gz').read_bytes()))

@@ -3,14 +3,21 @@ import gzip
 import json
 from pathlib import Path
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.errors import EvaluationError
-from kd_perception.labels.kitti_text import parse_label_text
-from kd_perception.evaluation.metrics.miss_rate import (
-    caltech_frames, CALTECH_SUBSETS, log_average_miss_rate, REFERENCE_FPPI, visible_share)
-from kd_perception.labels.object_table import ObjectTable
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.errors import EvaluationError
+from kd_perception.evaluation.metrics.miss_rate import (
+    caltech_frames,
+    CALTECH_SUBSETS,
+    log_average_miss_rate,
+    REFERENCE_FPPI,
+    visible_share,
+)
+from kd_perception.labels.kitti_text import parse_label_text
+from kd_perception.labels.object_table import ObjectTable
 
 # Output of the Caltech toolbox's matching and curve.
 ORACLE = json.loads(gzip.decompress((Path(__file__).parent / 'data' / 'lamr_oracle.json.gz').read_bytes()))

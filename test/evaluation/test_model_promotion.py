@@ -9,15 +9,16 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from kd_perception.cli.main import main
+from kd_perception.evaluation.report.verdict import Check, Comparison, SetVerdict, VerdictLimits
 from kd_perception.models.manifest import load_manifest, pinned_sha256, resolve_model
 from kd_perception.models.store import ModelStore
-from kd_perception.evaluation.report.verdict import Check, Comparison, SetVerdict, VerdictLimits
-import pytest
 
 pytest.importorskip('onnx', reason='onnx, which writes the test models, is not installed')
 
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
 
 
 def digest(path):

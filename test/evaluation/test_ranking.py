@@ -4,10 +4,12 @@
 import itertools
 import math
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.evaluation.hybrid.ranking import auroc, risk_coverage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.evaluation.hybrid.ranking import auroc, risk_coverage
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12)
 

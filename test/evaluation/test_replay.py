@@ -3,22 +3,23 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 import pickle
 
-from kd_perception.messages import build as messages, typestore as ts
-from kd_perception.bags.reader import BagReader
-from kd_perception.sources.any_source import open_source
-from kd_perception.bags.writer import BagWriter
-from kd_perception.cli.main import run_command
-from kd_perception.boxes.detections import Detections
-from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.errors import BagError, EvaluationError, ModelError
-from kd_perception.evaluation.replay import replay, replay_frame_set, ReplayJob
 import numpy as np
 import pytest
 
-pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
-from kitti_drive import HW, write_object  # noqa: E402
+from kd_perception.bags.reader import BagReader
+from kd_perception.bags.writer import BagWriter
+from kd_perception.boxes.detections import Detections
+from kd_perception.cli.main import run_command
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import BagError, EvaluationError, ModelError
+from kd_perception.evaluation.replay import replay, replay_frame_set, ReplayJob
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
+from kd_perception.sources.any_source import open_source
 
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
+pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from kitti_drive import HW, write_object
 
 CAMERA = '/kitti/camera_color_left'
 TRUTH, FOUND = f'{CAMERA}/ground_truth', f'{CAMERA}/detections'
@@ -100,7 +101,7 @@ def test_a_recorded_topic_gives_the_same_figures(recorded, bag, model, tmp_path,
 
 def test_jobs_spread_over_any_map_and_processes_without_changing_a_figure(bag, model, tmp_path):
     jobs = [ReplayJob(str(bag), TRUTH, str(model))] * 2
-    assert pickle.loads(pickle.dumps(jobs)) == jobs  # noqa: S301 (made here): workers get jobs by pickle
+    assert pickle.loads(pickle.dumps(jobs)) == jobs
     plain = replay_frame_set(jobs)
     assert plain.labels.frames[:1] + plain.labels.frames[4:5] == ('drive-1/000000', 'drive-2/000000')
     with ThreadPoolExecutor(2) as pool:
@@ -143,7 +144,7 @@ def test_a_truncated_recording_is_evaluated_as_far_as_it_goes(kitti, model, tmp_
 def test_undecodable_images_are_counted_by_reason(bag, model, tmp_path):
     out = tmp_path / 'broken'
     with BagWriter(out) as writer, BagReader(bag) as reader:
-        for i, record in enumerate(reader.messages()):
+        for _i, record in enumerate(reader.messages()):
             raw = record.raw
             if record.msgtype == ts.COMPRESSED_IMAGE:
                 message = ts.deserialize(raw, record.msgtype)

@@ -5,20 +5,25 @@ from pathlib import Path
 import re
 from xml.etree import ElementTree
 
-from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.metrics.coco_ap import coco_ap
-from kd_perception.evaluation.report.compare import compare, load_report, metrics
-from kd_perception.evaluation.frame_set import FrameSet
-from kd_perception.evaluation.report.gallery import make_gallery
-from kd_perception.evaluation.metrics.kitti_eval import (
-    ClassProtocol, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator)
-from kd_perception.labels.kitti_text import parse_label_text
-from kd_perception.evaluation.metrics.mistakes import operating_point, worst_false_alarms, worst_misses
-from kd_perception.labels.object_table import ObjectTable
-from kd_perception.evaluation.report.content import evaluate_frames, EvaluationOptions
-from kd_perception.evaluation.report.page import render
 import numpy as np
 import pytest
+
+from kd_perception.errors import EvaluationError
+from kd_perception.evaluation.frame_set import FrameSet
+from kd_perception.evaluation.metrics.coco_ap import coco_ap
+from kd_perception.evaluation.metrics.kitti_eval import (
+    ClassProtocol,
+    KITTI_CLASSES,
+    KITTI_DIFFICULTIES,
+    KittiEvaluator,
+)
+from kd_perception.evaluation.metrics.mistakes import operating_point, worst_false_alarms, worst_misses
+from kd_perception.evaluation.report.compare import compare, load_report, metrics
+from kd_perception.evaluation.report.content import evaluate_frames, EvaluationOptions
+from kd_perception.evaluation.report.gallery import make_gallery
+from kd_perception.evaluation.report.page import render
+from kd_perception.labels.kitti_text import parse_label_text
+from kd_perception.labels.object_table import ObjectTable
 
 ORACLE = json.loads(gzip.decompress((Path(__file__).parent / 'data' / 'kitti_oracle.json.gz').read_bytes()))
 REST = '1 1 1 1 1 1 0.1'
@@ -155,6 +160,7 @@ class TestMistakes:
         assert [item.frame for item in gallery['false_alarms']] == ['a', 'b']
         assert gallery['false_alarms'][1].data_uri is None
         import base64
+
         import cv2
         data = base64.b64decode(gallery['misses'][0].data_uri.partition(',')[2])
         picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR).astype(int)

@@ -3,10 +3,10 @@
 
 import json
 
-from kd_perception.messages import build as messages
-from kd_perception.sources.folders import read_timestamps
+import numpy as np
+import pytest
+
 from kd_perception.bags.reader import BagReader
-from kd_perception.messages.typestore import IMAGE
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli.main import run_command
 from kd_perception.config import load_yaml
@@ -15,8 +15,9 @@ from kd_perception.labels.kitti_folder import read_frame_labels, read_projection
 from kd_perception.labels.kitti_text import read_label_file
 from kd_perception.labels.label_check import check_labels
 from kd_perception.labels.label_folder import read_label_folder
-import numpy as np
-import pytest
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import IMAGE
+from kd_perception.sources.folders import read_timestamps
 
 MARK = b'\xef\xbb\xbf'
 LABEL = 'Car 0.00 0 -1.57 {}.00 150.00 {}.00 230.00 1.5 1.6 3.7 2.0 1.6 20.0 -1.5\n'

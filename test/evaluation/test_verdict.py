@@ -5,10 +5,11 @@ import copy
 import json
 import re
 
+import pytest
+
 from kd_perception.cli.main import run_command
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.report.verdict import judge, load_comparison, reports_of, VerdictLimits
-import pytest
 
 OLD, NEW = 'a' * 64, 'b' * 64
 CLASSES = ('Car', 'Pedestrian')

@@ -3,13 +3,22 @@
 
 import math
 
-from hypothesis import given, settings as hypothesis_settings, strategies as st
-from kd_perception.boxes.detections import Detections
-from kd_perception.fallback.ambiguity import (
-    FeatureExtractor, features_for, FEATURES, FeatureSettings, FeatureVector, MAX_CLASSES_WITH_FEATURES)
-from kd_perception.images.scene import SceneSignals
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.boxes.detections import Detections
+from kd_perception.fallback.ambiguity import (
+    FeatureExtractor,
+    FEATURES,
+    features_for,
+    FeatureSettings,
+    FeatureVector,
+    MAX_CLASSES_WITH_FEATURES,
+)
+from kd_perception.images.scene import SceneSignals
 
 LABELS = ('Car', 'Pedestrian')
 HW = (100, 200)

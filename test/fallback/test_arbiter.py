@@ -3,11 +3,12 @@
 
 import dataclasses
 
+import pytest
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, Verdict
 from kd_perception.fallback.gate import GateDecision
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
-import pytest
 
 MS = 1_000_000
 DEADLINE_MS = 100
@@ -62,7 +63,7 @@ def test_the_reserve_keeps_the_promise_though_the_tick_is_late():
     arbiter = make(reserve_ns=5 * MS)
     student(arbiter, 7, 0)
     assert arbiter.next_deadline() == 95 * MS
-    assert teacher(arbiter, 7, 95).verdict is Verdict.LATE, 'the reserve is not the teacher\'s'
+    assert teacher(arbiter, 7, 95).verdict is Verdict.LATE, "the reserve is not the teacher's"
     student(arbiter, 8, 200)
     out, = arbiter.on_tick(300 * MS)
     assert out.provenance.deadline_met and arbiter.worst_lateness_ns == 0

@@ -8,8 +8,10 @@ steps and changed limits. The model remembers everything and knows no queue; tic
 
 import dataclasses
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, RuleBasedStateMachine
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.arbiter import Arbiter, ArbiterSettings, Verdict
 from kd_perception.fallback.gate import GateDecision

@@ -1,10 +1,18 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The circuit breaker: what opens it, what closes it, and what it says."""
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.fallback.breaker import (
-    BreakerSettings, BreakerState, LATE_ANSWERS, MS, TeacherBreaker, UNUSABLE_ANSWERS)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
+
+from kd_perception.fallback.breaker import (
+    BreakerSettings,
+    BreakerState,
+    LATE_ANSWERS,
+    MS,
+    TeacherBreaker,
+    UNUSABLE_ANSWERS,
+)
 
 SETTINGS = BreakerSettings(silence_ns=1000 * MS, silent_requests=2, window=4, misses=3,
                            probe_deadline_ns=100 * MS, probe_interval_ns=400 * MS,

@@ -4,6 +4,9 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings, Verdict
@@ -12,12 +15,10 @@ from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSetti
 from kd_perception.fallback.estimator import Estimator, FeatureWeight
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
-from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import Ambiguity, SignalScorer
 from kd_perception.fallback.state import FallbackState, StateSettings
 from kd_perception.fallback.teacher_load import LoadSettings
-import numpy as np
-import pytest
+from kd_perception.images.scene import SceneSignals
 
 MS = 1_000_000
 SURE = Detections([[50, 50, 90, 90]], [0.95], [0])

@@ -9,8 +9,11 @@ budget; no waiting for a teacher that is known to be out; bounded memory; recove
 
 import heapq
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, RuleBasedStateMachine
+import numpy as np
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings
@@ -21,7 +24,6 @@ from kd_perception.fallback.gate import AUDIT_BURST, GateSettings
 from kd_perception.fallback.merge import LabelMap, MergeSettings
 from kd_perception.fallback.scores import SignalScorer
 from kd_perception.fallback.state import FallbackState
-import numpy as np
 
 MS = 1_000_000
 DEADLINE_MS = 100

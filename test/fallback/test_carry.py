@@ -4,14 +4,16 @@
 import dataclasses
 
 import cv2
-from hypothesis import given, settings, strategies as st
-from kd_perception.boxes.overlap import box_iou
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
 from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import box_iou
 from kd_perception.fallback.carry import Carrier, CarrySettings
 from kd_perception.fallback.flow import flow_image, is_cut, move_boxes
 from kd_perception.fallback.tracks import Tracks, TrackSettings
-import numpy as np
-import pytest
 
 HW = (240, 640)
 MS = 1_000_000

@@ -5,13 +5,14 @@ import dataclasses
 import json
 import math
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
+import numpy as np
+import pytest
+
+from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ModelError
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
 from kd_perception.fallback.estimator import Estimator, FeatureWeight, Z_LIMIT
-from kd_perception.boxes.detections import Detections
-import numpy as np
-import pytest
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 
 LABELS = ('Car', 'Pedestrian')
 ESTIMATOR = Estimator(

@@ -4,12 +4,23 @@
 import dataclasses
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
 from kd_perception.fallback.gate import (
-    AUDIT_BURST, DENIALS, Gate, GateSettings, NO_IMAGE, RATE_SPENT, SHARE_SPENT, TEACHER_OFF, TEACHER_OUT)
+    AUDIT_BURST,
+    DENIALS,
+    Gate,
+    GateSettings,
+    NO_IMAGE,
+    RATE_SPENT,
+    SHARE_SPENT,
+    TEACHER_OFF,
+    TEACHER_OUT,
+)
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.fallback.scores import Ambiguity
-import pytest
 
 FREE = GateSettings(share=1.0, audit_share=0.0)
 S = 1_000_000_000

@@ -3,14 +3,15 @@
 
 import dataclasses
 
+import pytest
+
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.estimator import Estimator, FeatureWeight
 from kd_perception.fallback.judge import Judge, SIGNAL_THRESHOLD
 from kd_perception.fallback.scores import DEFAULT_WEIGHTS, SIGNALS, SignalScorer
-import pytest
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 
 LABELS = ('Car', 'Pedestrian')
 ESTIMATOR = Estimator(

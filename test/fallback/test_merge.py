@@ -1,12 +1,14 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Label maps and merge policies."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
-import numpy as np
-import pytest
 
 STUDENT, TEACHER = ('Car', 'Pedestrian'), ('Pedestrian', 'Truck', 'Car')
 LABELS = LabelMap.by_name(STUDENT, TEACHER)

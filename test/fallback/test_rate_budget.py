@@ -1,9 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Token buckets: the bound holds in every window, and what it allows is really given."""
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.fallback.rate_budget import RateBucket, ShareBucket
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
+
+from kd_perception.fallback.rate_budget import RateBucket, ShareBucket
 
 S = 1_000_000_000
 

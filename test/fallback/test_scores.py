@@ -1,13 +1,14 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Single signals and their combination."""
 
+import numpy as np
+import pytest
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.gate import GateSettings
-from kd_perception.images.scene import SceneSignals
 from kd_perception.fallback.scores import CLEAR, DEFAULT_WEIGHTS, SIGNALS, SignalScorer
-import numpy as np
-import pytest
+from kd_perception.images.scene import SceneSignals
 
 GOOD_SCENE = SceneSignals(110.0, 50.0, 0.05, 0.01, 800.0)
 

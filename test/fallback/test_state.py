@@ -1,10 +1,11 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """NOMINAL, DEGRADED, ERROR: causes, precedence and hold."""
 
+import pytest
+
 from kd_perception.fallback.breaker import MS
 from kd_perception.fallback.state import FallbackState, StateMonitor, StateSettings
 from kd_perception.levels import Level
-import pytest
 
 NOMINAL, DEGRADED, ERROR = FallbackState.NOMINAL, FallbackState.DEGRADED, FallbackState.ERROR
 SETTINGS = StateSettings(camera_silence_ns=500 * MS, student_silence_ns=300 * MS, hold_ns=200 * MS)

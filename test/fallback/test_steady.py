@@ -1,7 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """SteadyTime: never backwards, and what was left before a step is left after it."""
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+
 from kd_perception.fallback.steady import SteadyTime
 
 

@@ -3,7 +3,10 @@
 
 from collections import Counter
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings
 from kd_perception.fallback.arbiter import ArbiterSettings
@@ -13,7 +16,6 @@ from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.scores import PeriodicScorer
 from kd_perception.fallback.teacher_load import CREDIT_NS, LoadSettings, TeacherLoad
-import pytest
 
 MS = 1_000_000
 FOUND = Detections([[50, 50, 90, 90]], [0.8], [0])

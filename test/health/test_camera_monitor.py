@@ -3,9 +3,10 @@
 
 from dataclasses import replace
 
+import pytest
+
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor, SUPERSEDED
 from kd_perception.levels import Level
-import pytest
 
 MS, S = 1_000_000, 1_000_000_000
 STAGES = {'inference': 20 * MS, 'total': 25 * MS}

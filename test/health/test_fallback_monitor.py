@@ -3,13 +3,14 @@
 
 import dataclasses
 
+import pytest
+
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.breaker import BreakerSettings, TeacherBreaker
 from kd_perception.fallback.provenance import Output, Provenance, Source
 from kd_perception.fallback.state import FallbackState, StateReport
 from kd_perception.health.fallback_monitor import FallbackMonitor, recorder_report, SPAN_NS, teacher_report
 from kd_perception.levels import Level
-import pytest
 
 MS, S = 1_000_000, 1_000_000_000
 NOMINAL = StateReport(FallbackState.NOMINAL, 'student and teacher answer', 5 * S, 0)

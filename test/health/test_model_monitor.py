@@ -1,11 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What the model's diagnostic says, under an injected clock."""
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
-from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
-from kd_perception.levels import Level
-from kd_perception.health.model_monitor import model_facts, ModelMonitor
 import pytest
+
+from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
+from kd_perception.health.model_monitor import model_facts, ModelMonitor
+from kd_perception.levels import Level
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 
 S = 1_000_000_000
 

@@ -1,8 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Why no image comes, in words."""
 
-from kd_perception.health.silent_topic import COMPRESSED, explain_silence, Publisher, RAW
 import pytest
+
+from kd_perception.health.silent_topic import COMPRESSED, explain_silence, Publisher, RAW
 
 TOPIC = '/front/image_raw'
 OTHERS = {'/driver/front/image_raw': [RAW], '/rear/image_raw': [RAW], '/left/image_raw': [RAW],

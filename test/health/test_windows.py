@@ -1,10 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Sliding windows against plain definitions."""
 
-from hypothesis import given, strategies as st
-from kd_perception.health.windows import RateWindow, ReasonCounter, SampleWindow, Summary
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.health.windows import RateWindow, ReasonCounter, SampleWindow, Summary
 
 S = 1_000_000_000
 

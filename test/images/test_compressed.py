@@ -5,14 +5,16 @@ import struct
 import zlib
 
 import cv2
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from kd_perception.errors import ImageError
 from kd_perception.images import compressed as compressed_module
 from kd_perception.images import raw as image_module
 from kd_perception.images.compressed import decode_compressed, decode_image_file
 from kd_perception.images.raw import REASONS
-from kd_perception.errors import ImageError
-import numpy as np
-import pytest
 
 _EXIF = b'Exif\0\0'
 

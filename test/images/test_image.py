@@ -4,12 +4,14 @@
 import types
 
 import cv2
-from hypothesis import given, strategies as st
-from kd_perception.images.raw import decode_raw, REASONS, SUPPORTED_ENCODINGS
-from kd_perception.images.planar_yuv import PLANAR_ENCODINGS
-from kd_perception.errors import ImageError
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.errors import ImageError
+from kd_perception.images.planar_yuv import PLANAR_ENCODINGS
+from kd_perception.images.raw import decode_raw, REASONS, SUPPORTED_ENCODINGS
 
 rosbags_image = pytest.importorskip(
     'rosbags.image', reason='rosbags-image, the oracle of this test, is not installed')

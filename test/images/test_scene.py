@@ -2,9 +2,10 @@
 """Scene signals on images whose values are known beforehand."""
 
 import cv2
-from kd_perception.images.scene import DARK_BELOW, measure_scene, SATURATED_FROM
 import numpy as np
 import pytest
+
+from kd_perception.images.scene import DARK_BELOW, measure_scene, SATURATED_FROM
 
 
 def flat(level, hw=(60, 80)):

@@ -3,21 +3,23 @@
 
 import time
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
 
-from kd_perception.cli.security_policy import policy_text  # noqa: E402
-from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
-from kd_perception.nodes.fallback_node import FallbackNode  # noqa: E402
-from kd_perception.nodes.metrics_node import MetricsNode  # noqa: E402
-from policy_names import names  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from ros_harness import own_domain  # noqa: E402
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+
+from kd_perception.cli.security_policy import policy_text
+from kd_perception.nodes.detector_node import DetectorNode
+from kd_perception.nodes.fallback_node import FallbackNode
+from kd_perception.nodes.metrics_node import MetricsNode
+from policy_names import names
+from ros_harness import own_domain
 
 
 def used_names(node, name):

@@ -9,18 +9,19 @@ import sys
 import time
 
 import cv2
-from installed import require
 import numpy as np
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 psutil = pytest.importorskip('psutil', reason='psutil is not installed')
 
-from kd_perception.messages import build as messages  # noqa: E402
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles  # noqa: E402
-from ros_harness import REPOSITORY  # noqa: E402
+from kd_perception.bags.reader import BagReader
+from kd_perception.benchmark.rectangle_model import draw_rectangles
+from kd_perception.messages import build as messages
+from ros_harness import REPOSITORY
 
 BOX = (16, 24, 48, 64)
 

@@ -3,12 +3,13 @@
 
 import json
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from ros_harness import WaitTimeout  # noqa: E402
+from ros_harness import WaitTimeout
 
 
 def test_benchmark_measures_the_node(start, tmp_path):

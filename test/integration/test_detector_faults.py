@@ -8,13 +8,13 @@ from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from builtin_interfaces.msg import Time  # noqa: E402
-from detector_client import (  # noqa: E402
-    CameraClient, compressed_message, DetectorClient, image_message, next_header)
-from detector_scenarios import diagnostics_are_well, IMAGE, result_is_exact  # noqa: E402
-from kd_perception.benchmark.rectangle_model import steps_for, write_rectangle_model  # noqa: E402
-import numpy as np  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
+from builtin_interfaces.msg import Time
+import numpy as np
+from rosgraph_msgs.msg import Clock
+
+from detector_client import CameraClient, compressed_message, DetectorClient, image_message, next_header
+from detector_scenarios import diagnostics_are_well, IMAGE, result_is_exact
+from kd_perception.benchmark.rectangle_model import steps_for, write_rectangle_model
 
 OK, WARN, ERROR = b'\0', b'\1', b'\2'
 

@@ -3,17 +3,19 @@
 
 import threading
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
-from detector_scenarios import IMAGE, result_is_exact  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.nodes import detector_node  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from detector_client import CameraClient, DetectorClient, image_message
+from detector_scenarios import IMAGE, result_is_exact
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.nodes import detector_node
 
 OK, WARN, ERROR = b'\0', b'\1', b'\2'
 

@@ -4,19 +4,21 @@
 import re
 import signal
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
-from detector_scenarios import IMAGE, result_is_exact  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from kd_perception.models.manifest import write_entry  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS  # noqa: E402
-import onnx  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters  # noqa: E402
+import onnx
+from rcl_interfaces.srv import DescribeParameters
+
+from detector_client import CameraClient, DetectorClient, image_message
+from detector_scenarios import IMAGE, result_is_exact
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.models.manifest import write_entry
+from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
 
 OK, ERROR = b'\0', b'\2'
 
@@ -195,7 +197,7 @@ def test_parameters_describe_themselves(probe, start_detector):
 @pytest.mark.parametrize('arguments,message', [
     (['-p', 'score_threshold:=7.0'], 'score_threshold.*out of range'),
     (['-p', 'nms_iou:=0.0'], 'nms_iou: 0 is out of bounds'),
-    (['-p', 'cameras:=front'], "cameras.*STRING_ARRAY"),
+    (['-p', 'cameras:=front'], 'cameras.*STRING_ARRAY'),
     (['-p', "cameras:=['front', 'front']"], 'names a camera twice'),
     (['-p', "cameras:=['front camera']"], 'is not a topic namespace'),
     (['-p', 'image_transport:=theora'], "'theora' is unknown, expected one of 'raw', 'compressed'"),

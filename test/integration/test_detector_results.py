@@ -1,21 +1,28 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """detector_node as a process: what it answers to images."""
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from detector_client import boxes, CameraClient, compressed_message, image_message, next_header  # noqa: E402
-from detector_scenarios import (  # noqa: E402
-    EMPTY_IMAGE, IMAGE, IMAGE_BOXES, result_is_exact, result_of_nothing_is_empty, label_info_is_latched)
-from kd_perception.benchmark.rectangle_model import (  # noqa: E402
-    draw_rectangles, LABELS, write_rectangle_model)
-import numpy as np  # noqa: E402
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy  # noqa: E402
-from ros_harness import BEST_EFFORT  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+import numpy as np
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from detector_client import boxes, CameraClient, compressed_message, image_message, next_header
+from detector_scenarios import (
+    EMPTY_IMAGE,
+    IMAGE,
+    IMAGE_BOXES,
+    label_info_is_latched,
+    result_is_exact,
+    result_of_nothing_is_empty,
+)
+from kd_perception.benchmark.rectangle_model import draw_rectangles, LABELS, write_rectangle_model
+from ros_harness import BEST_EFFORT
+from vision_msgs.msg import Detection2DArray
 
 
 @pytest.mark.parametrize('decoder', ['boxes_scores', 'gfl'])
@@ -93,7 +100,7 @@ def test_many_cameras_share_one_model(probe, start_detector):
     names = ['front', 'rear', 'robot1/left']
     start_detector(cameras=names)
     cameras = [CameraClient(probe, name) for name in names]
-    for i, camera in enumerate(cameras):
+    for camera in cameras:
         camera.wait_ready()
     messages = []
     for i, camera in enumerate(cameras):

@@ -1,17 +1,19 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Drift monitors over DDS: a model with a reference is watched, and changed images raise the level."""
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-import cv2  # noqa: E402
-from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
-from detector_scenarios import IMAGE  # noqa: E402
-from hybrid_client import CLEAR, HybridClient, start_fallback  # noqa: E402
-from kd_perception.cli.main import run_command  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
+
+from detector_client import CameraClient, DetectorClient, image_message
+from detector_scenarios import IMAGE
+from hybrid_client import CLEAR, HybridClient, start_fallback
+from kd_perception.cli.main import run_command
 
 OK, WARN = b'\0', b'\1'
 DRIFT = 'camera camera drift'

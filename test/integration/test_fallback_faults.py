@@ -3,26 +3,52 @@
 
 import signal
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from builtin_interfaces.msg import Time  # noqa: E402
-from detector_client import DetectorClient, image_message, next_header  # noqa: E402
-from hybrid_client import (  # noqa: E402
-    AMBIGUOUS, AMBIGUOUS_IMAGE, ANSWER, BEHAVIOURS, check_promise, CLEAR, CLEAR_IMAGE, found_in,
-    HybridClient, IMAGE, PARAMETERS, ros_arguments, rounded, same_but, sources, start_fallback,
-    STUDENT_LABELS, TEACHER_LABELS, WRONG_LABELS)
-from hybrid_scenarios import (  # noqa: E402
-    both_answer, camera_stops_and_returns, ERROR, student_dies_and_returns, teacher_dies_and_returns,
-    wait_source, wait_state, WARN)
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from kd_perception.nodes.fallback.parameters import RESERVE_NS  # noqa: E402
-from rclpy.serialization import serialize_message  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
+from builtin_interfaces.msg import Time
+from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Header
+
+from detector_client import DetectorClient, image_message, next_header
+from hybrid_client import (
+    AMBIGUOUS,
+    AMBIGUOUS_IMAGE,
+    ANSWER,
+    BEHAVIOURS,
+    check_promise,
+    CLEAR,
+    CLEAR_IMAGE,
+    found_in,
+    HybridClient,
+    IMAGE,
+    PARAMETERS,
+    ros_arguments,
+    rounded,
+    same_but,
+    sources,
+    start_fallback,
+    STUDENT_LABELS,
+    TEACHER_LABELS,
+    WRONG_LABELS,
+)
+from hybrid_scenarios import (
+    both_answer,
+    camera_stops_and_returns,
+    ERROR,
+    student_dies_and_returns,
+    teacher_dies_and_returns,
+    wait_source,
+    wait_state,
+    WARN,
+)
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from kd_perception.nodes.fallback.parameters import RESERVE_NS
 
 DEADLINE_MS = PARAMETERS['deadline_ms']
 LONG_MS = 10_000.0      # a deadline that no answer misses, however loaded the computer is
@@ -255,7 +281,7 @@ def test_stamps_and_clocks_that_jump_back(probe, start, model, fallback):
     client.wait_ready()     # without any /clock
     probe.wait_matched(clock)
     bag = [Header(stamp=Time(sec=100 + i, nanosec=5), frame_id='bag') for i in range(6)]
-    for loop in range(2):
+    for _loop in range(2):
         for i, header in enumerate(bag):
             clock.publish(Clock(clock=header.stamp))
             found = AMBIGUOUS if i % 2 else CLEAR

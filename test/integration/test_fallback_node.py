@@ -5,22 +5,36 @@ import re
 import signal
 import time
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from detector_client import compressed_message, DetectorClient, image_message, next_header  # noqa: E402
-from hybrid_client import (  # noqa: E402
-    AMBIGUOUS, ANSWER, check_promise, CLEAR, facts_of, found_in, HybridClient, IMAGE, PARAMETERS,
-    result_message, rounded, sources, start_fallback)
-from kd_perception.nodes.shared.conversions import stamp_to_ns  # noqa: E402
-from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, RESERVE_NS  # noqa: E402
-from kd_perception.recording.recorded import HardFrameSet  # noqa: E402
-import numpy as np  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters  # noqa: E402
-from rclpy.serialization import serialize_message  # noqa: E402
+import numpy as np
+from rcl_interfaces.srv import DescribeParameters
+from rclpy.serialization import serialize_message
+
+from detector_client import compressed_message, DetectorClient, image_message, next_header
+from hybrid_client import (
+    AMBIGUOUS,
+    ANSWER,
+    check_promise,
+    CLEAR,
+    facts_of,
+    found_in,
+    HybridClient,
+    IMAGE,
+    PARAMETERS,
+    result_message,
+    rounded,
+    sources,
+    start_fallback,
+)
+from kd_perception.nodes.fallback.parameters import FALLBACK_PARAMETERS, RESERVE_NS
+from kd_perception.nodes.shared.conversions import stamp_to_ns
+from kd_perception.recording.recorded import HardFrameSet
 
 OK, WARN, ERROR = b'\0', b'\1', b'\2'
 DEADLINE_MS = PARAMETERS['deadline_ms']

@@ -3,14 +3,16 @@
 
 import json
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-import cv2  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles  # noqa: E402
-from ros_harness import WaitTimeout  # noqa: E402
+import cv2
+
+from kd_perception.benchmark.rectangle_model import draw_rectangles
+from ros_harness import WaitTimeout
 
 SOURCES = {'student', 'teacher', 'merged', 'student-late-teacher', 'student-no-teacher'}
 

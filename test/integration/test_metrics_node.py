@@ -8,20 +8,21 @@ import subprocess
 import sys
 import urllib.request
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client is not installed')
 
-from detector_client import DetectorClient, image_message  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
-from hybrid_client import (  # noqa: E402
-    AMBIGUOUS_IMAGE, CLEAR_IMAGE, HybridClient, PARAMETERS, start_fallback)
-from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
-from rclpy.serialization import serialize_message  # noqa: E402
-from ros_harness import RELIABLE, REPOSITORY  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from prometheus_client.parser import text_string_to_metric_families
+from rclpy.serialization import serialize_message
+
+from detector_client import DetectorClient, image_message
+from hybrid_client import AMBIGUOUS_IMAGE, CLEAR_IMAGE, HybridClient, PARAMETERS, start_fallback
+from ros_harness import RELIABLE, REPOSITORY
 
 NODE = 'kd_perception.nodes.metrics_node'
 # Metric (its node is the key's) -> key in the diagnostics, its unit in the metric's.

@@ -8,25 +8,33 @@ import signal
 import threading
 import time
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
-from detector_scenarios import IMAGE  # noqa: E402
-from hybrid_client import (  # noqa: E402
-    AMBIGUOUS_IMAGE, check_promise, CLEAR_IMAGE, HybridClient, ros_arguments, start_fallback)
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from kd_perception.models.spec import ThresholdSpec  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.evaluation.report.verdict import Comparison, SetVerdict, VerdictLimits  # noqa: E402
-from kd_perception.nodes.detector_node import DetectorNode  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from ros_harness import ChildProcess  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from detector_client import CameraClient, DetectorClient, image_message
+from detector_scenarios import IMAGE
+from hybrid_client import (
+    AMBIGUOUS_IMAGE,
+    check_promise,
+    CLEAR_IMAGE,
+    HybridClient,
+    ros_arguments,
+    start_fallback,
+)
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from kd_perception.cli.main import main
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.evaluation.report.verdict import Comparison, SetVerdict, VerdictLimits
+from kd_perception.models.spec import ThresholdSpec
+from kd_perception.nodes.detector_node import DetectorNode
+from ros_harness import ChildProcess
 
 OK, WARN = b'\0', b'\1'
 LONG_MS = 10_000.0

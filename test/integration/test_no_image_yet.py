@@ -5,10 +5,11 @@ from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
-from detector_scenarios import IMAGE  # noqa: E402
-from ros_harness import BEST_EFFORT, RELIABLE  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image
+
+from detector_client import CameraClient, DetectorClient, image_message
+from detector_scenarios import IMAGE
+from ros_harness import BEST_EFFORT, RELIABLE
 
 
 def test_the_reason_follows_what_the_graph_shows(probe, start, start_detector, model):

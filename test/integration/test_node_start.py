@@ -5,9 +5,10 @@ import json
 import re
 
 import cv2
-from installed import require
 import numpy as np
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
@@ -20,7 +21,7 @@ NODE_FAULTS = [
     ('metrics_node', ['--params-file', 'mixed.yaml'], 'mixed.yaml.*Sequence should be of same type'),
     ('replay_node', ['-r', '__node:=my-node'], '__node:=my-node.*letters, digits and _'),
     ('fallback_node', ['-r', '__ns:=car1/'], '__ns:=car1/.*letters, digits and _'),
-    ('detector_node', ['--bogus'], "unknown ROS arguments .*--bogus"),
+    ('detector_node', ['--bogus'], 'unknown ROS arguments .*--bogus'),
     ('detector_node', ['-p', 'cameras:=[]'], 'cameras: 0 names, expected 1 to 32'),
     ('fallback_node', ['--params-file', 'empty.yaml'], 'cameras: 0 names, expected 1 to 32'),
     ('fallback_node', ['-p', 'cameras:=[front, /front]'], 'names a camera twice'),

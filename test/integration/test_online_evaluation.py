@@ -3,16 +3,17 @@
 
 import json
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-import kitti_drive  # noqa: E402
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.cli.main import run_command  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
+from kd_perception.bags.reader import BagReader
+from kd_perception.cli.main import run_command
+from kd_perception.detection.onnx_detector import OnnxDetector
+import kitti_drive
 
 TOPIC = '/front/detections'
 

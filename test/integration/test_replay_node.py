@@ -6,25 +6,26 @@ import signal
 from types import SimpleNamespace
 
 import cv2
-from installed import require
 import numpy as np
 import pytest
 
+from installed import require
+
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from bag_helpers import numbered_image, PERIOD_NS, START_NS, stamp_of, write_bag  # noqa: E402
-from kd_perception.messages import build as messages  # noqa: E402
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.messages.typestore import message_class  # noqa: E402
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.nodes.replay.topics import ReplayTopics, SETTLE_NS  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
-from ros_harness import BEST_EFFORT, LATCHED, RELIABLE  # noqa: E402
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
-from std_msgs.msg import Header, String  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header, String
 
+from bag_helpers import numbered_image, PERIOD_NS, stamp_of, START_NS, write_bag
+from kd_perception.bags.reader import BagReader
+from kd_perception.bags.writer import BagWriter
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import message_class
+from kd_perception.nodes.replay.topics import ReplayTopics, SETTLE_NS
+from ros_harness import BEST_EFFORT, LATCHED, RELIABLE
+from vision_msgs.msg import Detection2DArray
 
 IMAGES = 'a folder with an image'
 

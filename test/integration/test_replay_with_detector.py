@@ -3,23 +3,24 @@
 
 import json
 
-from installed import require
 import numpy as np
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from bag_helpers import stamp_of  # noqa: E402
-from detector_client import CameraClient, DetectorClient, image_message  # noqa: E402
-from detector_scenarios import EMPTY_IMAGE  # noqa: E402
-from kd_perception.messages import build as messages  # noqa: E402
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.messages.typestore import canonical, DETECTION_ARRAY  # noqa: E402
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
-from kd_perception.nodes.shared.wire_tap import Recorder  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from bag_helpers import stamp_of
+from detector_client import CameraClient, DetectorClient, image_message
+from detector_scenarios import EMPTY_IMAGE
+from kd_perception.bags.reader import BagReader
+from kd_perception.bags.writer import BagWriter
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import canonical, DETECTION_ARRAY
+from kd_perception.nodes.shared.wire_tap import Recorder
+from vision_msgs.msg import Detection2DArray
 
 COUNT = 25
 CAMERAS = ('front', 'rear')

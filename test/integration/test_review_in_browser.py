@@ -11,12 +11,11 @@ import threading
 import numpy as np
 import pytest
 
-from browser import Browser, find_browser  # noqa: E402
-from hard_frames import hard_frame  # noqa: E402
-from label_editor import editor  # noqa: E402
-
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
+from browser import Browser, find_browser
+from hard_frames import hard_frame
+from kd_perception.bags.writer import BagWriter
+from kd_perception.labels.kitti_text import read_label_file
+from label_editor import editor
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason='no Chromium is installed')
 HW = (240, 480)

@@ -7,9 +7,10 @@ from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from kd_perception.nodes.shared.runtime import run_node  # noqa: E402
-import rclpy  # noqa: E402
-from rclpy.node import Node  # noqa: E402
+import rclpy
+from rclpy.node import Node
+
+from kd_perception.nodes.shared.runtime import run_node
 
 
 def test_a_spinning_node_has_nothing_old_to_collect(domain):

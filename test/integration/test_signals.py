@@ -9,17 +9,18 @@ import signal
 import time
 
 import cv2
-from installed import require
 import numpy as np
 import pytest
 
+from installed import require
+
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from detector_client import CameraClient, image_message  # noqa: E402
-from detector_scenarios import IMAGE  # noqa: E402
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from ros_harness import TIMEOUT_S  # noqa: E402
+from detector_client import CameraClient, image_message
+from detector_scenarios import IMAGE
+from kd_perception.bags.reader import BagReader
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from ros_harness import TIMEOUT_S
 
 NODES = 'kd_perception.nodes.'
 

@@ -5,17 +5,18 @@ import array
 import os
 import re
 
-from installed import require
 import numpy as np
 import pytest
 
+from installed import require
+
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from kd_perception.transport import (  # noqa: E402
-    image_transport_environment, profiles_file, transports_in_use)
-from ros_harness import BEST_EFFORT, Probe, RELIABLE  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from kd_perception.transport import image_transport_environment, profiles_file, transports_in_use
+from ros_harness import BEST_EFFORT, Probe, RELIABLE
 
 HW = (375, 1242)
 SIZE = 3 * HW[0] * HW[1]

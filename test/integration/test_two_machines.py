@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
-from ros_harness import REPOSITORY  # noqa: E402
+from ros_harness import REPOSITORY
 
 SCRIPT = Path(__file__).with_name('two_machines.py')
 NAMES = tuple(f'kdp{os.getpid() % 100000}{side}' for side in 'ab')

@@ -6,18 +6,28 @@ import os
 from pathlib import Path
 import sys
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from kd_perception.messages.typestore import serialize, typestore  # noqa: E402
-from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-from ros_harness import LATCHED  # noqa: E402
-from vision_msgs import msg as vision_msgs  # noqa: E402
-from vision_msgs.msg import (  # noqa: E402
-    BoundingBox2D, Detection2D, Detection2DArray, LabelInfo, ObjectHypothesis, ObjectHypothesisWithPose,
-    Point2D, Pose2D, VisionClass)
+from rclpy.serialization import deserialize_message, serialize_message
+
+from kd_perception.messages.typestore import serialize, typestore
+from ros_harness import LATCHED
+from vision_msgs import msg as vision_msgs
+from vision_msgs.msg import (
+    BoundingBox2D,
+    Detection2D,
+    Detection2DArray,
+    LabelInfo,
+    ObjectHypothesis,
+    ObjectHypothesisWithPose,
+    Point2D,
+    Pose2D,
+    VisionClass,
+)
 
 STOCK_HASH = 'RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968'
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import sysconfig
 
-from kd_perception.cli.main import COMMANDS
 import pytest
+
+from kd_perception.cli.main import COMMANDS
 from ros_harness import REPOSITORY
 
 

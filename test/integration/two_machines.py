@@ -14,10 +14,10 @@ import sys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'support'))
 
-from detector_client import DetectorClient  # noqa: E402
-from hybrid_client import check_promise, HybridClient  # noqa: E402
-from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model  # noqa: E402
-from ros_harness import ChildProcess, own_domain, Probe, REPOSITORY  # noqa: E402
+from detector_client import DetectorClient
+from hybrid_client import check_promise, HybridClient
+from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
+from ros_harness import ChildProcess, own_domain, Probe, REPOSITORY
 
 # A score of 0.45: in doubt.
 IMAGE = draw_rectangles((96, 128), (0, (10, 20, 41, 50), 115))

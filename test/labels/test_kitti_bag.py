@@ -1,21 +1,22 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 
 import cv2
-from kd_perception.messages import build as messages, typestore as ts
+import numpy as np
+import pytest
+
 from kd_perception.bags.reader import BagReader
-from kd_perception.sources.any_source import open_source
 from kd_perception.bags.writer import BagWriter
 from kd_perception.cli.main import run_command
 from kd_perception.errors import BagError, ConfigError, LabelError
 from kd_perception.labels.kitti_bag import ground_truth_array, parse_objects, read_bag_labels
 from kd_perception.labels.kitti_folder import open_kitti_folder, read_projection, read_tracking_labels
 from kd_perception.labels.kitti_text import format_objects, KittiObjects, parse_label_text
-import numpy as np
-import pytest
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
+from kd_perception.sources.any_source import open_source
 
-pytest.importorskip('onnx', reason='onnx, which the rectangle model\'s drawing comes with, is not installed')
-from kitti_drive import (FRAMES, HW, PROJECTION, TEXTS, write_object, write_raw,  # noqa: E402
-                         write_tracking)
+pytest.importorskip('onnx', reason="onnx, which the rectangle model's drawing comes with, is not installed")
+from kitti_drive import FRAMES, HW, PROJECTION, TEXTS, write_object, write_raw, write_tracking
 
 TOPIC = '/kitti/camera_color_left'
 

@@ -1,12 +1,19 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 import os
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.errors import LabelError
-from kd_perception.labels.kitti_text import (
-    format_objects, KittiObjects, MAX_LABEL_BYTES, parse_label_text, read_label_file)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.errors import LabelError
+from kd_perception.labels.kitti_text import (
+    format_objects,
+    KittiObjects,
+    MAX_LABEL_BYTES,
+    parse_label_text,
+    read_label_file,
+)
 
 LABEL = 'Car 0.88 3 -0.69 0.00 192.37 402.31 374.00 1.60 1.57 3.23 -2.70 1.74 3.68 -1.29'
 DONT_CARE = 'DontCare -1 -1 -10 800.38 163.67 825.45 184.07 -1 -1 -1 -1000 -1000 -1000 -10'

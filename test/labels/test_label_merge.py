@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from kd_perception.labels.label_merge import merge_labels, Thresholds
 from kd_perception.boxes.detections import Detections
 from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
+from kd_perception.labels.label_merge import merge_labels, Thresholds
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 THRESHOLDS = Thresholds({'Car': 0.45, 'Pedestrian': 0.5, 'Cyclist': 0.5}, 0.2)

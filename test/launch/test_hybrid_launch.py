@@ -11,26 +11,32 @@ import tempfile
 import unittest
 import urllib.request
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('launch', 'launch_ros', 'launch_testing', reason='ROS 2 launch is not installed (it is not on PyPI)')
 require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_node, is not installed')
 
-from detector_client import DetectorClient  # noqa: E402
-from hybrid_client import HybridClient, PARAMETERS, STUDENT_LABELS, TEACHER_LABELS  # noqa: E402
-from hybrid_scenarios import (  # noqa: E402
-    both_answer, camera_stops_and_returns, student_dies_and_returns, teacher_dies_and_returns)
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from launch import LaunchDescription  # noqa: E402
-from launch.actions import IncludeLaunchDescription  # noqa: E402
-from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
-import launch_testing  # noqa: E402
-import launch_testing.actions  # noqa: E402
-from ros_harness import no_traceback, own_domain, Probe  # noqa: E402
-import yaml  # noqa: E402
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+import launch_testing
+import launch_testing.actions
+import yaml
+
+from detector_client import DetectorClient
+from hybrid_client import HybridClient, PARAMETERS, STUDENT_LABELS, TEACHER_LABELS
+from hybrid_scenarios import (
+    both_answer,
+    camera_stops_and_returns,
+    student_dies_and_returns,
+    teacher_dies_and_returns,
+)
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from launch import LaunchDescription
+from ros_harness import no_traceback, own_domain, Probe
 
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'hybrid.launch.py'
 DEADLINE_MS = 500.0

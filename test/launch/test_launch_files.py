@@ -6,20 +6,22 @@ from pathlib import Path
 import tempfile
 
 import cv2
-from installed import require
-from kd_perception.transport import BUILTIN, PROFILES
 import numpy as np
 import pytest
+
+from installed import require
+from kd_perception.transport import BUILTIN, PROFILES
 
 require('launch', reason='ROS 2 launch is not installed (it is not on PyPI)')
 require('launch_ros', reason='ROS 2 launch_ros is not installed (it is not on PyPI)')
 
-from kd_perception.nodes.launch_nodes import typed  # noqa: E402
-from launch import LaunchContext, LaunchDescription  # noqa: E402
-from launch.actions import DeclareLaunchArgument  # noqa: E402
-from launch.launch_description_sources import get_launch_description_from_python_launch_file  # noqa: E402
-from launch_ros.actions import Node  # noqa: E402
-from launch_ros.utilities import evaluate_parameters, normalize_parameters  # noqa: E402
+from launch.actions import DeclareLaunchArgument
+from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from launch_ros.actions import Node
+from launch_ros.utilities import evaluate_parameters, normalize_parameters
+
+from kd_perception.nodes.launch_nodes import typed
+from launch import LaunchContext, LaunchDescription
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))

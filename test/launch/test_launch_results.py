@@ -10,9 +10,10 @@ import subprocess
 import sys
 
 import cv2
-from installed import require
 import numpy as np
 import pytest
+
+from installed import require
 
 require('launch', 'launch_ros', reason='ROS 2 launch is not installed (it is not on PyPI)')
 require('vision_msgs', reason='vision_msgs is not installed')
@@ -20,11 +21,12 @@ pytest.importorskip('onnx', reason='onnx, which writes the test model, is not in
 
 ROOT = Path(__file__).resolve().parents[2]
 
-from kd_perception.bags.reader import BagReader  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from ros_harness import own_domain, Probe  # noqa: E402
-from test_replay_launch_end import launch, RUN  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from test_replay_launch_end import launch, RUN
+
+from kd_perception.bags.reader import BagReader
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from ros_harness import own_domain, Probe
+from vision_msgs.msg import Detection2DArray
 
 HYBRID, DETECTOR = ROOT / 'launch' / 'hybrid.launch.py', ROOT / 'launch' / 'detector.launch.py'
 EVALUATION, REPLAY = ROOT / 'launch' / 'replay_evaluation.launch.py', ROOT / 'launch' / 'replay.launch.py'

@@ -9,24 +9,26 @@ import tempfile
 import time
 import unittest
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('launch', 'launch_ros', 'launch_testing', reason='ROS 2 launch is not installed (it is not on PyPI)')
 require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-from kd_perception.cli.main import run_command  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-import kitti_drive  # noqa: E402
-from launch import LaunchDescription  # noqa: E402
-from launch.actions import IncludeLaunchDescription  # noqa: E402
-from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
-import launch_testing  # noqa: E402
-import launch_testing.actions  # noqa: E402
-import launch_testing.asserts  # noqa: E402
-from ros_harness import no_traceback, own_domain  # noqa: E402
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+import launch_testing
+import launch_testing.actions
+import launch_testing.asserts
+
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from kd_perception.cli.main import run_command
+import kitti_drive
+from launch import LaunchDescription
+from ros_harness import no_traceback, own_domain
 
 _resources = contextlib.ExitStack()
 atexit.register(_resources.close)

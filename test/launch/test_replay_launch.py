@@ -7,24 +7,26 @@ from pathlib import Path
 import tempfile
 import unittest
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('launch', 'launch_ros', 'launch_testing', reason='ROS 2 launch is not installed (it is not on PyPI)')
 require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-from bag_helpers import stamp_of, write_bag  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from launch import LaunchDescription  # noqa: E402
-from launch.actions import IncludeLaunchDescription  # noqa: E402
-from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
-import launch_testing  # noqa: E402
-import launch_testing.actions  # noqa: E402
-import launch_testing.asserts  # noqa: E402
-from ros_harness import no_traceback, own_domain, Probe  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+import launch_testing
+import launch_testing.actions
+import launch_testing.asserts
+
+from bag_helpers import stamp_of, write_bag
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from launch import LaunchDescription
+from ros_harness import no_traceback, own_domain, Probe
+from vision_msgs.msg import Detection2DArray
 
 COUNT = 5
 _resources = contextlib.ExitStack()

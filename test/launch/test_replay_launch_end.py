@@ -6,18 +6,20 @@ from pathlib import Path
 import subprocess
 import sys
 
-from installed import require
 import pytest
+
+from installed import require
 
 require('launch', 'launch_ros', reason='ROS 2 launch is not installed (it is not on PyPI)')
 require('vision_msgs', reason='vision_msgs is not installed')
 pytest.importorskip('onnx', reason='onnx, which writes the test model, is not installed')
 
 ROOT = Path(__file__).resolve().parents[2]
-from bag_helpers import write_bag  # noqa: E402
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from ros_harness import own_domain  # noqa: E402
-from test_launch_files import expand, load  # noqa: E402
+from test_launch_files import expand, load
+
+from bag_helpers import write_bag
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from ros_harness import own_domain
 
 LAUNCH_FILE = ROOT / 'launch' / 'replay.launch.py'
 # What `ros2 launch FILE name:=value ...` does, without ros2cli.

@@ -4,14 +4,20 @@
 import struct
 import time
 
+import numpy as np
+import pytest
+
+from kd_perception.boxes.detections import Detections
+from kd_perception.errors import BagError
 from kd_perception.messages import build as messages
 from kd_perception.messages import typestore as ts
 from kd_perception.messages.wire import (
-    CdrReader, MAX_STRING_BYTES, read_result, SerializedImage, write_result)
-from kd_perception.boxes.detections import Detections
-from kd_perception.errors import BagError
-import numpy as np
-import pytest
+    CdrReader,
+    MAX_STRING_BYTES,
+    read_result,
+    SerializedImage,
+    write_result,
+)
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 st = pytest.importorskip('hypothesis.strategies', reason='hypothesis is not installed')
@@ -64,9 +70,10 @@ def test_any_stamp_that_a_header_can_hold_is_written_and_read(stamp_ns):
 def test_written_as_rclpy_writes_and_reads_it():
     pytest.importorskip('rclpy', reason='ROS 2 is not installed')
     pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
-    from kd_perception.nodes.shared.conversions import detections_to_message, ns_to_stamp
     from rclpy.serialization import deserialize_message, serialize_message
     from std_msgs.msg import Header
+
+    from kd_perception.nodes.shared.conversions import detections_to_message, ns_to_stamp
     from vision_msgs.msg import Detection2DArray
     for count, frame_id in ((0, 'c'), (3, 'front'), (20, 'camera_äöü')):
         found = any_detections(count, 7)

@@ -4,10 +4,10 @@
 import numpy as np
 import pytest
 
-from kd_perception.messages import build as messages
-from kd_perception.messages import typestore as ts
 from kd_perception.boxes.detections import Detections
 from kd_perception.errors import BagError
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 st = pytest.importorskip('hypothesis.strategies', reason='hypothesis is not installed')

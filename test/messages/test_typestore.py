@@ -7,9 +7,9 @@ import pytest
 from rosbags.serde import SerdeError
 from rosbags.typesys import get_types_from_msg
 
+from kd_perception.boxes.detections import Detections
 from kd_perception.messages import build as messages
 from kd_perception.messages import typestore as ts
-from kd_perception.boxes.detections import Detections
 
 FOUND = Detections([[1, 2, 11, 22]], [0.75], [0])
 MSG_FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'vision_msgs' / 'msg'

@@ -1,13 +1,15 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Class maps and the rider rule: known scenes, and the rule spelt out as a loop."""
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.boxes.overlap import box_intersection_over_area
-from kd_perception.models.class_map import ClassMap, RiderRule
-from kd_perception.boxes.detections import Detections
-from kd_perception.boxes.riders import joined_boxes, ridden_machines
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import box_intersection_over_area
+from kd_perception.boxes.riders import joined_boxes, ridden_machines
+from kd_perception.models.class_map import ClassMap, RiderRule
 
 NAMES = ('person', 'bicycle', 'car', 'motorcycle', '', 'man', 'truck')
 LABELS = ('Car', 'Pedestrian', 'Cyclist', 'Truck')

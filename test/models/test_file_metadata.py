@@ -5,13 +5,15 @@ from pathlib import Path
 import subprocess
 import sys
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.cli.main import main
-from kd_perception.models.file_metadata import ir_metadata, ir_root, onnx_metadata, with_ir_metadata
-from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.errors import ModelError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from kd_perception.cli.main import main
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import ModelError
+from kd_perception.models.file_metadata import ir_metadata, ir_root, onnx_metadata, with_ir_metadata
 
 NET = b"""<?xml version="1.0"?>
 <net name="n" version="11"><layers><layer id="0" name="x" type="Parameter"/></layers><edges/>

@@ -3,10 +3,11 @@
 
 import hashlib
 
+import pytest
+
+from kd_perception.errors import ConfigError, ModelError
 from kd_perception.models.manifest import load_manifest, pinned_sha256, resolve_model, write_entry
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
-from kd_perception.errors import ConfigError, ModelError
-import pytest
 
 SPEC = ModelSpec('m', ('Car',), InputSpec(32, 64), DecoderSpec('boxes_scores'), licence='X',
                  documents={'metrics': {'car': 1.5}})
@@ -38,7 +39,7 @@ def test_no_manifest_pins_nothing(tmp_path):
     ('{file: a.onnx, size_bytes: 1}', 'models.t.sha256: is missing'),
 ])
 def test_bad_entry(tmp_path, entry, message):
-    (tmp_path / 'manifest.yaml').write_text('format_version: 1\nmodels:\n  t: %s\n' % entry)
+    (tmp_path / 'manifest.yaml').write_text(f'format_version: 1\nmodels:\n  t: {entry}\n')
     with pytest.raises(ConfigError, match=message):
         load_manifest(tmp_path)
     # A manifest that cannot be read must not turn the check off.

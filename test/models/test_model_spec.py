@@ -6,9 +6,10 @@ import dataclasses
 import json
 import zlib
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, SPEC_KEY, ThresholdSpec
-from kd_perception.errors import ModelError
 import pytest
+
+from kd_perception.errors import ModelError
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, SPEC_KEY, ThresholdSpec
 
 
 def compressed(content):

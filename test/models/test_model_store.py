@@ -7,14 +7,16 @@ import itertools
 from pathlib import Path
 import tempfile
 
-from hypothesis import settings, strategies as st
-from hypothesis.stateful import initialize, invariant, precondition, RuleBasedStateMachine, rule
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, RuleBasedStateMachine
+import pytest
+
+from kd_perception.errors import ModelError
 from kd_perception.models import store as model_store
+from kd_perception.models.history import RoleHistory
 from kd_perception.models.manifest import resolve_model
 from kd_perception.models.store import Disk, ModelStore, StoreReference
-from kd_perception.models.history import RoleHistory
-from kd_perception.errors import ModelError
-import pytest
 
 
 def digest(content):

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip('onnxruntime', reason='the model is run')
 
-from kd_perception.models.manifest import load_manifest  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.models.manifest import load_manifest
 
 MODELS = Path(__file__).resolve().parents[2] / 'models'
 

@@ -3,10 +3,11 @@
 
 import itertools
 
+import pytest
+
+from kd_perception.levels import Level
 from kd_perception.monitoring import board as board_module
 from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus, split_name
-from kd_perception.levels import Level
-import pytest
 from real_reports import hybrid
 
 S = 1_000_000_000

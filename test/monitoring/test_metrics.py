@@ -5,13 +5,22 @@ import collections
 import math
 import re
 
-from hypothesis import given, settings, strategies as st
-from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
-from kd_perception.levels import Level, Report
-from kd_perception.monitoring.metric_table import (
-    CAMERA_STATES, COMMON, INFOS, labels_of, LIFECYCLE_STATES, PREFIX, TABLE)
-from kd_perception.monitoring.metrics import MetricsExporter, samples_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
+
+from kd_perception.levels import Level, Report
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.metric_table import (
+    CAMERA_STATES,
+    COMMON,
+    INFOS,
+    labels_of,
+    LIFECYCLE_STATES,
+    PREFIX,
+    TABLE,
+)
+from kd_perception.monitoring.metrics import MetricsExporter, samples_of
 from real_reports import COUNTS, detector_reports, drift_report, fallback_reports, hybrid, raw
 
 S = 1_000_000_000
@@ -302,4 +311,4 @@ def test_real_reports_fill_the_whole_table_with_the_labels_that_it_names(exporte
         if name != 'diagnostics_refused_total':     # nothing was
             assert found[name] == {tuple(sorted(labels))}
     assert not exporter.board.refused
-    assert {state for state in LIFECYCLE_STATES} >= {'unconfigured', 'inactive', 'active', 'finalized'}
+    assert set(LIFECYCLE_STATES) >= {'unconfigured', 'inactive', 'active', 'finalized'}

@@ -7,14 +7,15 @@ import re
 import shutil
 import subprocess
 
+import pytest
+import yaml
+
+from kd_perception.health.camera_monitor import INTENDED_DROPS
 from kd_perception.images.raw import REASONS
 from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
-from kd_perception.health.camera_monitor import INTENDED_DROPS
 from kd_perception.monitoring.metrics import MetricsExporter
 from kd_perception.recording.recorder import DROP_REASONS
-import pytest
 from real_reports import hybrid
-import yaml
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parents[1] / 'config' / 'monitoring'

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 import re
 
-from kd_perception.fallback.state import FallbackState
-from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
-from kd_perception.levels import Level
-from kd_perception.monitoring.status_view import as_json, GraphStatus, render
 import pytest
+
+from kd_perception.fallback.state import FallbackState
+from kd_perception.levels import Level
+from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
+from kd_perception.monitoring.status_view import as_json, GraphStatus, render
 from real_reports import detector_reports, drift_report, fallback_reports, hybrid, raw
 
 S = 1_000_000_000

@@ -8,21 +8,31 @@ import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from builtin_interfaces.msg import Time  # noqa: E402
-import cv2  # noqa: E402
-from hypothesis import given, strategies as st  # noqa: E402
-from kd_perception.boxes.detections import Detections  # noqa: E402
-from kd_perception.limits import MAX_IMAGE_PIXELS  # noqa: E402
-from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
-from kd_perception.nodes.shared import conversions  # noqa: E402
-from kd_perception.nodes.shared.conversions import (  # noqa: E402
-    bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr, label_info_message,
-    label_info_to_labels, message_to_detections, ns_to_stamp, stamp_to_ns)
-import numpy as np  # noqa: E402
-from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
-from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass  # noqa: E402
+from builtin_interfaces.msg import Time
+import cv2
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from kd_perception.boxes.detections import Detections
+from kd_perception.errors import ImageError, RosInterfaceError
+from kd_perception.limits import MAX_IMAGE_PIXELS
+from kd_perception.nodes.shared import conversions
+from kd_perception.nodes.shared.conversions import (
+    bgr_to_image,
+    compressed_to_bgr,
+    detections_to_message,
+    image_to_bgr,
+    label_info_message,
+    label_info_to_labels,
+    message_to_detections,
+    ns_to_stamp,
+    stamp_to_ns,
+)
+from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345678901), frame_id='camera_optical')
 LABELS = ('Car', 'Pedestrian', 'Cyclist')

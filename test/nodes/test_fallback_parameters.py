@@ -3,15 +3,20 @@
 
 from pathlib import Path
 
+import pytest
+import yaml
+
 from kd_perception.errors import RosInterfaceError
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.camera_fallback import FallbackSettings
 from kd_perception.fallback.scores import SIGNALS
 from kd_perception.nodes.fallback.parameters import (
-    FALLBACK_PARAMETERS, FallbackNodeSettings, RESERVE_NS, settings_of_defaults)
+    FALLBACK_PARAMETERS,
+    FallbackNodeSettings,
+    RESERVE_NS,
+    settings_of_defaults,
+)
 from kd_perception.nodes.shared.parameters import check_values
-import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'reference' / 'fallback_node.md'

@@ -8,24 +8,25 @@ import pytest
 
 pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
 
-from builtin_interfaces.msg import Time  # noqa: E402
-from kd_perception.messages.wire import read_result  # noqa: E402
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor  # noqa: E402
-from kd_perception.levels import Level  # noqa: E402
-from kd_perception.health.model_monitor import ModelMonitor  # noqa: E402
-from kd_perception.nodes.shared.throttle import Throttle  # noqa: E402
-from kd_perception.nodes.detector.camera_channel import CameraChannel, Frame  # noqa: E402
-from kd_perception.nodes.detector.parameters import Thresholds  # noqa: E402
-from kd_perception.nodes.shared.diagnostics import diagnostics_message  # noqa: E402
-from kd_perception.nodes.detector.frame_pipeline import FramePipeline  # noqa: E402
-from kd_perception.nodes.shared.runtime import RCLError  # noqa: E402
-import numpy as np  # noqa: E402
-from rclpy.serialization import deserialize_message  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from builtin_interfaces.msg import Time
+import numpy as np
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor
+from kd_perception.health.model_monitor import ModelMonitor
+from kd_perception.levels import Level
+from kd_perception.messages.wire import read_result
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
+from kd_perception.nodes.detector.camera_channel import CameraChannel, Frame
+from kd_perception.nodes.detector.frame_pipeline import FramePipeline
+from kd_perception.nodes.detector.parameters import Thresholds
+from kd_perception.nodes.shared.diagnostics import diagnostics_message
+from kd_perception.nodes.shared.runtime import RCLError
+from kd_perception.nodes.shared.throttle import Throttle
+from vision_msgs.msg import Detection2DArray
 
 HW = (32, 64)
 SPEC = ModelSpec('fixed', ('a', 'b'), InputSpec(*HW), DecoderSpec('boxes_scores'), ThresholdSpec(0.5))

@@ -1,8 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The launch files' arguments; needs no ROS."""
 
-from kd_perception.nodes.shared.launch_arguments import boolean, camera_names, number, require_file
 import pytest
+
+from kd_perception.nodes.shared.launch_arguments import boolean, camera_names, number, require_file
 
 
 @pytest.mark.parametrize('text,value', [('true', True), ('False', False), ('TRUE', True)])

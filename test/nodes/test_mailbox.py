@@ -5,10 +5,12 @@ from collections import Counter
 import threading
 import time
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
 from kd_perception.nodes.detector.mailbox import Mailbox
 from kd_perception.nodes.detector.worker import Worker
-import pytest
 
 LIMIT_S = 10
 

@@ -6,16 +6,17 @@ import sys
 import urllib.error
 import urllib.request
 
+import pytest
+
 from kd_perception.errors import RosInterfaceError
 from kd_perception.monitoring.board import DiagnosticsBoard, RawStatus
 from kd_perception.monitoring.metrics import MetricsExporter
 from kd_perception.nodes.metrics.endpoint import MetricsEndpoint
-import pytest
 
 pytest.importorskip('prometheus_client', reason='prometheus-client is not installed')
 
-from prometheus_client.openmetrics import parser as openmetrics  # noqa: E402
-from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 
 STATUSES = [
     RawStatus('student: camera front', 0, values=[('processed_rate_hz', '9.5'), ('received', '12'),

@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The parameter table of metrics_node: what it refuses, and what it becomes. Needs no ROS."""
 
+import pytest
+
 from kd_perception.errors import RosInterfaceError
 from kd_perception.nodes.metrics.parameters import METRICS_PARAMETERS, MetricsSettings
-import pytest
 
 DEFAULTS = {spec.name: spec.default for spec in METRICS_PARAMETERS}
 

@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 import re
 
-from kd_perception.nodes.shared.parameters import check_values, ParameterSpec
 import pytest
 import yaml
+
+from kd_perception.nodes.shared.parameters import check_values, ParameterSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location('parameter_files', ROOT / 'tools' / 'parameter_files.py')

@@ -3,13 +3,19 @@
 
 from pathlib import Path
 
-from kd_perception.images.raw import REASONS
+import pytest
+
 from kd_perception.errors import RosInterfaceError
 from kd_perception.health.camera_monitor import INTENDED_DROPS
+from kd_perception.images.raw import REASONS
 from kd_perception.nodes.detector.parameters import (
-    check_combination, DETECTOR_PARAMETERS, DetectorSettings, settings_of_defaults, Thresholds)
+    check_combination,
+    DETECTOR_PARAMETERS,
+    DetectorSettings,
+    settings_of_defaults,
+    Thresholds,
+)
 from kd_perception.nodes.shared.parameters import check_values
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs' / 'reference' / 'detector_node.md'

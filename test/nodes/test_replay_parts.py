@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import yaml
 
-from bag_helpers import numbered_image, stamp_of, write_bag  # noqa: E402
-
-from kd_perception.messages import build as messages  # noqa: E402
-from kd_perception.messages import typestore as ts  # noqa: E402
-from kd_perception.sources.any_source import decode_image_message, open_source  # noqa: E402
-from kd_perception.errors import ImageError, RosInterfaceError  # noqa: E402
-from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS  # noqa: E402
-from kd_perception.nodes.shared.parameters import check_values  # noqa: E402
-from kd_perception.nodes.replay.images import image_cdr, with_stamp  # noqa: E402
-from kd_perception.nodes.replay.pacer import Pacer  # noqa: E402
-from kd_perception.nodes.replay.parameters import (  # noqa: E402
-    check_combination, REPLAY_PARAMETERS, ReplaySettings)
+from bag_helpers import numbered_image, stamp_of, write_bag
+from kd_perception.errors import ImageError, RosInterfaceError
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
+from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
+from kd_perception.nodes.replay.images import image_cdr, with_stamp
+from kd_perception.nodes.replay.pacer import Pacer
+from kd_perception.nodes.replay.parameters import check_combination, REPLAY_PARAMETERS, ReplaySettings
+from kd_perception.nodes.shared.parameters import check_values
+from kd_perception.sources.any_source import decode_image_message, open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {spec.name: spec.default for spec in REPLAY_PARAMETERS}

@@ -1,8 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What the page of `poc` says of a change."""
 
-from kd_perception.poc.report import compared
 import pytest
+
+from kd_perception.poc.report import compared
 
 DRAWS = {'resampling_sha256': 'ab', 'bootstrap': 100, 'seed': 0}
 

@@ -3,16 +3,17 @@
 
 from collections import Counter
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 from kd_perception.errors import EvaluationError
+from kd_perception.images.scene import SceneSignals
+from kd_perception.labels.label_check import FolderCheck
 from kd_perception.poc import site_gaps
 from kd_perception.poc.camera_cost import CameraPlan, cost_table, least_share, LOAD
-from kd_perception.labels.label_check import FolderCheck
 from kd_perception.poc.site_split import find_sequences, SiteSplit, split_site
-from kd_perception.images.scene import SceneSignals
 
 LEVELS = ('easy', 'moderate', 'hard')
 

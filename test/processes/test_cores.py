@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 
-from kd_perception.processes.cores import thread_count, usable_cores
 import pytest
+
+from kd_perception.processes.cores import thread_count, usable_cores
 
 # The cores of a process that is kept to one, and what its sessions are told.
 ON_ONE_CORE = """

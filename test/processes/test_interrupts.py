@@ -3,8 +3,9 @@
 
 import signal
 
-from kd_perception.processes.interrupts import remembered_interrupts
 import pytest
+
+from kd_perception.processes.interrupts import remembered_interrupts
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

@@ -11,21 +11,22 @@ import sys
 import threading
 import time
 
-from hard_frames import Clock, Disk, hard_frame, START_NS
-from hypothesis import given, HealthCheck, settings, strategies as st
+from hypothesis import given, HealthCheck, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
-from kd_perception.messages import typestore
+from hard_frames import Clock, Disk, hard_frame, START_NS
 from kd_perception.bags.reader import BagReader
-from kd_perception.sources.any_source import decode_image_message
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError, ConfigError
+from kd_perception.messages import typestore
 from kd_perception.recording import recorder as recorder_module
 from kd_perception.recording.frames import MIB, RecorderSettings
 from kd_perception.recording.recorded import HardFrameSet
 from kd_perception.recording.recorder import DROP_REASONS, HardFrameRecorder
+from kd_perception.sources.any_source import decode_image_message
 
 ROOT = Path(__file__).resolve().parents[2]
 FIVE_TOPICS = ('detections', 'image_raw', 'provenance', 'teacher/detections', 'verified_detections')

@@ -6,19 +6,19 @@ import json
 import socket
 import threading
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 
-from hard_frames import hard_frame, START_NS  # noqa: E402
-from label_editor import arguments, ask, editor  # noqa: E402
-
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.cli import review_edit  # noqa: E402
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.errors import ConfigError  # noqa: E402
-from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
-from kd_perception.review.label_server import MAX_BODY_BYTES  # noqa: E402
-from kd_perception.review.label_store import checked_boxes, LabelStore  # noqa: E402
+from hard_frames import hard_frame, START_NS
+from kd_perception.bags.writer import BagWriter
+from kd_perception.cli import review_edit
+from kd_perception.cli.main import main
+from kd_perception.errors import ConfigError
+from kd_perception.labels.kitti_text import read_label_file
+from kd_perception.review.label_server import MAX_BODY_BYTES
+from kd_perception.review.label_store import checked_boxes, LabelStore
+from label_editor import arguments, ask, editor
 
 CAR, FAR = (5, 5, 35, 30), (45, 10, 70, 50)
 

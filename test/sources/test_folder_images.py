@@ -3,14 +3,15 @@
 
 import json
 
-from bag_helpers import numbered_image
 import cv2
+import pytest
+
+from bag_helpers import numbered_image
 from kd_perception.cli.main import main
-from kd_perception.images.kinds import image_kind
 from kd_perception.errors import BagError, ImageError
+from kd_perception.images.kinds import image_kind
 from kd_perception.sources.any_source import open_source
 from kd_perception.sources.folder_images import list_images
-import pytest
 
 HEIC = b'\0\0\0\x18ftypheic\0\0\0\0mif1heic'
 AVIF = b'\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf'

@@ -1,8 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What a camera sees, and what only looks like it; nothing is left out without a word."""
 
-from bag_helpers import stamp_of
 import cv2
+from mcap.writer import Writer as McapWriter
+import numpy as np
+import pytest
+
+from bag_helpers import stamp_of
 from kd_perception.bags.reader import BagTopic
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError
@@ -10,9 +14,6 @@ from kd_perception.messages import build
 from kd_perception.messages import typestore as ts
 from kd_perception.sources.any_source import open_source
 from kd_perception.sources.image_topics import not_a_camera
-from mcap.writer import Writer as McapWriter
-import numpy as np
-import pytest
 
 # As RealSense, ZED, Gazebo, CARLA, Isaac ROS, depth_image_proc and image_transport name and encode them.
 CAMERAS = [

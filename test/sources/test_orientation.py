@@ -3,17 +3,18 @@
 
 import io
 
-from bag_helpers import stamp_of
 import cv2
+import numpy as np
+from PIL import Image, ImageOps
+import pytest
+
+from bag_helpers import stamp_of
 from kd_perception.bags.writer import BagWriter
 from kd_perception.images.compressed import decode_image_file, orientation_of
 from kd_perception.labels.label_check import check_labels
 from kd_perception.messages import build
 from kd_perception.sources.any_source import open_source
 from kd_perception.sources.folders import read_image_file
-import numpy as np
-from PIL import Image, ImageOps
-import pytest
 
 TURNED = 'images were turned upright, as their EXIF data say'
 UPRIGHT_HW = (96, 160)

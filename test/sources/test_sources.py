@@ -1,18 +1,18 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Frames out of folders, videos and recordings: order, names, stamps; what is said when something is off."""
 
-from bag_helpers import numbered_image, PERIOD_NS, stamp_of, write_bag
 import cv2
 import numpy as np
 import pytest
 
-from kd_perception.messages import build as messages
-from kd_perception.messages import typestore as ts
-from kd_perception.sources.folders import read_timestamps
-from kd_perception.sources.frames import folder_names
-from kd_perception.sources.any_source import camera_of_topic, open_source
+from bag_helpers import numbered_image, PERIOD_NS, stamp_of, write_bag
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError, ImageError
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore as ts
+from kd_perception.sources.any_source import camera_of_topic, open_source
+from kd_perception.sources.folders import read_timestamps
+from kd_perception.sources.frames import folder_names
 
 SECOND_NS = 1_000_000_000
 # The time stamps of a drive of KITTI raw: local time of the recording car, nine decimals.

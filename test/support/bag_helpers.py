@@ -4,8 +4,8 @@
 import cv2
 import numpy as np
 
-from kd_perception.messages import build as messages
 from kd_perception.bags.writer import BagWriter
+from kd_perception.messages import build as messages
 
 PERIOD_NS = 100_000_000
 START_NS = 1_700_000_000_000_000_000

@@ -17,13 +17,13 @@ import time
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 PRESSED = {'left': 1, 'right': 2}
 # Becomes the browser, with the pipe's ends at 3 and 4; first out of the way: they may be 3 and 4 crosswise.
-_EXEC = '''
+_EXEC = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
 for end, wanted in zip(ends, (3, 4)):
     os.dup2(end, wanted)
 os.execv(sys.argv[3], sys.argv[3:])
-'''
+"""
 
 
 def find_browser():

@@ -12,9 +12,10 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter as RclpyParameter
-from ros_harness import LATCHED, RELIABLE, TIMEOUT_S, WaitTimeout
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
+
+from ros_harness import LATCHED, RELIABLE, TIMEOUT_S, WaitTimeout
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 _stamps = itertools.count(1_700_000_000)

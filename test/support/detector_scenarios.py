@@ -5,10 +5,11 @@ What a running detector with the rectangle model must do, whoever started it.
 Shared by the subprocess tests and by those of launch_testing: each scenario takes clients only.
 """
 
+from std_msgs.msg import Header
+
 from detector_client import boxes, CameraClient, DetectorClient, image_message, next_header
 from kd_perception.benchmark.rectangle_model import draw_rectangles, LABELS
 from ros_harness import LATCHED
-from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 IMAGE = draw_rectangles((96, 128), (0, (10, 20, 41, 50), 255), (2, (70, 3, 100, 90), 204))

@@ -1,7 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Streams of made-up frames whose correlation is known."""
-from kd_perception.drift.reference import build_reference
 import numpy as np
+
+from kd_perception.drift.reference import build_reference
 
 
 def correlated(frames, time, rng):

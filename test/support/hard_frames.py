@@ -4,8 +4,9 @@
 import cv2
 import numpy as np
 
-from kd_perception.messages import build as messages, typestore
 from kd_perception.boxes.detections import Detections
+from kd_perception.messages import build as messages
+from kd_perception.messages import typestore
 from kd_perception.recording.frames import HardFrame
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')

@@ -15,17 +15,18 @@ import struct
 import time
 
 from builtin_interfaces.msg import Time
-from detector_client import boxes, compressed_message, image_message, next_header
 from diagnostic_msgs.msg import DiagnosticArray
-from kd_perception.messages.wire import write_result
-from kd_perception.benchmark.rectangle_model import draw_rectangles
-from kd_perception.boxes.detections import Detections
 import numpy as np
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_harness import TIMEOUT_S, WaitTimeout
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
+
+from detector_client import boxes, compressed_message, image_message, next_header
+from kd_perception.benchmark.rectangle_model import draw_rectangles
+from kd_perception.boxes.detections import Detections
+from kd_perception.messages.wire import write_result
+from ros_harness import TIMEOUT_S, WaitTimeout
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 # How much later than its deadline an output may leave. The node aims at 0 and is late by as much as the

@@ -10,7 +10,14 @@ import time
 
 from detector_client import DetectorClient
 from hybrid_client import (
-    AMBIGUOUS_IMAGE, check_promise, CLEAR_IMAGE, facts_of, found_in, HybridClient, sources)
+    AMBIGUOUS_IMAGE,
+    check_promise,
+    CLEAR_IMAGE,
+    facts_of,
+    found_in,
+    HybridClient,
+    sources,
+)
 
 OK, WARN, ERROR = b'\0', b'\1', b'\2'
 # A process needs its time to start, and the breaker and the state some to believe in it.

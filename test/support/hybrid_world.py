@@ -1,12 +1,13 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Frames whose detections are made up: a perfect teacher, and a student that is blind on half of them."""
+import numpy as np
+
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 from kd_perception.evaluation.hybrid.frames import PairedFrames
+from kd_perception.images.scene import SceneSignals
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.object_table import ObjectTable
-from kd_perception.images.scene import SceneSignals
-import numpy as np
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 HW = (200, 600)

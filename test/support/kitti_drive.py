@@ -1,6 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Small KITTI folders of drawn rectangles, which the rectangle model finds to the pixel."""
 import cv2
+
 from kd_perception.benchmark.rectangle_model import draw_rectangles
 
 HW = (96, 128)

@@ -1,20 +1,19 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Reports as the real monitors make them, with something in every value; what a hybrid says in one second."""
 
-import types
-
 import dataclasses
+import types
 
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.breaker import TeacherBreaker
 from kd_perception.fallback.provenance import Output, Provenance, Source
 from kd_perception.fallback.state import FallbackState, StateReport
-from kd_perception.monitoring.board import RawStatus
 from kd_perception.health.camera_monitor import CameraLimits, CameraMonitor
 from kd_perception.health.fallback_monitor import FallbackMonitor, recorder_report, teacher_report
-from kd_perception.levels import Level, Report
 from kd_perception.health.model_monitor import ModelMonitor
 from kd_perception.health.silent_topic import reception_values
+from kd_perception.levels import Level, Report
+from kd_perception.monitoring.board import RawStatus
 
 MS, S = 1_000_000, 1_000_000_000
 FACTS = (('name', 'rectangles'), ('version', '1.0'), ('path', '/models/a.onnx'), ('sha256', '12' * 32),

@@ -9,14 +9,19 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
-from kd_perception.training.ablation import (  # noqa: E402
-    Ablation, AblationSettings, arm_settings, RESULT_NAME, warm_start_settings)
-from kd_perception.training.ablation_report import markdown, summarise  # noqa: E402
-from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.loop.trainer import Trainer  # noqa: E402
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.config import load_config
+from kd_perception.errors import ConfigError, TrainingError
+from kd_perception.training.ablation import (
+    Ablation,
+    AblationSettings,
+    arm_settings,
+    RESULT_NAME,
+    warm_start_settings,
+)
+from kd_perception.training.ablation_report import markdown, summarise
+from kd_perception.training.loop.trainer import Trainer
+from kd_perception.training.settings.run import TrainingSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

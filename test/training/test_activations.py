@@ -4,26 +4,37 @@
 import copy
 import dataclasses
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
-from torch import nn  # noqa: E402
+from torch import nn
 
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
-from kd_perception.training.binary.activations import (  # noqa: E402
-    activation_quantizers, ActivationQuantizer, ActivationSchedule, adopt_uniform_input,
-    calibrate_activations, INPUT_SCALE, INPUT_ZERO, is_quantized, least_error_scale, quantize_activations,
-    UniformInput, without_rounding)
-from kd_perception.training.loop.averaging import MovingAverage  # noqa: E402
-from kd_perception.training.binary.binarization import activate_all, binarize  # noqa: E402
-from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
-from kd_perception.training.binary.layers import RoundedConv2d  # noqa: E402
-from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
-from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
+from kd_perception.errors import TrainingError
+from kd_perception.training.binary.activations import (
+    activation_quantizers,
+    ActivationQuantizer,
+    ActivationSchedule,
+    adopt_uniform_input,
+    calibrate_activations,
+    INPUT_SCALE,
+    INPUT_ZERO,
+    is_quantized,
+    least_error_scale,
+    quantize_activations,
+    UniformInput,
+    without_rounding,
+)
+from kd_perception.training.binary.binarization import activate_all, binarize
+from kd_perception.training.binary.layers import RoundedConv2d
+from kd_perception.training.loop.averaging import MovingAverage
+from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.settings.activations import ActivationSettings
+from kd_perception.training.settings.binarization import BinarizationSettings
 
 
 def quantizer(scale, bits=8, signed=False):

@@ -7,11 +7,10 @@ import pytest
 
 pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.anchors import (  # noqa: E402
-    cluster_anchors, label_sizes, main, mean_best_iou, size_iou)
-from kd_perception.training.data.datasets import load_dataset  # noqa: E402
-from kd_perception.training.settings.run import DatasetSettings  # noqa: E402
+from kd_perception.errors import TrainingError
+from kd_perception.training.anchors import cluster_anchors, label_sizes, main, mean_best_iou, size_iou
+from kd_perception.training.data.datasets import load_dataset
+from kd_perception.training.settings.run import DatasetSettings
 
 CENTRES = np.array([[12.0, 30.0], [40.0, 25.0], [110.0, 70.0], [300.0, 200.0]])
 

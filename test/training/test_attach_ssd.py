@@ -9,12 +9,16 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.binary.layers import BinaryConv2d  # noqa: E402
-from kd_perception.training.distillation.distiller import Distiller, feature_channels  # noqa: E402
-from kd_perception.training.settings.distillation import (  # noqa: E402
-    DistillationSettings, LocalisationSettings, LogitSettings, RegionSettings)
+from kd_perception.cli.main import main
+from kd_perception.errors import TrainingError
+from kd_perception.training.binary.layers import BinaryConv2d
+from kd_perception.training.distillation.distiller import Distiller, feature_channels
+from kd_perception.training.settings.distillation import (
+    DistillationSettings,
+    LocalisationSettings,
+    LogitSettings,
+    RegionSettings,
+)
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'how-to' / 'attach_detector.md'
 BLOCKS = re.findall(r'```python\n(.*?)```', PAGE.read_text(encoding='utf-8'), re.S)

@@ -7,17 +7,22 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.loop.averaging import MovingAverage  # noqa: E402
-from kd_perception.training.binary.binarization import (  # noqa: E402
-    activate_all, BinarizationSchedule, binarize, latent_parameters, reestimate_batch_norm)
-from kd_perception.training.settings.binarization import (  # noqa: E402
-    BinarizationSettings, FreezeSettings, StageSettings)
-from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d  # noqa: E402
-from kd_perception.training.networks.darknet import DarkNet19YoloV2  # noqa: E402
-from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
-from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
-from torch import nn  # noqa: E402
+from torch import nn
+
+from kd_perception.errors import TrainingError
+from kd_perception.training.binary.binarization import (
+    activate_all,
+    BinarizationSchedule,
+    binarize,
+    latent_parameters,
+    reestimate_batch_norm,
+)
+from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d
+from kd_perception.training.loop.averaging import MovingAverage
+from kd_perception.training.networks.darknet import DarkNet19YoloV2
+from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.settings.binarization import BinarizationSettings, FreezeSettings, StageSettings
 
 
 def tiny():

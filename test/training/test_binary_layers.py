@@ -5,9 +5,11 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from hypothesis import given, settings, strategies as st  # noqa: E402
-from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d, sign  # noqa: E402
-from torch import nn  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d, sign
 
 
 class _Sign(torch.autograd.Function):

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.boxes.overlap import box_intersection_over_area  # noqa: E402
-from kd_perception.training.data.cutouts import collect, cut_out, Cutout, paste  # noqa: E402
-from kd_perception.training.settings.run import PasteSettings  # noqa: E402
-from kd_perception.training.data.targets import Targets  # noqa: E402
+from kd_perception.boxes.overlap import box_intersection_over_area
+from kd_perception.training.data.cutouts import collect, cut_out, Cutout, paste
+from kd_perception.training.data.targets import Targets
+from kd_perception.training.settings.run import PasteSettings
 
 SETTINGS = PasteSettings(probability=1.0, classes=('Pedestrian',), most=3)
 BOX = np.array([60.0, 40.0, 100.0, 140.0])

@@ -7,18 +7,31 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from hypothesis import given, settings, strategies as st  # noqa: E402
-from kd_perception.config import from_mapping  # noqa: E402
-from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
-from kd_perception.training.distillation.distiller import (  # noqa: E402
-    Distiller, distiller_for, feature_channels)
-from kd_perception.training.distillation.losses import (  # noqa: E402
-    channel_loss, l2_loss, localisation_loss, logit_loss, pearson_loss, position_weights)
-from kd_perception.training.settings.distillation import (  # noqa: E402
-    DistillationSettings, LocalisationSettings, LogitSettings, PyramidSettings, RegionSettings, TermSchedule)
-from kd_perception.training.networks.head_views import HeadView  # noqa: E402
-from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
-from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd_perception.config import from_mapping
+from kd_perception.errors import ConfigError, TrainingError
+from kd_perception.training.distillation.distiller import Distiller, distiller_for, feature_channels
+from kd_perception.training.distillation.losses import (
+    channel_loss,
+    l2_loss,
+    localisation_loss,
+    logit_loss,
+    pearson_loss,
+    position_weights,
+)
+from kd_perception.training.networks.head_views import HeadView
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.settings.distillation import (
+    DistillationSettings,
+    LocalisationSettings,
+    LogitSettings,
+    PyramidSettings,
+    RegionSettings,
+    TermSchedule,
+)
 
 HW = (64, 96)
 BOXES = [torch.tensor([[8.0, 8.0, 40.0, 48.0], [60.0, 10.0, 90.0, 60.0]]), torch.zeros(0, 4)]

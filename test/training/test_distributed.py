@@ -15,15 +15,15 @@ import pytest
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnxruntime', reason='the trainer validates with it')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, main  # noqa: E402
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.data.datasets import collate  # noqa: E402
-from kd_perception.training.loop.distributed import Processes  # noqa: E402
-from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
-from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.loop.trainer import Trainer  # noqa: E402
-from kd_perception.training.loop.weights import load_checkpoint  # noqa: E402
+from kd_perception.cli.main import EXIT_BAD_INPUT, main
+from kd_perception.config import load_config
+from kd_perception.errors import TrainingError
+from kd_perception.training.data.datasets import collate
+from kd_perception.training.loop.distributed import Processes
+from kd_perception.training.loop.trainer import Trainer
+from kd_perception.training.loop.weights import load_checkpoint
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.settings.run import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'config' / 'training'

@@ -9,10 +9,14 @@ torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnx', reason='the teacher is exported')
 pytest.importorskip('onnxruntime', reason='the exported teacher is run')
 
-from kd_perception.training.settings.distillation import (  # noqa: E402
-    DistillationSettings, LogitSettings, PyramidSettings, RegionSettings)
-from kd_perception.training.distillation.frozen_teacher import FrozenTeacher, taught_maps  # noqa: E402
-from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
+from kd_perception.training.distillation.frozen_teacher import FrozenTeacher, taught_maps
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.settings.distillation import (
+    DistillationSettings,
+    LogitSettings,
+    PyramidSettings,
+    RegionSettings,
+)
 
 
 def test_maps_are_those_of_torch_at_each_size():

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.training.data.datasets import load_dataset  # noqa: E402
-from kd_perception.training.held_out import part_of  # noqa: E402
-from kd_perception.training.data.rendered import render_dataset  # noqa: E402
-from kd_perception.training.settings.run import DatasetSettings  # noqa: E402
+from kd_perception.training.data.datasets import load_dataset
+from kd_perception.training.data.rendered import render_dataset
+from kd_perception.training.held_out import part_of
+from kd_perception.training.settings.run import DatasetSettings
 
 
 def run(*arguments):

@@ -4,28 +4,29 @@
 import dataclasses
 from pathlib import Path
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
 pytest.importorskip('onnx')
-from test_integer_onnx import calibrated  # noqa: E402
+from test_integer_onnx import calibrated
 
-from kd_perception.benchmark.variants import write_resized  # noqa: E402
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.detection.input_size import input_hw, parse_input_size  # noqa: E402
-from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector  # noqa: E402
-from kd_perception.errors import ModelError  # noqa: E402
-from kd_perception.models.manifest import load_manifest  # noqa: E402
-from kd_perception.models.spec import InputSpec  # noqa: E402
-from kd_perception.training.export.model_file import to_onnx, write_model  # noqa: E402
-from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.loop.network_builder import build_network  # noqa: E402
-from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
-from kd_perception.training.networks.picodet_onnx import load_exported_picodet  # noqa: E402
-from kd_perception.training.networks.torch_detector import detection_spec, torch_detector  # noqa: E402
-from kd_perception.training.export.unfold import unfold  # noqa: E402
+from kd_perception.benchmark.variants import write_resized
+from kd_perception.cli.main import main
+from kd_perception.detection.input_size import input_hw, parse_input_size
+from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
+from kd_perception.errors import ModelError
+from kd_perception.models.manifest import load_manifest
+from kd_perception.models.spec import InputSpec
+from kd_perception.training.export.model_file import to_onnx, write_model
+from kd_perception.training.export.unfold import unfold
+from kd_perception.training.loop.network_builder import build_network
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.picodet_onnx import load_exported_picodet
+from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
+from kd_perception.training.settings.network import NetworkSettings
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 WIDE, STUDENT = InputSpec(192, 640, size_step=64), InputSpec(320, 960, size_step=64)

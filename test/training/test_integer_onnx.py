@@ -9,32 +9,32 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed')
 onnx = pytest.importorskip('onnx')
-import onnxruntime as ort  # noqa: E402
-import onnx.inliner  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
-from test_activations import camera_images, plain  # noqa: E402
+from onnx import inliner, numpy_helper
+import onnxruntime as ort
+from test_activations import camera_images, plain
 
-from kd_perception.detection.decode import output_shapes  # noqa: E402
-from kd_perception.models.spec import ModelSpec  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
-from kd_perception.training.binary.activations import (  # noqa: E402
-    activation_quantizers, calibrate_activations, without_rounding)
-from kd_perception.training.binary.binarization import (  # noqa: E402
-    activate_all, convolutions, reestimate_batch_norm)
-from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
-from kd_perception.training.binary.layers import BinaryConv2d  # noqa: E402
-from kd_perception.training.export.model_file import deviation, parity, to_onnx, write_model  # noqa: E402
-from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
-from kd_perception.training.export.integer_onnx import (  # noqa: E402
-    codable_scale, column_index, unrolled_codes)
-from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.loop.network_builder import build_network  # noqa: E402
-from kd_perception.training.export.packed_onnx import fold  # noqa: E402
-from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
-from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
-from kd_perception.training.export.unfold import unfold  # noqa: E402
+from kd_perception.detection.decode import output_shapes
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import TrainingError
+from kd_perception.models.spec import ModelSpec
+from kd_perception.training.binary.activations import (
+    activation_quantizers,
+    calibrate_activations,
+    without_rounding,
+)
+from kd_perception.training.binary.binarization import activate_all, convolutions, reestimate_batch_norm
+from kd_perception.training.binary.layers import BinaryConv2d
+from kd_perception.training.export.half_scales import fit_half_scales
+from kd_perception.training.export.integer_onnx import codable_scale, column_index, unrolled_codes
+from kd_perception.training.export.model_file import deviation, parity, to_onnx, write_model
+from kd_perception.training.export.packed_onnx import fold
+from kd_perception.training.export.unfold import unfold
+from kd_perception.training.loop.network_builder import build_network
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.networks.torch_detector import detection_spec
+from kd_perception.training.settings.activations import ActivationSettings
+from kd_perception.training.settings.binarization import BinarizationSettings
+from kd_perception.training.settings.network import NetworkSettings
 
 HW = (64, 96)
 INTEGER_OPERATORS = {'QLinearConv', 'QLinearConcat', 'QLinearAdd'}
@@ -105,7 +105,7 @@ def test_packing_changes_nothing(network):
     unpacked = to_onnx(network, spec, packed=False, half=True, integers=True)
     assert len(packed) < 0.3 * len(unpacked)
     model = onnx.load_from_string(packed)
-    spelt_out = onnx.inliner.inline_local_functions(model)
+    spelt_out = inliner.inline_local_functions(model)
     assert model.functions and not spelt_out.functions
     images = np.random.default_rng(1).integers(0, 256, (1, *HW, 3), dtype=np.uint8)
     results = [run(content, images) for content in (packed, unpacked, spelt_out.SerializeToString())]

@@ -11,15 +11,15 @@ import pytest
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 onnx = pytest.importorskip('onnx', reason='the teacher is made here')
 pytest.importorskip('onnxruntime', reason='the teacher is run')
-from onnx import helper, numpy_helper, TensorProto  # noqa: E402
+from onnx import helper, numpy_helper, TensorProto
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, main  # noqa: E402
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.distillation.label_teacher import CACHE_NAME, label_teacher  # noqa: E402
-from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.loop.trainer import Trainer  # noqa: E402
+from kd_perception.cli.main import EXIT_BAD_INPUT, main
+from kd_perception.config import load_config
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import TrainingError
+from kd_perception.training.distillation.label_teacher import CACHE_NAME, label_teacher
+from kd_perception.training.loop.trainer import Trainer
+from kd_perception.training.settings.run import TrainingSettings
 
 CONFIG = Path(__file__).resolve().parents[2] / 'config' / 'training' / 'student_smoke.yaml'
 HEIGHT, WIDTH = 128, 192

@@ -6,15 +6,23 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.boxes.overlap import box_iou  # noqa: E402
-from kd_perception.detection.decode import decode  # noqa: E402
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
-from kd_perception.training.losses.assigner import assign  # noqa: E402
-from kd_perception.training.losses.box_losses import (  # noqa: E402
-    distribution_focal_loss, flatten_levels, giou_loss, pairwise_iou)
-from kd_perception.training.losses.detection_loss import (  # noqa: E402
-    DetectionLoss, ImageTargets, soft_focal_loss, varifocal_loss)
-from kd_perception.training.settings.run import LossSettings  # noqa: E402
+from kd_perception.boxes.overlap import box_iou
+from kd_perception.detection.decode import decode
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.training.losses.assigner import assign
+from kd_perception.training.losses.box_losses import (
+    distribution_focal_loss,
+    flatten_levels,
+    giou_loss,
+    pairwise_iou,
+)
+from kd_perception.training.losses.detection_loss import (
+    DetectionLoss,
+    ImageTargets,
+    soft_focal_loss,
+    varifocal_loss,
+)
+from kd_perception.training.settings.run import LossSettings
 
 STRIDES, BINS = (8, 16, 32, 64), 8
 

@@ -8,16 +8,16 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.detection.decode import output_shapes  # noqa: E402
-from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
-from kd_perception.training.binary.binarization import binarize  # noqa: E402
-from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
-from kd_perception.training.networks.darknet import DarkNet19YoloV2  # noqa: E402
-from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2  # noqa: E402
-from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.loop.network_builder import build_network, network_cost  # noqa: E402
-from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
+from kd_perception.config import load_config
+from kd_perception.detection.decode import output_shapes
+from kd_perception.models.spec import InputSpec, ModelSpec
+from kd_perception.training.binary.binarization import binarize
+from kd_perception.training.loop.network_builder import build_network, network_cost
+from kd_perception.training.networks.darknet import DarkNet19YoloV2
+from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.settings.binarization import BinarizationSettings
+from kd_perception.training.settings.run import TrainingSettings
 
 ANCHORS = ((20, 16), (40, 30), (80, 50), (140, 100), (16, 40))
 

@@ -8,22 +8,24 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from hypothesis import given, settings, strategies as st  # noqa: E402
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.binary.binarization import activate_all, binarize  # noqa: E402
-from kd_perception.training.settings.binarization import BinarizationSettings  # noqa: E402
-from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d, RoundedConv2d  # noqa: E402
-from kd_perception.training.export.model_file import parity, to_onnx, write_model  # noqa: E402
-from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
-from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.export.packed_onnx import byte_table, fold, pack_signs, unpack_signs  # noqa: E402
-from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
-import onnx  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
-import onnxruntime as ort  # noqa: E402
-from torch import nn  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import onnx
+from onnx import numpy_helper
+import onnxruntime as ort
+from torch import nn
+
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import TrainingError
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.training.binary.binarization import activate_all, binarize
+from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d, RoundedConv2d
+from kd_perception.training.export.half_scales import fit_half_scales
+from kd_perception.training.export.model_file import parity, to_onnx, write_model
+from kd_perception.training.export.packed_onnx import byte_table, fold, pack_signs, unpack_signs
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.settings.binarization import BinarizationSettings
 
 
 @settings(max_examples=40)

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.networks.blocks import channel_shuffle, esnet_width  # noqa: E402
-from kd_perception.training.networks.picodet import PicoDet, REG_MAX, STRIDES  # noqa: E402
-from kd_perception.training.networks.picodet_onnx import COCO_CLASSES, load_picodet  # noqa: E402
+from kd_perception.errors import TrainingError
+from kd_perception.training.networks.blocks import channel_shuffle, esnet_width
+from kd_perception.training.networks.picodet import PicoDet, REG_MAX, STRIDES
+from kd_perception.training.networks.picodet_onnx import COCO_CLASSES, load_picodet
 
 PUBLISHED = os.environ.get('KD_PERCEPTION_PICODET_ONNX')
 needs_weights = pytest.mark.skipif(
@@ -85,6 +85,7 @@ def _write_like_published(network, path):
     """Write an ONNX graph with the network's convolutions in execution order and nothing between them."""
     import onnx
     from onnx import helper, numpy_helper
+
     from kd_perception.training.networks.picodet_onnx import _execution_order
     tensors, nodes = [], []
     for i, layer in enumerate(_execution_order(network)):

@@ -14,12 +14,12 @@ import pytest
 pytest.importorskip('torch', reason='adapting needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 
-from kd_perception.cli import poc  # noqa: E402
-from kd_perception.poc import steps as poc_steps  # noqa: E402
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
-from kd_perception.errors import ConfigError, EvaluationError  # noqa: E402
-from kd_perception.evaluation.report.compare import load_report  # noqa: E402
-from kd_perception.training.data.rendered import render_dataset  # noqa: E402
+from kd_perception.cli import poc
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.errors import ConfigError, EvaluationError
+from kd_perception.evaluation.report.compare import load_report
+from kd_perception.poc import steps as poc_steps
+from kd_perception.training.data.rendered import render_dataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

@@ -7,16 +7,17 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.models.spec import ModelSpec  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.training.binary.binarization import activate_all  # noqa: E402
-from kd_perception.training.export.model_file import parity, to_onnx  # noqa: E402
-from kd_perception.training.loop.network_builder import build_network, network_cost  # noqa: E402
-from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
-import onnx  # noqa: E402
-from torch import nn  # noqa: E402
+import onnx
+from torch import nn
+
+from kd_perception.config import load_config
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.models.spec import ModelSpec
+from kd_perception.training.binary.binarization import activate_all
+from kd_perception.training.export.model_file import parity, to_onnx
+from kd_perception.training.loop.network_builder import build_network, network_cost
+from kd_perception.training.networks.torch_detector import detection_spec
+from kd_perception.training.settings.run import TrainingSettings
 
 CONFIGS = Path(__file__).parents[2] / 'config' / 'training'
 MIB = 1 << 20

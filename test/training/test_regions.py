@@ -6,14 +6,19 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.detection.decode import decode  # noqa: E402
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.settings.distillation import RegionSettings  # noqa: E402
-from kd_perception.training.networks.head_views import (  # noqa: E402
-    gfl_reader, HeadView, log_odds, yolov2_reader)
-from kd_perception.training.distillation.regions import (  # noqa: E402
-    confident_boxes, disagreements, fitting_level, foreground_mask, pool_regions, select_regions)
+from kd_perception.detection.decode import decode
+from kd_perception.errors import TrainingError
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.training.distillation.regions import (
+    confident_boxes,
+    disagreements,
+    fitting_level,
+    foreground_mask,
+    pool_regions,
+    select_regions,
+)
+from kd_perception.training.networks.head_views import gfl_reader, HeadView, log_odds, yolov2_reader
+from kd_perception.training.settings.distillation import RegionSettings
 
 
 def view(scores, boxes):

@@ -15,20 +15,19 @@ import pytest
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 
-from hard_frames import hard_frame  # noqa: E402
-from label_editor import ask, editor  # noqa: E402
-
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.cli.main import EXIT_OK, main  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.evaluation.report.compare import load_report  # noqa: E402
-from kd_perception.labels.kitti_text import read_label_file  # noqa: E402
-from kd_perception.training.data.rendered import render_dataset, render_scene  # noqa: E402
+from hard_frames import hard_frame
+from kd_perception.bags.writer import BagWriter
+from kd_perception.cli.main import EXIT_OK, main
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.evaluation.report.compare import load_report
+from kd_perception.labels.kitti_text import read_label_file
+from kd_perception.training.data.rendered import render_dataset, render_scene
+from label_editor import ask, editor
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 FRAMES = 10
-LOOP = '''
+LOOP = """
 base: student_smoke.yaml
 rendered: 0
 steps: {steps}
@@ -40,7 +39,7 @@ datasets:
   - {{folder: {folder}, train_below: 0.7, develop: true, width_px: [256, 512],
      ignore: {{DontCare: [Car, Pedestrian, Cyclist]}}}}
 evaluation: []
-'''
+"""
 
 
 def step(*words):

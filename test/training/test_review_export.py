@@ -6,12 +6,11 @@ import pytest
 
 pytest.importorskip('torch', reason='needs torch')
 
-from hard_frames import hard_frame  # noqa: E402
-
-from kd_perception.bags.writer import BagWriter  # noqa: E402
-from kd_perception.cli.main import main  # noqa: E402
-from kd_perception.training.data.datasets import load_dataset  # noqa: E402
-from kd_perception.training.settings.run import DatasetSettings  # noqa: E402
+from hard_frames import hard_frame
+from kd_perception.bags.writer import BagWriter
+from kd_perception.cli.main import main
+from kd_perception.training.data.datasets import load_dataset
+from kd_perception.training.settings.run import DatasetSettings
 
 
 def test_training_reads_the_export(tmp_path):

@@ -13,25 +13,25 @@ torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 pytest.importorskip('onnxruntime', reason='the exported file is run')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.boxes.detections import Detections  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training import activation_bits  # noqa: E402
-from kd_perception.training.settings.activations import ActivationSettings  # noqa: E402
-from kd_perception.training.binary.layers import BinaryConv2d  # noqa: E402
-from kd_perception.training.data.datasets import MixedStream  # noqa: E402
-from kd_perception.training.export.model_file import write_model  # noqa: E402
-from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
-from kd_perception.training.networks.plain_detector import PlainDetector  # noqa: E402
-from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.data.rendered import render_scene  # noqa: E402
-from kd_perception.training.settings.run import InitSettings, TrainingSettings  # noqa: E402
-from kd_perception.training.loop.student import make_optimiser  # noqa: E402
-from kd_perception.training.networks.torch_detector import detection_spec  # noqa: E402
-from kd_perception.training.loop.trainer import Trainer  # noqa: E402
-from kd_perception.training.loop.weights import load_checkpoint, load_teacher  # noqa: E402
+from kd_perception.boxes.detections import Detections
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.config import load_config
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import TrainingError
+from kd_perception.training import activation_bits
+from kd_perception.training.binary.layers import BinaryConv2d
+from kd_perception.training.data.datasets import MixedStream
+from kd_perception.training.data.rendered import render_scene
+from kd_perception.training.export.model_file import write_model
+from kd_perception.training.loop.student import make_optimiser
+from kd_perception.training.loop.trainer import Trainer
+from kd_perception.training.loop.weights import load_checkpoint, load_teacher
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.networks.torch_detector import detection_spec
+from kd_perception.training.settings.activations import ActivationSettings
+from kd_perception.training.settings.network import NetworkSettings
+from kd_perception.training.settings.run import InitSettings, TrainingSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 SHORT = {'steps': 6, 'batch': 2, 'checkpoint_every': 3, 'validate_every': 100, 'rendered': 6}

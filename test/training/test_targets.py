@@ -6,11 +6,18 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.boxes.detections import Detections  # noqa: E402
-from kd_perception.labels.kitti_text import KittiObjects  # noqa: E402
-from kd_perception.training.settings.run import DatasetSettings, PseudoLabelSettings  # noqa: E402
-from kd_perception.training.data.targets import (  # noqa: E402
-    BICYCLE, CAR, find_riders, for_measuring, MOTORCYCLE, PERSON, reconcile)
+from kd_perception.boxes.detections import Detections
+from kd_perception.labels.kitti_text import KittiObjects
+from kd_perception.training.data.targets import (
+    BICYCLE,
+    CAR,
+    find_riders,
+    for_measuring,
+    MOTORCYCLE,
+    PERSON,
+    reconcile,
+)
+from kd_perception.training.settings.run import DatasetSettings, PseudoLabelSettings
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 PSEUDO = PseudoLabelSettings()

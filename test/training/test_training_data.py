@@ -11,14 +11,18 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.boxes.detections import Detections  # noqa: E402
-from kd_perception.errors import LabelError, TrainingError  # noqa: E402
-from kd_perception.training.data.augmentation import random_colours, random_crop  # noqa: E402
-from kd_perception.training.data.datasets import hash_fraction, load_dataset, MixedStream  # noqa: E402
-from kd_perception.training.data.rendered import render_dataset, render_scene  # noqa: E402
-from kd_perception.training.settings.run import (  # noqa: E402
-    AugmentationSettings, DatasetSettings, InitSettings, TrainingSettings)
-from kd_perception.training.data.targets import Targets  # noqa: E402
+from kd_perception.boxes.detections import Detections
+from kd_perception.errors import LabelError, TrainingError
+from kd_perception.training.data.augmentation import random_colours, random_crop
+from kd_perception.training.data.datasets import hash_fraction, load_dataset, MixedStream
+from kd_perception.training.data.rendered import render_dataset, render_scene
+from kd_perception.training.data.targets import Targets
+from kd_perception.training.settings.run import (
+    AugmentationSettings,
+    DatasetSettings,
+    InitSettings,
+    TrainingSettings,
+)
 
 PLAIN = AugmentationSettings(flip=0, around_object=0, brightness=0, contrast=0, gamma=0, saturation=0,
                              hue_deg=0, grey=0, blur=0, noise=0)

@@ -12,22 +12,22 @@ torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 pytest.importorskip('onnxruntime', reason='the exported file is run')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main  # noqa: E402
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.models.manifest import load_manifest  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.errors import ConfigError, TrainingError  # noqa: E402
-from kd_perception.files import lock_folder  # noqa: E402
-from kd_perception.training.loop import autocast  # noqa: E402
-from kd_perception.training.ablation import AblationSettings  # noqa: E402
-from kd_perception.training.export.model_file import PARITY_TOLERANCE, parity  # noqa: E402
-from kd_perception.training.networks.picodet import PicoDet  # noqa: E402
-from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.loop.network_builder import build_network  # noqa: E402
-from kd_perception.training.data.rendered import render_scene  # noqa: E402
-from kd_perception.training.settings.run import TrainingSettings  # noqa: E402
-from kd_perception.training.loop.trainer import learning_rate_share, load_checkpoint, Trainer  # noqa: E402
-from kd_perception.training.loop.weights import average_weights  # noqa: E402
+from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.config import load_config
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import ConfigError, TrainingError
+from kd_perception.files import lock_folder
+from kd_perception.models.manifest import load_manifest
+from kd_perception.training.ablation import AblationSettings
+from kd_perception.training.data.rendered import render_scene
+from kd_perception.training.export.model_file import parity, PARITY_TOLERANCE
+from kd_perception.training.loop import autocast
+from kd_perception.training.loop.network_builder import build_network
+from kd_perception.training.loop.trainer import learning_rate_share, load_checkpoint, Trainer
+from kd_perception.training.loop.weights import average_weights
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.settings.network import NetworkSettings
+from kd_perception.training.settings.run import TrainingSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 

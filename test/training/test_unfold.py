@@ -12,29 +12,36 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 pytest.importorskip('onnxruntime', reason='the exported file is run')
 
-from hypothesis import given, settings as hypothesis_settings, strategies as st  # noqa: E402
-from kd_perception.config import load_config  # noqa: E402
-from kd_perception.models.spec import InputSpec, ModelSpec  # noqa: E402
-from kd_perception.detection.onnx_detector import OnnxDetector  # noqa: E402
-from kd_perception.errors import TrainingError  # noqa: E402
-from kd_perception.training.binary.binarization import activate_all, BinarizationSchedule  # noqa: E402
-from kd_perception.training.settings.binarization import (  # noqa: E402
-    BinarizationSettings, FreezeSettings, StageSettings)
-from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d  # noqa: E402
-from kd_perception.training.export.model_file import write_model  # noqa: E402
-from kd_perception.training.export.half_scales import fit_half_scales  # noqa: E402
-from kd_perception.training.settings.network import NetworkSettings  # noqa: E402
-from kd_perception.training.loop.network_builder import build_network  # noqa: E402
-from kd_perception.training.networks.preprocess import FromCamera  # noqa: E402
-from kd_perception.training.data.rendered import render_scene  # noqa: E402
-from kd_perception.training.settings.run import InitSettings, TrainingSettings  # noqa: E402
-from kd_perception.training.loop.trainer import Trainer  # noqa: E402
-from kd_perception.training.export.unfold import (  # noqa: E402
-    calibrate, LATENT_SIZE, latent_weights, rendered_images, unfold)
-from kd_perception.training.loop.weights import initial_network  # noqa: E402
-import onnx  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
-from torch import nn  # noqa: E402
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+import onnx
+from onnx import numpy_helper
+from torch import nn
+
+from kd_perception.config import load_config
+from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.errors import TrainingError
+from kd_perception.models.spec import InputSpec, ModelSpec
+from kd_perception.training.binary.binarization import activate_all, BinarizationSchedule
+from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d
+from kd_perception.training.data.rendered import render_scene
+from kd_perception.training.export.half_scales import fit_half_scales
+from kd_perception.training.export.model_file import write_model
+from kd_perception.training.export.unfold import (
+    calibrate,
+    LATENT_SIZE,
+    latent_weights,
+    rendered_images,
+    unfold,
+)
+from kd_perception.training.loop.network_builder import build_network
+from kd_perception.training.loop.trainer import Trainer
+from kd_perception.training.loop.weights import initial_network
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.settings.binarization import BinarizationSettings, FreezeSettings, StageSettings
+from kd_perception.training.settings.network import NetworkSettings
+from kd_perception.training.settings.run import InitSettings, TrainingSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
 LABELS = ('Car', 'Pedestrian')

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.boxes.detections import Detections  # noqa: E402
-from kd_perception.evaluation.metrics.class_matches import ClassMatches  # noqa: E402
-from kd_perception.labels.kitti_text import KittiObjects  # noqa: E402
-from kd_perception.training.measure import published_detector  # noqa: E402
-from kd_perception.training.loop.validation import best_threshold, match_all, report, summary  # noqa: E402
+from kd_perception.boxes.detections import Detections
+from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.labels.kitti_text import KittiObjects
+from kd_perception.training.loop.validation import best_threshold, match_all, report, summary
+from kd_perception.training.measure import published_detector
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from kd_perception.detection.decode import decode  # noqa: E402
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec  # noqa: E402
-from kd_perception.training.losses.detection_loss import ImageTargets  # noqa: E402
-from kd_perception.training.losses.yolov2_loss import YoloV2Loss  # noqa: E402
+from kd_perception.detection.decode import decode
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
+from kd_perception.training.losses.detection_loss import ImageTargets
+from kd_perception.training.losses.yolov2_loss import YoloV2Loss
 
 ANCHORS = ((20.0, 30.0), (60.0, 40.0))
 LOSS = YoloV2Loss(3, ANCHORS, 32)

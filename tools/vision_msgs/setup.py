@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 
 # A PEP 517 build does not put this folder on sys.path.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from interface_wheel import BuildExtension, BuildInterfaces, BuildPython, BuildWithInterfaces  # noqa: E402
+from interface_wheel import BuildExtension, BuildInterfaces, BuildPython, BuildWithInterfaces
 
 setup(
     name='ros-vision-msgs',

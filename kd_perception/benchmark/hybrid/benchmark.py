@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.benchmark.node import describe_machine, publish_report, report_place
-from kd_perception.demo.run import prepare_environment
 from kd_perception.benchmark.hybrid.faults import LEVELS, plan
 from kd_perception.benchmark.hybrid.load import IMAGE_DEPTH, Load
 from kd_perception.benchmark.hybrid.processes import Nodes
 from kd_perception.benchmark.hybrid.report import make_report, markdown, Run
-from kd_perception.processes.interrupts import remembered_interrupts
+from kd_perception.benchmark.node import describe_machine, publish_report, report_place
 from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
+from kd_perception.demo.run import prepare_environment
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.fallback.gate import GateSettings
+from kd_perception.processes.interrupts import remembered_interrupts
 from kd_perception.transport import BUILTIN, PROFILES
 
 MAX_CAMERAS = 16
@@ -171,8 +171,8 @@ def _images(source: Path | None, size: tuple[int, int]) -> list[np.ndarray]:
     """Decode or draw the images beforehand, (H, W, 3) uint8 BGR; no more than fit into the pool."""
     import cv2
 
-    from kd_perception.sources.any_source import open_source
     from kd_perception.demo.scene import draw_frame, FPS
+    from kd_perception.sources.any_source import open_source
     limit = max(1, min(POOL_IMAGES, POOL_BYTES // (3 * size[0] * size[1])))
     if source is None:
         frames = [draw_frame(i / FPS) for i in range(limit)]

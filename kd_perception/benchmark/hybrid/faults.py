@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_perception.messages.wire import write_result
 from kd_perception.boxes.detections import Detections
+from kd_perception.messages.wire import write_result
 
 LEVELS = ('none', 'some', 'many')
 TEACHER_STOP, TEACHER_KILL, STUDENT_KILL = 'teacher stopped', 'teacher killed', 'student killed'

@@ -11,11 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kd_perception.messages.wire import CdrReader
 from kd_perception.benchmark.hybrid.faults import Fault, Injector
 from kd_perception.benchmark.hybrid.processes import Nodes
-from kd_perception.errors import BagError, RosInterfaceError
 from kd_perception.benchmark.hybrid.soak import Seen, Told
+from kd_perception.errors import BagError, RosInterfaceError
+from kd_perception.messages.wire import CdrReader
 
 READY_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 15.0
@@ -54,8 +54,8 @@ def read_statuses(raw: bytes) -> tuple[int, list[tuple[str, str, dict[str, str]]
         reader.numbers('B', 1)
         name, message, _ = reader.string(), reader.string(), reader.string()
         pairs, = reader.numbers('I', 4)
-        statuses.append((name, message, dict(
-            (reader.string(), reader.string()) for _ in range(min(pairs, 1000)))))
+        statuses.append((name, message, {
+            reader.string(): reader.string() for _ in range(min(pairs, 1000))}))
     return stamp_ns, statuses
 
 
@@ -119,9 +119,9 @@ class Load:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import Image
-        from vision_msgs.msg import Detection2DArray
 
         from kd_perception.nodes.shared import qos
+        from vision_msgs.msg import Detection2DArray
         self._node, self._nodes, self._seed = node, nodes, seed
         self._labels, self._interrupted = tuple(teacher_labels), interrupted
         self._executor = SingleThreadedExecutor()

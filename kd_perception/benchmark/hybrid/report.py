@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from kd_perception.benchmark.hybrid import soak
 from kd_perception.benchmark.hybrid.faults import Fault
 from kd_perception.benchmark.hybrid.load import Records
 from kd_perception.benchmark.hybrid.processes import BYTES_PER_MB, Nodes, Usage
-from kd_perception.benchmark.hybrid import soak
 
 LATENESS_LIMIT_MS = 20.0
 RSS_WARM_UP_S = 30.0
@@ -140,7 +140,7 @@ def _promises(report: dict[str, Any]) -> list[dict[str, Any]]:
         promise('results lost', totals['lost']), promise('results answered twice', totals['doubled']),
         promise('answers out of order', totals['out_of_order']),
         promise('answers to no image', totals['invented']),
-        promise('worst lateness by the fallback\'s clock [ms]',
+        promise("worst lateness by the fallback's clock [ms]",
                 report['deadline']['fallback_clock']['worst_ms'], LATENESS_LIMIT_MS),
         promise('processes that ended unasked', len(report['crashes'])),
         # A run that measured nothing keeps no promise.

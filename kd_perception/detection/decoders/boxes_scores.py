@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_perception.models.decoder_spec import DecoderSpec
-from kd_perception.detection.decoders.values import chosen_classes, finite, to_px, to_xyxy
 from kd_perception.boxes.detections import Detections
+from kd_perception.detection.decoders.values import chosen_classes, finite, to_px, to_xyxy
+from kd_perception.models.decoder_spec import DecoderSpec
 
 
 def decode_boxes_scores(outputs: Sequence[np.ndarray], decoder: DecoderSpec, input_hw: tuple[int, int],

@@ -22,9 +22,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kd_perception.models.decoder_spec import BOX_COLUMNS, DecoderSpec
-from kd_perception.detection.decoders.values import finite, to_px, to_xyxy
 from kd_perception.boxes.detections import Detections
+from kd_perception.detection.decoders.values import finite, to_px, to_xyxy
+from kd_perception.models.decoder_spec import BOX_COLUMNS, DecoderSpec
 
 
 def decode_end_to_end(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, classes: int,

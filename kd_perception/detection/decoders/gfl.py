@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_perception.models.decoder_spec import DecoderSpec
-from kd_perception.detection.decoders.values import finite, logit, sigmoid
 from kd_perception.boxes.detections import Detections
+from kd_perception.detection.decoders.values import finite, logit, sigmoid
+from kd_perception.models.decoder_spec import DecoderSpec
 
 
 def decode_gfl(outputs: Sequence[np.ndarray], decoder: DecoderSpec, classes: int, input_hw: tuple[int, int],

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kd_perception.models.decoder_spec import DecoderSpec
 from kd_perception.boxes.detections import Detections
+from kd_perception.models.decoder_spec import DecoderSpec
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

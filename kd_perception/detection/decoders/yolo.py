@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kd_perception.models.decoder_spec import DecoderSpec
-from kd_perception.detection.decoders.values import chosen_classes, finite, sigmoid, to_px, to_xyxy
 from kd_perception.boxes.detections import Detections
+from kd_perception.detection.decoders.values import chosen_classes, finite, sigmoid, to_px, to_xyxy
+from kd_perception.models.decoder_spec import DecoderSpec
 
 
 def decode_yolo(output: np.ndarray, decoder: DecoderSpec, input_hw: tuple[int, int],

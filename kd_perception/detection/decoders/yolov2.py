@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kd_perception.models.decoder_spec import DecoderSpec
-from kd_perception.detection.decoders.values import finite, sigmoid, softmax
 from kd_perception.boxes.detections import Detections
+from kd_perception.detection.decoders.values import finite, sigmoid, softmax
+from kd_perception.models.decoder_spec import DecoderSpec
 
 
 def decode_yolov2(output: np.ndarray, decoder: DecoderSpec, classes: int,

@@ -5,12 +5,13 @@ Artificial changes of images that a drift monitor should notice: night, blur, le
 After the idea of ImageNet-C (Hendrycks and Dietterich, ICLR 2019), for a fixed camera: dirt stays where it
 is from frame to frame. They stand in for the real thing, and are milder in some ways and cruder in others.
 """
+from collections.abc import Callable, Mapping
 import functools
-from typing import Callable, Mapping, Tuple
 
 import cv2
-from kd_perception.errors import ConfigError
 import numpy as np
+
+from kd_perception.errors import ConfigError
 
 _GAMMA = 2.2
 _DIRT_SEED = 7
@@ -78,7 +79,7 @@ CORRUPTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     'night': night, 'blur': blur, 'lens_dirt': lens_dirt, 'shifted_camera': shifted_camera}
 
 
-def corruptions(names: str) -> Tuple[str, ...]:
+def corruptions(names: str) -> tuple[str, ...]:
     """
     Read a list such as `night,blur`; empty: none.
 

@@ -1,22 +1,24 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Frames as a drift monitor sees them: a model runs over images once, and only numbers are kept."""
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 import itertools
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
+
+import numpy as np
 
 from kd_perception.bags.reader import is_bag
-from kd_perception.sources.any_source import open_source
-from kd_perception.models.spec import ModelSpec
+from kd_perception.drift.fallback_drift import Audit, audit
+from kd_perception.drift.quantities import AMBIGUITY, detection_values, scene_values, Values
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.evaluation.hybrid.frames import Detector
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.estimator import DOCUMENT as GATE
 from kd_perception.fallback.judge import Judge
 from kd_perception.images.scene import measure_scene
-from kd_perception.drift.quantities import AMBIGUITY, detection_values, scene_values, Values
-from kd_perception.drift.fallback_drift import Audit, audit
-import numpy as np
+from kd_perception.models.spec import ModelSpec
+from kd_perception.sources.any_source import open_source
 
 NOT_COMPARED = Audit(0, 0, 0, 0)
 
@@ -55,19 +57,19 @@ class MeasuredFrames:
     :ivar sets: frames by set. :ivar problems: one line for each thing that a reader should know.
     """
 
-    values: List[Values] = field(default_factory=list)
-    drives: List[int] = field(default_factory=list)
-    audits: List[Audit] = field(default_factory=list)
-    sets: Dict[str, int] = field(default_factory=dict)
-    problems: List[str] = field(default_factory=list)
+    values: list[Values] = field(default_factory=list)
+    drives: list[int] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+    sets: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     @property
-    def disagreements(self) -> List[Tuple[int, int]]:
+    def disagreements(self) -> list[tuple[int, int]]:
         """Return (objects disagreed on, objects seen) of each frame."""
         return [(found.disagreed, found.objects) for found in self.audits]
 
 
-def scorers_of(spec: ModelSpec) -> List[str]:
+def scorers_of(spec: ModelSpec) -> list[str]:
     """Return the fallback's scorers whose ambiguity a reference holds: the rules, and the learned gate."""
     return ['signals', *(['learned'] if GATE in spec.documents else [])]
 
@@ -80,7 +82,7 @@ class FrameMeasurer:
     :raises ModelError: the model's gate is malformed.
     """
 
-    def __init__(self, detector: Detector, teacher: Optional[Detector] = None):
+    def __init__(self, detector: Detector, teacher: Detector | None = None):
         self._detector, self._teacher = detector, teacher
         spec = detector.spec
         self._judges = [(Judge.of_model(spec, spec.name, name), name) for name in scorers_of(spec)]
@@ -91,11 +93,11 @@ class FrameMeasurer:
         for extractor in self._extractors:
             extractor.reset()
 
-    def measure(self, image: np.ndarray, stamp_ns: int) -> Tuple[Values, Audit]:
+    def measure(self, image: np.ndarray, stamp_ns: int) -> tuple[Values, Audit]:
         """Return the quantities of an image (H, W, 3) uint8, and the comparison with the teacher."""
         spec = self._detector.spec
         found = self._detector.detect(image, score_threshold=spec.thresholds.score_low).detections
-        values: Dict[str, Any] = {
+        values: dict[str, Any] = {
             **scene_values(image),
             **detection_values(found, spec.labels, image.shape[:2], spec.thresholds.score)}
         scene = measure_scene(image) if any(judge.wants_scene for judge, _ in self._judges) else None
@@ -110,8 +112,8 @@ class FrameMeasurer:
             found, spec.labels, spec.thresholds.score, answer, self._teacher.spec.labels)
 
 
-def measure_images(sources: Sequence[Images], detector: Detector, teacher: Optional[Detector] = None,
-                   change: Optional[Callable[[np.ndarray], np.ndarray]] = None,
+def measure_images(sources: Sequence[Images], detector: Detector, teacher: Detector | None = None,
+                   change: Callable[[np.ndarray], np.ndarray] | None = None,
                    tick: Callable[[], object] = lambda: None) -> MeasuredFrames:
     """
     Measure every image of the sources, in their order.
@@ -142,7 +144,7 @@ def measure_images(sources: Sequence[Images], detector: Detector, teacher: Optio
     return result
 
 
-def _images(source: Images, problems: List[str]) -> Iterator[Any]:
+def _images(source: Images, problems: list[str]) -> Iterator[Any]:
     """Yield (image, stamp) of what can be decoded."""
     with open_source(source.path) as opened:
         if len(opened.cameras) > 1:
@@ -157,7 +159,7 @@ def _images(source: Images, problems: List[str]) -> Iterator[Any]:
             yield image, frame.stamp_ns
 
 
-def count_images(sources: Sequence[Images]) -> Optional[int]:
+def count_images(sources: Sequence[Images]) -> int | None:
     """Return how many images the sources hold, None where one does not say."""
     counts = []
     for source in sources:

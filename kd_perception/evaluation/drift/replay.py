@@ -6,16 +6,18 @@ A stream is made of scenes drawn with replacement (the block bootstrap): each is
 frames of a drive, or one still picture that stands as long. What is correlated stays together, so that a
 false alarm is as likely as the scenes allow; what a slow change of light over an hour does is not in it.
 """
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
-from kd_perception.evaluation.drift.frames import MeasuredFrames
+import numpy as np
+
+from kd_perception.drift.change_tests import chi_squared_quantile, wilson_interval
+from kd_perception.drift.fallback_drift import FallbackTests
 from kd_perception.drift.monitor import Alarm, DriftSettings, DriftTests
 from kd_perception.drift.quantities import AMBIGUITY
 from kd_perception.drift.reference import DriftReference, scenes_of
-from kd_perception.drift.change_tests import chi_squared_quantile, wilson_interval
-from kd_perception.drift.fallback_drift import FallbackTests
-import numpy as np
+from kd_perception.evaluation.drift.frames import MeasuredFrames
 
 ANY = 'any'
 PROGRESS_FRAMES = 1000
@@ -77,7 +79,7 @@ class _Monitors:
         quantities = reference.select(scorer)
         self._fallback = FallbackTests(
             reference, quantities[0], settings, replay.share, replay.audit_share) if quantities else None
-        self.alarms: Dict[str, Alarm] = {
+        self.alarms: dict[str, Alarm] = {
             **self._detector.alarms, **(self._fallback.alarms if self._fallback else {})}
 
     def binned(self, frames: MeasuredFrames) -> np.ndarray:
@@ -91,16 +93,16 @@ class _Monitors:
         if self._rng.random() < self._audit_share:
             self._fallback.audited(frames.audits[index])
 
-    def raised(self) -> Dict[str, int]:
+    def raised(self) -> dict[str, int]:
         return {name: alarm.raised for name, alarm in self.alarms.items()}
 
-    def active(self) -> List[str]:
+    def active(self) -> list[str]:
         return [name for name, alarm in self.alarms.items() if alarm.active]
 
 
 def false_alarms(frames: MeasuredFrames, reference: DriftReference, settings: DriftSettings,
                  replay: ReplaySettings, scorer: str,
-                 tick: Callable[[int], object] = lambda n: None) -> Dict[str, Any]:
+                 tick: Callable[[int], object] = lambda n: None) -> dict[str, Any]:
     """
     Count alarms on unchanged frames.
 
@@ -126,7 +128,7 @@ def false_alarms(frames: MeasuredFrames, reference: DriftReference, settings: Dr
             'tests': len(raised)}
 
 
-def poisson_interval(count: int) -> Tuple[float, float]:
+def poisson_interval(count: int) -> tuple[float, float]:
     """Return the exact 95 % interval of a Poisson mean (Garwood 1936), to about 1 %."""
     low = chi_squared_quantile(0.025, 2 * count) / 2 if count else 0.0
     return low, chi_squared_quantile(0.975, 2 * count + 2) / 2
@@ -134,7 +136,7 @@ def poisson_interval(count: int) -> Tuple[float, float]:
 
 def delays(before: MeasuredFrames, after: MeasuredFrames, reference: DriftReference, settings: DriftSettings,
            replay: ReplaySettings, scorer: str,
-           tick: Callable[[int], object] = lambda n: None) -> Dict[str, Any]:
+           tick: Callable[[int], object] = lambda n: None) -> dict[str, Any]:
     """
     Measure how many frames after a change each test raises its first alarm.
 
@@ -143,7 +145,7 @@ def delays(before: MeasuredFrames, after: MeasuredFrames, reference: DriftRefere
     :return: by test, by monitor (the tests of one kind) and for `any`: how often it raised an alarm, and the
         median, 10 % and 90 % of the delays in frames over all runs; None beyond the limit.
     """
-    found: List[Dict[str, Optional[int]]] = []
+    found: list[dict[str, int | None]] = []
     premature = 0
     for run in range(replay.runs):
         rng = np.random.default_rng((replay.seed, run))
@@ -155,7 +157,7 @@ def delays(before: MeasuredFrames, after: MeasuredFrames, reference: DriftRefere
             monitors.add(before, rows[0], next(first))
         early = set(monitors.active())
         premature += bool(early)
-        delay: Dict[str, Optional[int]] = dict.fromkeys(monitors.alarms)
+        delay: dict[str, int | None] = dict.fromkeys(monitors.alarms)
         for number in range(1, replay.limit + 1):
             monitors.add(after, rows[1], next(then))
             if number % LOOK_FRAMES:
@@ -182,15 +184,15 @@ def monitor_of(test: str) -> str:
     return quantity if quantity in ('fallback', 'disagreement') else kind
 
 
-def _first(delay: Mapping[str, Optional[int]], names: Sequence[str]) -> Optional[int]:
+def _first(delay: Mapping[str, int | None], names: Sequence[str]) -> int | None:
     return min((delay[name] for name in names if delay[name] is not None), default=None)
 
 
-def _summary(values: Sequence[Optional[int]]) -> Dict[str, Any]:
+def _summary(values: Sequence[int | None]) -> dict[str, Any]:
     known = np.array([np.inf if value is None else value for value in values])
     alarmed = int(np.isfinite(known).sum())
 
-    def quantile(q: float) -> Optional[int]:
+    def quantile(q: float) -> int | None:
         # By rank: a delay beyond the limit is greater than all others, and has no number.
         value = np.sort(known)[min(len(known) - 1, int(q * len(known)))]
         return int(value) if np.isfinite(value) else None

@@ -1,9 +1,10 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What `evaluate drift` writes: a table in Markdown, and a plot of the delays."""
-from typing import Any, Dict, List, Optional
+from typing import Any
+
+import numpy as np
 
 from kd_perception.evaluation.report import plots
-import numpy as np
 
 # Monitor -> how the table calls it; the order of the columns.
 MONITORS = {
@@ -11,13 +12,13 @@ MONITORS = {
     'fallback': 'demand CUSUM', 'disagreement': 'disagreement CUSUM'}
 
 
-def monitors_of(report: Dict[str, Any]) -> List[str]:
+def monitors_of(report: dict[str, Any]) -> list[str]:
     """Return the monitors that ran, in the order of `MONITORS`."""
     ran = {name for item in report['conditions'].values() for name in item['delays']}
     return [name for name in MONITORS if name in ran]
 
 
-def markdown(report: Dict[str, Any]) -> str:
+def markdown(report: dict[str, Any]) -> str:
     """Return the report as text for people."""
     reference, settings = report['reference'], report['settings']
     lines = [
@@ -47,7 +48,7 @@ def markdown(report: Dict[str, Any]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def _delay_table(report: Dict[str, Any]) -> List[str]:
+def _delay_table(report: dict[str, Any]) -> list[str]:
     settings, names = report['settings'], monitors_of(report)
     lines = [
         '', '## Delay', '',
@@ -62,14 +63,14 @@ def _delay_table(report: Dict[str, Any]) -> List[str]:
     return lines
 
 
-def first_test(item: Dict[str, Any]) -> str:
+def first_test(item: dict[str, Any]) -> str:
     """Return the test with the least median delay, where any has one."""
     medians = {name: delay['median'] for name, delay in item['delays'].items()
                if '.' in name and delay['median'] is not None}
     return min(medians, key=medians.__getitem__) if medians else '-'
 
 
-def _cell(delay: Optional[Dict[str, Any]], runs: int) -> str:
+def _cell(delay: dict[str, Any] | None, runs: int) -> str:
     if delay is None or not delay['alarmed']:
         return '-'
     some = '' if delay['alarmed'] == runs else f' [{delay["alarmed"]}]'
@@ -79,11 +80,11 @@ def _cell(delay: Optional[Dict[str, Any]], runs: int) -> str:
     return f'{delay["median"]} ({delay["p10"]} to {high}){some}'
 
 
-def _rate(rates: Dict[str, str], name: str) -> str:
+def _rate(rates: dict[str, str], name: str) -> str:
     return f'{rates[name]} ({rates[f"{name}.low"]} to {rates[f"{name}.high"]}) of {rates[f"{name}.boxes"]}'
 
 
-def draw(report: Dict[str, Any]):
+def draw(report: dict[str, Any]):
     """Draw the delays, a row a condition; return the figure."""
     names = [name for name in monitors_of(report) if name != 'any']
     conditions = list(report['conditions'])

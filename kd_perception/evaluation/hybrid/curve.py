@@ -1,15 +1,22 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Average precision against the share of frames sent to the teacher, for any ranking of the frames."""
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
-from kd_perception.evaluation.metrics.bootstrap import percentile_interval
 from kd_perception.evaluation.hybrid.frames import Answers
+from kd_perception.evaluation.metrics.bootstrap import percentile_interval
 from kd_perception.evaluation.metrics.kitti_eval import (
-    ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator, MIN_GROUND_TRUTHS)
+    ClassProtocol,
+    Difficulty,
+    KITTI_CLASSES,
+    KITTI_DIFFICULTIES,
+    KittiEvaluator,
+    MIN_GROUND_TRUTHS,
+)
 from kd_perception.evaluation.metrics.matching import VALID
-import numpy as np
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 # Frames of equal score are ordered by chance: figures are means over this many orders.
@@ -30,12 +37,12 @@ class Metric:
 
     key: str
     text: str
-    protocols: Tuple[ClassProtocol, ...]
+    protocols: tuple[ClassProtocol, ...]
     difficulty: Difficulty
-    counted: Tuple[int, ...]
+    counted: tuple[int, ...]
 
     @property
-    def counted_protocols(self) -> Tuple[ClassProtocol, ...]:
+    def counted_protocols(self) -> tuple[ClassProtocol, ...]:
         """The classes that the mean is over."""
         return tuple(self.protocols[i] for i in self.counted)
 
@@ -45,7 +52,7 @@ class Metric:
 
 
 def make_metrics(answers: Answers, classes: Sequence[ClassProtocol] = KITTI_CLASSES,
-                 difficulty: Difficulty = KITTI_DIFFICULTIES[1]) -> Tuple[Metric, Metric]:
+                 difficulty: Difficulty = KITTI_DIFFICULTIES[1]) -> tuple[Metric, Metric]:
     """
     Return the two metrics of the report: the classes' own IoU, and IoU 0.5 for every class.
 
@@ -65,7 +72,7 @@ def make_metrics(answers: Answers, classes: Sequence[ClassProtocol] = KITTI_CLAS
             Metric('iou50', f'IoU 0.5, {name}', low, difficulty, tuple(counted)))
 
 
-def truth_counts(answers: Answers, classes: Sequence[ClassProtocol], difficulty: Difficulty) -> List[int]:
+def truth_counts(answers: Answers, classes: Sequence[ClassProtocol], difficulty: Difficulty) -> list[int]:
     """Return the number of valid ground truths of each class."""
     evaluator = KittiEvaluator(answers.labels, answers.student, min(item.min_iou for item in classes))
     return [int((evaluator.truth_state(item, difficulty) == VALID).sum()) for item in classes]
@@ -77,7 +84,7 @@ class HybridAp:
     def __init__(self, answers: Answers, metric: Metric):
         """Bind both."""
         self.answers, self.metric = answers, metric
-        self._known: Dict[bytes, np.ndarray] = {}
+        self._known: dict[bytes, np.ndarray] = {}
 
     def of(self, sent: np.ndarray) -> np.ndarray:
         """
@@ -132,12 +139,12 @@ def area(shares: Sequence[float], ap: np.ndarray) -> float:
 class Interval:
     """Bootstrap 95 % intervals of the recovered share, None where they cannot be told."""
 
-    recovered: Optional[Tuple[float, float]]
-    above_random: Optional[Tuple[float, float]]
+    recovered: tuple[float, float] | None
+    above_random: tuple[float, float] | None
 
 
-def recovered_intervals(answers: Answers, metric: Metric, gates: Dict[str, np.ndarray], share: float,
-                        count: int, seed: int = 0) -> Dict[str, Interval]:
+def recovered_intervals(answers: Answers, metric: Metric, gates: dict[str, np.ndarray], share: float,
+                        count: int, seed: int = 0) -> dict[str, Interval]:
     """
     Resample frames and measure again what each gate recovers at one share.
 
@@ -153,15 +160,13 @@ def recovered_intervals(answers: Answers, metric: Metric, gates: Dict[str, np.nd
         index = rng.integers(0, size, size)
         ap = HybridAp(answers.take(index), metric)
 
-        def held(scores: np.ndarray, draw: int = 0) -> float:
-            sent = sent_frames(scores[index], share, i * _DRAWS + draw)
-            return float(recovered(metric.mean(ap.of(sent)), none, every))
-
         nothing = np.zeros(size)
         none, every = (metric.mean(ap.of(nothing == value)) for value in (1, 0))
-        chance = np.mean([held(nothing, draw) for draw in range(_DRAWS)])
+        draws = [sent_frames(nothing, share, i * _DRAWS + draw) for draw in range(_DRAWS)]
+        chance = np.mean([float(recovered(metric.mean(ap.of(sent)), none, every)) for sent in draws])
         for name, scores in gates.items():
-            own = held(scores)
+            sent = sent_frames(scores[index], share, i * _DRAWS)
+            own = float(recovered(metric.mean(ap.of(sent)), none, every))
             values[name][i] = own, own - chance
     return {name: Interval(percentile_interval(found[:, 0]), percentile_interval(found[:, 1]))
             for name, found in values.items()}

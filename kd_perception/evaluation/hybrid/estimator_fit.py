@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 
 from kd_perception.errors import TrainingError
+from kd_perception.evaluation.hybrid.ranking import auroc
 from kd_perception.fallback.ambiguity import features_for, FeatureSettings
 from kd_perception.fallback.estimator import Estimator, FeatureWeight, standardise
-from kd_perception.evaluation.hybrid.ranking import auroc
 
 L2_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)

@@ -6,20 +6,27 @@ A gate ranks the frames of one stream, so the target is a frame's rank in its ow
 sets: that a set's frames all gain more than another's says which set it is, not which frame to send, and a
 fit to the raw gains of several sets learns mostly that.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
+
+import numpy as np
 
 from kd_perception.errors import TrainingError
 from kd_perception.evaluation.hybrid.curve import sent_frames
+from kd_perception.evaluation.hybrid.estimator_fit import Fit, fit_estimator
 from kd_perception.evaluation.hybrid.frames import Answers, PairedFrames
 from kd_perception.evaluation.hybrid.gain import frame_gains
+from kd_perception.evaluation.hybrid.ranking import auroc
 from kd_perception.evaluation.metrics.kitti_eval import (
-    ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator)
+    ClassProtocol,
+    Difficulty,
+    KITTI_CLASSES,
+    KITTI_DIFFICULTIES,
+    KittiEvaluator,
+)
 from kd_perception.evaluation.metrics.matching import VALID
 from kd_perception.fallback.ambiguity import features_for, FeatureSettings
-from kd_perception.evaluation.hybrid.estimator_fit import Fit, fit_estimator
-from kd_perception.evaluation.hybrid.ranking import auroc
-import numpy as np
 
 # How many objects, how sure, how many nearly seen: what a few hundred frames can tell, and what carries over
 # from one camera to another. Scene and class features fit a set and fail on the next.
@@ -42,7 +49,7 @@ class GateFit:
 
     fit: Fit
     gains: np.ndarray
-    skill: Dict[str, float]
+    skill: dict[str, float]
 
 
 def object_gains(answers: Answers, classes: Sequence[ClassProtocol] = KITTI_CLASSES,
@@ -72,7 +79,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return (lower + (sizes - 1) / 2)[inverse.reshape(-1)] / (len(values) - 1)
 
 
-def held_out_groups(frames: PairedFrames, group_by: str) -> List[str]:
+def held_out_groups(frames: PairedFrames, group_by: str) -> list[str]:
     """
     Return the key of each frame; frames of one key are held out together.
 
@@ -80,7 +87,7 @@ def held_out_groups(frames: PairedFrames, group_by: str) -> List[str]:
     """
     if group_by == 'set':
         return list(frames.sets)
-    place: Dict[int, int] = {}
+    place: dict[int, int] = {}
     keys = []
     for drive in frames.drives.tolist():
         place[drive] = place.get(drive, -1) + 1
@@ -164,13 +171,13 @@ def collected(scores: np.ndarray, gains: np.ndarray, shares: Sequence[float] = _
     return float(np.mean(values)) if values else float('nan')
 
 
-def weight_table(fit: Fit, most: int = 12) -> List[Tuple[str, float, str]]:
+def weight_table(fit: Fit, most: int = 12) -> list[tuple[str, float, str]]:
     """Return (feature, weight on the standardised feature, transform), the largest first."""
     rows = [(item.name, item.weight, item.transform) for item in fit.estimator.features]
     return sorted(rows, key=lambda row: -abs(row[1]))[:most]
 
 
-def describe(result: GateFit, extra: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+def describe(result: GateFit, extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """
     Return the metadata document `gate`; `extra` adds to its `trained`.
 

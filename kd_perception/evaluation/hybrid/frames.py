@@ -4,27 +4,29 @@ Student and teacher on the same labelled frames: run once, kept in memory, mixed
 
 Everything that `evaluate hybrid` and `fit-gate` say follows from these frames; no model runs twice.
 """
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import itertools
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Protocol
 
-from kd_perception.sources.frames import Frame
+import numpy as np
+
 from kd_perception.bags.reader import is_bag
-from kd_perception.sources.any_source import open_source
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import DetectionResult
 from kd_perception.errors import EvaluationError, ImageError
 from kd_perception.evaluation.frame_set import names as some_names
-from kd_perception.labels.kitti_text import KittiObjects
-from kd_perception.labels.label_source import LabelSource
-from kd_perception.labels.object_table import concatenate_tables, ObjectTable
 from kd_perception.fallback.ambiguity import FeatureExtractor, FeatureSettings, FeatureVector
 from kd_perception.fallback.flow import flow_image, FlowImage
 from kd_perception.fallback.merge import LabelMap, Merger, MergeSettings
 from kd_perception.images.scene import measure_scene, SceneSignals
-import numpy as np
+from kd_perception.labels.kitti_text import KittiObjects
+from kd_perception.labels.label_source import LabelSource
+from kd_perception.labels.object_table import concatenate_tables, ObjectTable
+from kd_perception.models.spec import ModelSpec
+from kd_perception.sources.any_source import open_source
+from kd_perception.sources.frames import Frame
 
 
 class Detector(Protocol):
@@ -32,7 +34,7 @@ class Detector(Protocol):
 
     spec: ModelSpec
 
-    def detect(self, image_bgr: np.ndarray, score_threshold: Optional[float] = None) -> DetectionResult:
+    def detect(self, image_bgr: np.ndarray, score_threshold: float | None = None) -> DetectionResult:
         """Detect objects in one image (H, W, 3) uint8."""
 
 
@@ -52,7 +54,7 @@ class Source:
     images: str
     labels: str
     drive: bool = False
-    camera: Optional[str] = None
+    camera: str | None = None
     name: str = ''
 
 
@@ -71,24 +73,24 @@ class PairedFrames:
     :ivar problems: one line for each thing that a reader of the figures should know.
     """
 
-    names: Tuple[str, ...]
-    sets: Tuple[str, ...]
+    names: tuple[str, ...]
+    sets: tuple[str, ...]
     drives: np.ndarray
     labels: ObjectTable
-    student: Tuple[Detections, ...]
-    teacher: Tuple[Detections, ...]
+    student: tuple[Detections, ...]
+    teacher: tuple[Detections, ...]
     stamps_ns: np.ndarray
     image_hw: np.ndarray
-    scenes: Tuple[SceneSignals, ...]
+    scenes: tuple[SceneSignals, ...]
     student_spec: ModelSpec
     teacher_spec: ModelSpec
-    problems: Tuple[str, ...] = ()
-    views: Tuple[FlowImage, ...] = ()
+    problems: tuple[str, ...] = ()
+    views: tuple[FlowImage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def features(self, settings: FeatureSettings) -> List[FeatureVector]:
+    def features(self, settings: FeatureSettings) -> list[FeatureVector]:
         """Return the feature vector of each frame, as the fallback node sees them; length F."""
         extractor = FeatureExtractor(settings, self.student_spec.labels)
         vectors = []
@@ -164,7 +166,7 @@ def run_both(sources: Sequence[Source], student: Detector, teacher: Detector,
     """
     floors = [detector.spec.thresholds.score_low for detector in (student, teacher)]
     names, sets, drives, labels, found, stamps, sizes, scenes, views = ([] for _ in range(9))
-    problems: List[str] = []
+    problems: list[str] = []
     numbers = itertools.count()
     for source in sources:
         first, drive = len(names), next(numbers)
@@ -196,7 +198,7 @@ def run_both(sources: Sequence[Source], student: Detector, teacher: Detector,
         tuple(problems), tuple(views))
 
 
-def _labelled(source: Source, problems: List[str]) -> Iterator[Tuple[Frame, KittiObjects, str]]:
+def _labelled(source: Source, problems: list[str]) -> Iterator[tuple[Frame, KittiObjects, str]]:
     """Yield (frame, labels, name) of a source's labelled frames in its order, and note what is left out."""
     labels = LabelSource(Path(source.images), source.labels)
     seen, unlabelled, repeated = set(), 0, 0

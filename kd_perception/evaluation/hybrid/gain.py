@@ -12,14 +12,15 @@ neither, nor that the answers of two models, with scores of different scales, me
 AP here is the area under the interpolated precision over recall at every recall (as PASCAL VOC has it since
 2010) with the matching by score of the KITTI program, not the 41 points: one object more must show.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
+
+import numpy as np
 
 from kd_perception.evaluation.hybrid.frames import Answers
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, Difficulty, KittiEvaluator
 from kd_perception.evaluation.metrics.matching import VALID
 from kd_perception.labels.object_table import ObjectTable
-import numpy as np
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,30 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The gates that are compared: each gives every frame a score, and the highest scores go to the teacher."""
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
+
+import numpy as np
 
 from kd_perception.evaluation.hybrid.curve import (
-    area, HybridAp, ORDERS, recovered, recovered_intervals, SHARES)
+    area,
+    HybridAp,
+    ORDERS,
+    recovered,
+    recovered_intervals,
+    SHARES,
+)
 from kd_perception.evaluation.hybrid.frames import PairedFrames
 from kd_perception.evaluation.hybrid.gain import frame_gains
+from kd_perception.evaluation.hybrid.ranking import auroc, risk_coverage
 from kd_perception.evaluation.hybrid.replay import ReplayOptions
 from kd_perception.evaluation.report.content import number, numbers
 from kd_perception.fallback.ambiguity import FeatureSettings, FeatureVector
 from kd_perception.fallback.estimator import Estimator
 from kd_perception.fallback.gate import Gate, GateSettings
 from kd_perception.fallback.merge import MergeSettings
-from kd_perception.evaluation.hybrid.ranking import auroc, risk_coverage
 from kd_perception.fallback.running_threshold import LEAVE_SHARE, RunningThreshold
 from kd_perception.fallback.scores import Ambiguity, Scorer, SIGNALS, SignalScorer
-import numpy as np
 
 LEARNED, DEFAULT, RANDOM, ORACLE = 'learned', 'signals', 'random', 'oracle'
 _FRAME_NS = 100_000_000
@@ -43,7 +51,7 @@ class HybridOptions:
     replay: ReplayOptions = ReplayOptions()
 
     @property
-    def shares(self) -> Tuple[float, ...]:
+    def shares(self) -> tuple[float, ...]:
         """The shares at which curves are measured."""
         return tuple(sorted({*SHARES, self.share}))
 
@@ -60,10 +68,10 @@ class RankedGate:
     name: str
     kind: str
     scores: np.ndarray
-    explained: Tuple[Ambiguity, ...] = ()
+    explained: tuple[Ambiguity, ...] = ()
 
 
-def scored_gates(frames: PairedFrames, estimator: Optional[Estimator]) -> List[RankedGate]:
+def scored_gates(frames: PairedFrames, estimator: Estimator | None) -> list[RankedGate]:
     """
     Return the learned gate (where there is one), the default scorer, each signal alone, and random.
 
@@ -86,7 +94,7 @@ def _gate(name: str, kind: str, scorer: Scorer, vectors: Sequence[FeatureVector]
     return RankedGate(name, kind, np.where(np.isnan(scores), np.inf, scores), found)
 
 
-def compare_gates(ap: HybridAp, gates: Sequence[RankedGate], options: HybridOptions) -> Dict[str, Any]:
+def compare_gates(ap: HybridAp, gates: Sequence[RankedGate], options: HybridOptions) -> dict[str, Any]:
     """
     Measure every gate, and the oracle, by one metric.
 
@@ -137,7 +145,7 @@ def compare_gates(ap: HybridAp, gates: Sequence[RankedGate], options: HybridOpti
     return result
 
 
-def _pair(interval: Optional[Tuple[float, float]]) -> Optional[List[float]]:
+def _pair(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
@@ -145,12 +153,12 @@ def _finite(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(scores, posinf=np.finfo(np.float64).max / 4)
 
 
-def _thinned(coverage: np.ndarray, risk: np.ndarray, most: int = 100) -> Dict[str, List[Optional[float]]]:
+def _thinned(coverage: np.ndarray, risk: np.ndarray, most: int = 100) -> dict[str, list[float | None]]:
     picked = np.unique(np.linspace(0, len(risk) - 1, min(most, len(risk))).round().astype(int))
     return {'coverage': numbers(coverage[picked]), 'risk': numbers(risk[picked])}
 
 
-def online_settings(estimator: Optional[Estimator], share: float, drive: bool,
+def online_settings(estimator: Estimator | None, share: float, drive: bool,
                     burst: float = GateSettings.burst) -> GateSettings:
     """
     Return the gate's settings as the node would have them.
@@ -171,7 +179,7 @@ def online_settings(estimator: Optional[Estimator], share: float, drive: bool,
 
 
 def simulate_online(ap: HybridAp, gate: RankedGate, settings: GateSettings, options: HybridOptions,
-                    running: bool = False) -> Dict[str, Any]:
+                    running: bool = False) -> dict[str, Any]:
     """
     Let `fallback.gate.Gate` decide frame by frame, in order, and measure what comes of it.
 

@@ -1,20 +1,21 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """report.html of `evaluate hybrid`: one file, no script, nothing loaded from anywhere; all text escaped."""
+from collections.abc import Sequence
 import shlex
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from kd_perception.evaluation.hybrid import plots
 from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED, ORACLE, RANDOM
 from kd_perception.evaluation.report.page import _figure, _plots, _section, _STYLE, _table, _text
 
 
-def _interval(pair: Optional[Sequence[Optional[float]]]) -> str:
+def _interval(pair: Sequence[float | None] | None) -> str:
     if not pair or None in pair:
         return ''
     return f'<span class="ci">{100 * pair[0]:.0f} to {100 * pair[1]:.0f}</span>'
 
 
-def _order(metric: Dict[str, Any]) -> List[str]:
+def _order(metric: dict[str, Any]) -> list[str]:
     """Return the gates: learned, default, single signals by their curve, random, oracle."""
     signals = sorted((name for name, gate in metric['gates'].items() if gate['kind'] == 'signal'),
                      key=lambda name: -(metric['gates'][name]['relative_area'] or 0.0))
@@ -22,7 +23,7 @@ def _order(metric: Dict[str, Any]) -> List[str]:
     return named
 
 
-def _tiles(report: Dict[str, Any]) -> str:
+def _tiles(report: dict[str, Any]) -> str:
     tiles = []
     name = LEARNED if report['estimator'] else DEFAULT
     for metric in report['metrics'].values():
@@ -39,7 +40,7 @@ def _tiles(report: Dict[str, Any]) -> str:
         for figure, label, extra in tiles) + '</div>'
 
 
-def _metric(report: Dict[str, Any], metric: Dict[str, Any]) -> str:
+def _metric(report: dict[str, Any], metric: dict[str, Any]) -> str:
     shares, rows, measures = metric['shares'], [], []
     for name in _order(metric):
         gate = metric['gates'][name]
@@ -67,7 +68,7 @@ def _metric(report: Dict[str, Any], metric: Dict[str, Any]) -> str:
         '<h3>By class</h3>', _plots([plots.svg(plots.class_ap, metric, name) for name in classes]))
 
 
-def _replay(report: Dict[str, Any]) -> str:
+def _replay(report: dict[str, Any]) -> str:
     parts = []
     for key, replay in report['replay'].items():
         metric, rows = report['metrics'][key], []
@@ -90,7 +91,7 @@ def _replay(report: Dict[str, Any]) -> str:
         'follow.</p>')
 
 
-def _online(report: Dict[str, Any]) -> str:
+def _online(report: dict[str, Any]) -> str:
     rows = []
     for key, items in report['online'].items():
         for item in items:
@@ -109,7 +110,7 @@ def _online(report: Dict[str, Any]) -> str:
         'columns send as many frames, chosen from all.</p>')
 
 
-def _facts(report: Dict[str, Any]) -> str:
+def _facts(report: dict[str, Any]) -> str:
     rows = [(key, report[key]) for key in ('merge', 'bootstrap', 'seed')]
     for part in ('models', 'data', 'versions'):
         rows += [(f'{part}: {name}', value) for name, value in report.get(part, {}).items()]
@@ -123,7 +124,7 @@ def _facts(report: Dict[str, Any]) -> str:
     return f'<h2>What was evaluated</h2><section>{command}<table><tbody>{cells}</tbody></table></section>'
 
 
-def render(report: Dict[str, Any], title: str = 'Hybrid') -> str:
+def render(report: dict[str, Any], title: str = 'Hybrid') -> str:
     """Return the report as one HTML document; `report` is the content of report.json."""
     warnings = ''
     if report['warnings']:

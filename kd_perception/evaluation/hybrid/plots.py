@@ -1,11 +1,13 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Plots of `evaluate hybrid`, in the style of the other reports, as SVG text or PNG bytes."""
+from collections.abc import Callable, Iterator
 import io
-from typing import Any, Callable, Dict, Iterator, Tuple
+from typing import Any
 
-from kd_perception.evaluation.report import plots
-from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED, ORACLE, RANDOM
 import numpy as np
+
+from kd_perception.evaluation.hybrid.gates import DEFAULT, LEARNED, ORACLE, RANDOM
+from kd_perception.evaluation.report import plots
 
 _PNG_DPI = 160
 _BACK = '#b4bdc8'
@@ -18,7 +20,7 @@ _SHOWN = {
 }
 
 
-def _ordered(metric: Dict[str, Any]) -> Iterator[Tuple[str, Dict[str, Any], Dict[str, Any]]]:
+def _ordered(metric: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yield (name, gate, style), the background first."""
     signals = [name for name, gate in metric['gates'].items() if gate['kind'] == 'signal']
     for i, name in enumerate(signals):
@@ -29,7 +31,7 @@ def _ordered(metric: Dict[str, Any]) -> Iterator[Tuple[str, Dict[str, Any], Dict
             yield name, metric['gates'][name], {'linewidth': 1.8, **style}
 
 
-def ap_share(metric: Dict[str, Any], share: float):
+def ap_share(metric: dict[str, Any], share: float):
     """Draw mean AP against the share of frames sent, every gate; return the figure."""
     figure, axes = plots._figure(6.4, 4.2)
     x = np.array(metric['shares'])
@@ -57,7 +59,7 @@ _WAYS = {
 }
 
 
-def ap_share_in_time(metric: Dict[str, Any], replay: Dict[str, Any], share: float):
+def ap_share_in_time(metric: dict[str, Any], replay: dict[str, Any], share: float):
     """Draw mean AP against the share sent, as the node decides and from a sorted list; return the figure."""
     figure, axes = plots._figure(6.4, 4.2)
     gate = metric['gates'].get(replay['scorer'])
@@ -76,7 +78,7 @@ def ap_share_in_time(metric: Dict[str, Any], replay: Dict[str, Any], share: floa
     return figure
 
 
-def class_ap(metric: Dict[str, Any], name: str):
+def class_ap(metric: dict[str, Any], name: str):
     """Draw one class's AP against the share sent; return the figure."""
     figure, axes = plots._figure()
     for _, gate, style in _ordered(metric):
@@ -87,7 +89,7 @@ def class_ap(metric: Dict[str, Any], name: str):
     return figure
 
 
-def risk_coverage(metric: Dict[str, Any]):
+def risk_coverage(metric: dict[str, Any]):
     """Draw the mean gain given up on the frames that stay with the student; return the figure."""
     figure, axes = plots._figure(6.4, 4.2)
     for _, gate, style in _ordered(metric):

@@ -5,9 +5,12 @@ Frames replayed through the fallback's own logic, against a simulated teacher th
 What `CameraFallback` does here is what it does in the node: gate, budget, deadline, order, carrying forward.
 Only the clock, the topics and the models are played: both models' answers are known beforehand.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import heapq
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
+
+import numpy as np
 
 from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.hybrid.curve import HybridAp, recovered
@@ -20,7 +23,6 @@ from kd_perception.fallback.carry import CarrySettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.provenance import Output
-import numpy as np
 
 _MS = 1_000_000
 _FRAME_NS = 100 * _MS
@@ -42,7 +44,7 @@ class ReplayOptions:
     student_ns: int = 20 * _MS
     teacher_ns: int = 60 * _MS
     phases: int = 5
-    shares: Tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)
 
 
 class SimulatedTeacher:
@@ -51,8 +53,8 @@ class SimulatedTeacher:
     def __init__(self, latency_ns: int):
         """Start idle."""
         self.latency_ns, self.busy_ns = latency_ns, 0
-        self._work: Optional[Tuple[int, int]] = None        # frame, when it is done
-        self._waiting: Optional[int] = None
+        self._work: tuple[int, int] | None = None        # frame, when it is done
+        self._waiting: int | None = None
 
     def ask(self, frame: int, now_ns: int) -> None:
         """Take a request."""
@@ -61,7 +63,7 @@ class SimulatedTeacher:
         else:
             self._waiting = frame
 
-    def next_ns(self) -> Optional[int]:
+    def next_ns(self) -> int | None:
         """Return when the next answer is ready; None: nothing is in work."""
         return self._work[1] if self._work else None
 
@@ -80,7 +82,7 @@ class SimulatedTeacher:
 
 
 def replay(frames: PairedFrames, judge: Judge, settings: FallbackSettings, options: ReplayOptions,
-           seed: int = 0, skip: int = 0) -> List[Optional[Output]]:
+           seed: int = 0, skip: int = 0) -> list[Output | None]:
     """
     Replay all frames as one camera and return the output of each, length F.
 
@@ -94,7 +96,7 @@ def replay(frames: PairedFrames, judge: Judge, settings: FallbackSettings, optio
     extractor = FeatureExtractor(judge.settings, frames.student_spec.labels)
     fallback = CameraFallback('camera', labels, extractor, judge.scorer, 0, settings, seed)
     teacher = SimulatedTeacher(options.teacher_ns)
-    outputs: List[Optional[Output]] = [None] * len(frames)
+    outputs: list[Output | None] = [None] * len(frames)
 
     def take(released: Sequence[Output]) -> None:
         for output in released:
@@ -132,7 +134,7 @@ def _student(fallback: CameraFallback, frames: PairedFrames, frame: int, stamp_n
         scene=frames.scenes[frame], view=lambda: view, context=frame)
 
 
-def _times(frames: PairedFrames, drive: bool) -> List[int]:
+def _times(frames: PairedFrames, drive: bool) -> list[int]:
     """Return a stamp for each frame, ns: its own within a drive, a second between drives."""
     if not drive:
         return [(i + 1) * _FRAME_NS for i in range(len(frames))]
@@ -147,7 +149,7 @@ def _times(frames: PairedFrames, drive: bool) -> List[int]:
 
 
 def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, settings: FallbackSettings,
-                 options: ReplayOptions) -> List[Dict[str, Any]]:
+                 options: ReplayOptions) -> list[dict[str, Any]]:
     """
     Measure what asking regularly, or as the gate decides, brings, each without and with carrying forward.
 
@@ -159,7 +161,7 @@ def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, se
     drive = len(np.unique(frames.drives)) < len(frames)
     facts = {'shares': list(options.shares), 'teacher_ms': options.teacher_ns / _MS, 'scorer': judge.name,
              'deadline_ms': settings.arbiter.deadline_ns / _MS, 'phases': options.phases}
-    reports: List[Dict[str, Any]] = [{**facts, 'ways': {}} for _ in aps]
+    reports: list[dict[str, Any]] = [{**facts, 'ways': {}} for _ in aps]
     for asked, choice, refresh in _ASKED:
         chosen = judge if choice is None else Judge.of_scorer(choice, judge.settings)
         for way, carried in _CARRIED:
@@ -184,7 +186,7 @@ def _with(settings: FallbackSettings, share: float, carried: bool, drive: bool,
 
 
 def _phases(frames: PairedFrames, judge: Judge, settings: FallbackSettings,
-            options: ReplayOptions) -> List[List[Optional[Output]]]:
+            options: ReplayOptions) -> list[list[Output | None]]:
     """Return the outputs of each phase; each begins later, and the frames before it are the student's."""
     period = 1 / settings.gate.share if settings.gate.share else 0.0
     return [replay(frames, judge, settings, options, phase,
@@ -192,8 +194,8 @@ def _phases(frames: PairedFrames, judge: Judge, settings: FallbackSettings,
             for phase in range(options.phases)]
 
 
-def _point(frames: PairedFrames, ap: HybridAp, phases: Sequence[Sequence[Optional[Output]]]
-           ) -> Dict[str, Any]:
+def _point(frames: PairedFrames, ap: HybridAp, phases: Sequence[Sequence[Output | None]]
+           ) -> dict[str, Any]:
     none, every = (float(ap.metric.mean(ap.of(np.full(len(frames), value)))) for value in (False, True))
     by_class = np.array([class_ap(frames, ap, [
         frames.student[i] if output is None else output.detections for i, output in enumerate(outputs)])

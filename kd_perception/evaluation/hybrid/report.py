@@ -1,13 +1,23 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The content of `evaluate hybrid`'s report.json (docs/how-to/hybrid_evaluation.md)."""
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from kd_perception.evaluation.metrics.class_account import account_of_classes
+import numpy as np
+
 from kd_perception.evaluation.hybrid.curve import HybridAp, make_metrics, truth_counts
 from kd_perception.evaluation.hybrid.frames import PairedFrames
 from kd_perception.evaluation.hybrid.gates import (
-    compare_gates, DEFAULT, HybridOptions, LEARNED, online_settings, scored_gates, simulate_online)
+    compare_gates,
+    DEFAULT,
+    HybridOptions,
+    LEARNED,
+    online_settings,
+    scored_gates,
+    simulate_online,
+)
 from kd_perception.evaluation.hybrid.replay import compare_ways, node_settings
+from kd_perception.evaluation.metrics.class_account import account_of_classes
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES, MIN_GROUND_TRUTHS
 from kd_perception.evaluation.report.content import versions
 from kd_perception.fallback.ambiguity import FeatureSettings
@@ -15,16 +25,15 @@ from kd_perception.fallback.camera_fallback import FallbackSettings
 from kd_perception.fallback.estimator import Estimator
 from kd_perception.fallback.gate import GateSettings
 from kd_perception.fallback.judge import Judge
-import numpy as np
 
 SCHEMA, SCHEMA_VERSION = 'kd_perception.hybrid', 1
 # With fewer frames the share of 20 % is a handful of them.
 _FEW_FRAMES = 100
 
 
-def evaluate_hybrid(frames: PairedFrames, estimator: Optional[Estimator], options: HybridOptions,
-                    classes: Sequence[ClassProtocol] = KITTI_CLASSES, facts: Optional[Dict[str, Any]] = None,
-                    command: Sequence[str] = ()) -> Dict[str, Any]:
+def evaluate_hybrid(frames: PairedFrames, estimator: Estimator | None, options: HybridOptions,
+                    classes: Sequence[ClassProtocol] = KITTI_CLASSES, facts: dict[str, Any] | None = None,
+                    command: Sequence[str] = ()) -> dict[str, Any]:
     """
     Compare the gates on frames that both models have seen.
 
@@ -36,7 +45,7 @@ def evaluate_hybrid(frames: PairedFrames, estimator: Optional[Estimator], option
     metrics = make_metrics(answers, classes)
     gates = scored_gates(frames, estimator)
     drive = len(np.unique(frames.drives)) < len(frames)
-    report: Dict[str, Any] = {
+    report: dict[str, Any] = {
         'schema': SCHEMA, 'schema_version': SCHEMA_VERSION, 'frames': len(frames), 'consecutive': drive,
         'ground_truths': dict(zip((item.name for item in classes),
                                   truth_counts(answers, classes, metrics[0].difficulty))),
@@ -64,14 +73,14 @@ def evaluate_hybrid(frames: PairedFrames, estimator: Optional[Estimator], option
     return report
 
 
-def _replay(frames: PairedFrames, aps: Sequence[HybridAp], options: HybridOptions) -> List[Dict[str, Any]]:
+def _replay(frames: PairedFrames, aps: Sequence[HybridAp], options: HybridOptions) -> list[dict[str, Any]]:
     judge = Judge.of_scorer(DEFAULT, FeatureSettings.of_thresholds(frames.student_spec.thresholds))
     gate = GateSettings(burst=options.burst)
     settings = node_settings(judge, FallbackSettings(gate=gate, merge=options.merge))
     return compare_ways(frames, aps, judge, settings, options.replay)
 
 
-def _warnings(report: Dict[str, Any], estimator: Optional[Estimator]) -> List[str]:
+def _warnings(report: dict[str, Any], estimator: Estimator | None) -> list[str]:
     found = []
     if estimator is None:
         found.append('the student has no learned gate (metadata document `gate`); fit-gate makes one')

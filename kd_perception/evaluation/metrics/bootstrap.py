@@ -1,7 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Bootstrap 95 % intervals (percentile method; Efron and Tibshirani 1993), by frame or by scene group."""
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def resampled_weights(groups: int, count: int, seed: int) -> np.ndarray:
     return weights
 
 
-def percentile_interval(values: np.ndarray) -> Optional[Tuple[float, float]]:
+def percentile_interval(values: np.ndarray) -> tuple[float, float] | None:
     """Return the 95 % interval of resampled figures, None where not two are finite."""
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
@@ -49,7 +49,7 @@ class BootstrapCurve:
     official_thresholds: np.ndarray
 
     def resampled(self, count: int, seed: int,
-                  recall_indices: Callable[[int, int], np.ndarray]) -> Optional[np.ndarray]:
+                  recall_indices: Callable[[int, int], np.ndarray]) -> np.ndarray | None:
         """
         Return AP R40 [%] of each resample, (count,); None with fewer than two groups or no ground truth.
 

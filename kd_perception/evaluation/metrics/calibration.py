@@ -6,13 +6,14 @@ Detection expected calibration error (D-ECE) of Küppers, Kronenberger, Shantia,
 confidence calibration for object detection", CVPR Workshops 2020; figures equal those of their package
 netcal.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, Difficulty, KittiEvaluator
 from kd_perception.evaluation.metrics.matching import VALID
-import numpy as np
 
 DEFAULT_BINS = 10
 
@@ -29,14 +30,14 @@ class Calibration:
     :ivar reason: why ``d_ece`` is None.
     """
 
-    d_ece: Optional[float]
+    d_ece: float | None
     mean_score: np.ndarray
     precision: np.ndarray
     counts: np.ndarray
     reason: str = ''
 
 
-def detection_ece(scores: np.ndarray, matched: np.ndarray, features: Optional[np.ndarray] = None,
+def detection_ece(scores: np.ndarray, matched: np.ndarray, features: np.ndarray | None = None,
                   bins: Sequence[int] = (DEFAULT_BINS,), sample_threshold: int = 1) -> float:
     """
     Return the D-ECE: the mean over bins, weighed by their counts, of \\|precision - mean score\\|.

@@ -1,18 +1,19 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Which class names labels and detections hold, and which of them no figure counts."""
 from collections import Counter
-from typing import Dict, Iterable, List, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KITTI_CLASSES
 from kd_perception.labels.object_table import fold_case, ObjectTable
-import numpy as np
 
 # Every type of KITTI's label files; those outside the evaluated classes are there on purpose.
 KITTI_TYPES = ('Car', 'Van', 'Truck', 'Pedestrian', 'Person_sitting', 'Cyclist', 'Tram', 'Misc', 'DontCare')
 _SHOWN = 8
 
 
-def count_types(table: ObjectTable) -> Dict[str, int]:
+def count_types(table: ObjectTable) -> dict[str, int]:
     """Return {class name as written: objects}, the most frequent first."""
     counts = np.bincount(table.type_ids, minlength=len(table.type_names))
     found: Counter = Counter()
@@ -21,7 +22,7 @@ def count_types(table: ObjectTable) -> Dict[str, int]:
     return {name: count for name, count in found.most_common() if count}
 
 
-def not_among(counts: Mapping[str, int], known: Iterable[str]) -> Dict[str, int]:
+def not_among(counts: Mapping[str, int], known: Iterable[str]) -> dict[str, int]:
     """Return the part of `counts` whose names are not `known`; case does not count."""
     folded = {fold_case(name) for name in known}
     return {name: count for name, count in counts.items() if fold_case(name) not in folded}
@@ -35,7 +36,7 @@ def shown_counts(counts: Mapping[str, int]) -> str:
 
 
 def account_of_classes(labels: ObjectTable, detections: ObjectTable,
-                       classes: Sequence[ClassProtocol] = KITTI_CLASSES) -> List[str]:
+                       classes: Sequence[ClassProtocol] = KITTI_CLASSES) -> list[str]:
     """Return one line for each way in which class names and evaluated classes do not meet."""
     in_labels, in_detections = count_types(labels), count_types(detections)
     evaluated = [item.name for item in classes]
@@ -43,7 +44,7 @@ def account_of_classes(labels: ObjectTable, detections: ObjectTable,
     lines = []
     unknown = not_among(in_labels, [*evaluated, *neighbours, *KITTI_TYPES])
     if unknown:
-        lines.append(f'labels of no evaluated class and no type of KITTI\'s, which no figure counts: '
+        lines.append(f"labels of no evaluated class and no type of KITTI's, which no figure counts: "
                      f'{shown_counts(unknown)}')
     unused = not_among(in_detections, evaluated)
     if unused:
@@ -58,7 +59,7 @@ def account_of_classes(labels: ObjectTable, detections: ObjectTable,
     return lines
 
 
-def account_of_renames(detections: ObjectTable, names: Mapping[str, str]) -> List[str]:
+def account_of_renames(detections: ObjectTable, names: Mapping[str, str]) -> list[str]:
     """Return one line for each FROM of {FROM: TO} that no detection has; call it before the renaming."""
     counts = count_types(detections)
     return [f'--rename {old}={new}: no detection has the class {old!r}; they hold {shown_counts(counts)}'

@@ -16,7 +16,11 @@ import numpy as np
 
 from kd_perception.evaluation.metrics.bootstrap import percentile_interval
 from kd_perception.evaluation.metrics.kitti_eval import (
-    ClassProtocol, Difficulty, KITTI_DIFFICULTIES, KittiEvaluator)
+    ClassProtocol,
+    Difficulty,
+    KITTI_DIFFICULTIES,
+    KittiEvaluator,
+)
 from kd_perception.evaluation.metrics.matching import VALID
 
 MIN_HEIGHT_PX = 25.0

@@ -1,12 +1,13 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """COCO average precision, computed by pycocotools (Lin et al., ECCV 2014)."""
+from collections.abc import Sequence
 import contextlib
 import io
-from typing import Dict, Optional, Sequence
+
+import numpy as np
 
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, DONT_CARE
 from kd_perception.labels.object_table import ObjectTable
-import numpy as np
 
 # Order of COCOeval.stats.
 METRICS = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large', 'ar_1', 'ar_10', 'ar_100', 'ar_small',
@@ -18,7 +19,7 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 def coco_ap(labels: ObjectTable, detections: ObjectTable,
-            classes: Sequence[ClassProtocol]) -> Dict[str, Dict[str, Optional[float]]]:
+            classes: Sequence[ClassProtocol]) -> dict[str, dict[str, float | None]]:
     """
     Return {class: {metric: percent}} over all labelled objects of each class, and `mean` over the classes.
 
@@ -29,7 +30,7 @@ def coco_ap(labels: ObjectTable, detections: ObjectTable,
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-    results: Dict[str, Dict[str, Optional[float]]] = {}
+    results: dict[str, dict[str, float | None]] = {}
     for protocol in classes:
         own = labels.is_type([protocol.name])
         rows = np.flatnonzero(own | labels.is_type([*protocol.neighbours, DONT_CARE]))

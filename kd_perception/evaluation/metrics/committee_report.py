@@ -11,7 +11,11 @@ import numpy as np
 from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import ClassMatches, IOU, match_class
 from kd_perception.evaluation.metrics.kitti_eval import (
-    ClassProtocol, Difficulty, KITTI_CLASSES, KittiEvaluator)
+    ClassProtocol,
+    Difficulty,
+    KITTI_CLASSES,
+    KittiEvaluator,
+)
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.object_table import ObjectTable
 

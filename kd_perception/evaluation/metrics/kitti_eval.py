@@ -8,17 +8,24 @@ corners are kept on purpose: heights of detections are truncated to integers, a 
 height is ignored before its class is looked at, and thresholds come from a pass that matches by score
 while counts come from passes that match by overlap.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.metrics.bootstrap import BootstrapCurve, percentile_interval
-from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.evaluation.metrics.matching import (
-    FrameMatcher, IGNORED, OTHER, overlapping_pairs, Pairs, VALID)
+    FrameMatcher,
+    IGNORED,
+    OTHER,
+    overlapping_pairs,
+    Pairs,
+    VALID,
+)
+from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.labels.object_table import fold_case, ObjectTable
-import numpy as np
 
 RECALL_POINTS = 41
 # Under 41 ground truths even a perfect detector stays below 97.5 % R40: the figure says little.
@@ -40,7 +47,7 @@ class ClassProtocol:
 
     name: str
     min_iou: float
-    neighbours: Tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not 0 < self.min_iou < 1:
@@ -90,15 +97,15 @@ class KittiResult:
     :ivar resampled: ap_r40 of each resample, NaN for one without ground truths, or None.
     """
 
-    ap_r40: Optional[float]
-    ap_r11: Optional[float]
-    precision: Optional[np.ndarray]
+    ap_r40: float | None
+    ap_r11: float | None
+    precision: np.ndarray | None
     thresholds: np.ndarray
     true_positives: np.ndarray
     false_positives: np.ndarray
     valid_ground_truths: int
-    ci95: Optional[Tuple[float, float]] = None
-    resampled: Optional[np.ndarray] = None
+    ci95: tuple[float, float] | None = None
+    resampled: np.ndarray | None = None
 
     @property
     def few_ground_truths(self) -> bool:
@@ -119,7 +126,7 @@ def recall_thresholds(scores: np.ndarray, ground_truths: int) -> np.ndarray:
 
 def recall_indices(count: int, ground_truths: int) -> np.ndarray:
     """Return which of ``count`` scores in falling order `recall_thresholds` picks, (up to 41,) int64."""
-    picked: List[int] = []
+    picked: list[int] = []
     recall = 0.0
     i = 0
     while i < count:
@@ -153,7 +160,7 @@ def interpolate_precision(true_positives: np.ndarray, false_positives: np.ndarra
     return precision
 
 
-def average_precision(precision: np.ndarray) -> Tuple[float, float]:
+def average_precision(precision: np.ndarray) -> tuple[float, float]:
     """Return (R40, R11) in percent of the 41 precision points."""
     return 100.0 * float(np.mean(precision[1:])), 100.0 * float(np.mean(precision[::4]))
 
@@ -186,7 +193,7 @@ class KittiEvaluator:
     def pairs(self, protocol: ClassProtocol) -> Pairs:
         """Return all overlapping pairs above the class's IoU."""
         if protocol.min_iou < self._min_iou:
-            raise EvaluationError(f'class {protocol.name}: IoU {protocol.min_iou} is below the evaluator\'s '
+            raise EvaluationError(f"class {protocol.name}: IoU {protocol.min_iou} is below the evaluator's "
                                   f'{self._min_iou}')
         return self._pairs.where(self._pairs.overlap > protocol.min_iou)
 
@@ -225,7 +232,7 @@ class KittiEvaluator:
         return bool((own & (self.detections.boxes_xyxy[:, 0] >= 0)).any())
 
     def curve(self, protocol: ClassProtocol, difficulty: Difficulty,
-              groups: Optional[np.ndarray] = None, grid: int = 0) -> 'BootstrapCurve':
+              groups: np.ndarray | None = None, grid: int = 0) -> 'BootstrapCurve':
         """
         Match at the official thresholds and count, by group where groups are given.
 
@@ -270,7 +277,7 @@ class KittiEvaluator:
                               scores, truth_group[hits], official)
 
     def evaluate(self, protocol: ClassProtocol, difficulty: Difficulty, bootstrap: int = 0,
-                 groups: Optional[np.ndarray] = None, seed: int = 0) -> KittiResult:
+                 groups: np.ndarray | None = None, seed: int = 0) -> KittiResult:
         """
         Return the result of one class and difficulty.
 
@@ -301,11 +308,11 @@ def _frames_of(table: ObjectTable, rows: np.ndarray) -> np.ndarray:
     return np.searchsorted(table.offsets, rows, side='right') - 1
 
 
-def evaluate_kitti(labels: Union[ObjectTable, Sequence[KittiObjects]],
-                   detections: Union[ObjectTable, Sequence[KittiObjects]],
+def evaluate_kitti(labels: ObjectTable | Sequence[KittiObjects],
+                   detections: ObjectTable | Sequence[KittiObjects],
                    classes: Sequence[ClassProtocol] = KITTI_CLASSES,
                    difficulties: Sequence[Difficulty] = KITTI_DIFFICULTIES, bootstrap: int = 0,
-                   groups: Optional[np.ndarray] = None, seed: int = 0) -> Dict[str, Dict[str, KittiResult]]:
+                   groups: np.ndarray | None = None, seed: int = 0) -> dict[str, dict[str, KittiResult]]:
     """
     Return {class: {difficulty: result}} of frames with labels and detections in the same order.
 

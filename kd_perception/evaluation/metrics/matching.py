@@ -6,11 +6,13 @@ The official program (evaluate_object.cpp, `computeStatistics`) walks over frame
 detections in file order. Only the order inside a frame matters, so that here the n-th ground truth of
 every frame is matched at the same time, and only against detections that overlap enough.
 """
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
+
+import numpy as np
 
 from kd_perception.labels.object_table import ObjectTable
-import numpy as np
 
 # Pairs of boxes or (threshold, pair) cells worked on at once: small enough for the processor's cache.
 _BLOCK = 1 << 18
@@ -39,7 +41,7 @@ class Pairs:
 
 
 def frame_products(rows_per_frame: np.ndarray,
-                   offsets: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+                   offsets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
     Yield all (row, detection) index pairs within frames, in blocks, by row, then detection.
 
@@ -132,7 +134,7 @@ class FrameMatcher:
         self._alone = (np.bincount(self._truth)[self._truth] == 1) & (
             np.bincount(self._detection)[self._detection] == 1)
 
-    def _ranks(self, key: np.ndarray) -> List[_Rank]:
+    def _ranks(self, key: np.ndarray) -> list[_Rank]:
         """Group the pairs that are not alone by their ground truth's place in its frame, best key first."""
         pairs = np.flatnonzero(~self._alone)
         truths, truth_of_pair = np.unique(self._truth[pairs], return_inverse=True)
@@ -178,7 +180,7 @@ class FrameMatcher:
         self._run(self._ranks(self._score), lambda scores: (scores > NO_DETECTION)[None], matched)
         return self._as_rows(matched[0])
 
-    def match_at(self, thresholds: np.ndarray) -> Iterator[Tuple[slice, np.ndarray]]:
+    def match_at(self, thresholds: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """
         Match among the scores not below each threshold.
 

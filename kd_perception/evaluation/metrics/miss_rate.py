@@ -5,15 +5,16 @@ Log-average miss rate as the Caltech pedestrian toolbox computes it.
 Source: Dollár, Wojek, Schiele, Perona, "Pedestrian detection: an evaluation of the state of the art", PAMI
 2012, and its toolbox (bbGt.m `evalRes`, `compOas`, `compRoc`; dbEval.m).
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
-from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.metrics.bootstrap import percentile_interval, resampled_weights
 from kd_perception.evaluation.metrics.matching import frame_products
 from kd_perception.labels.object_table import ObjectTable
-import numpy as np
 
 # Python's power, not numpy's: numpy 1.26 makes 10^-1 a little less than 0.1, and a curve that has a point at
 # exactly 0.1 would lose it.
@@ -52,8 +53,8 @@ class MissRate:
     miss: np.ndarray
     valid_ground_truths: int
     frames: int
-    ci95: Optional[Tuple[float, float]] = None
-    resampled: Optional[np.ndarray] = None
+    ci95: tuple[float, float] | None = None
+    resampled: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _match(truths: _Flat, found: _Flat, iou_threshold: float) -> np.ndarray:
     found_ends = found_boxes[:, :2] + found_boxes[:, 2:]
     ignored = truths.rows[:, 4] != 0
     # Detection, ground truth: the reverse of the order in which pairs are made.
-    candidates: Dict[int, List[Tuple[int, float]]] = {}
+    candidates: dict[int, list[tuple[int, float]]] = {}
     for i, j in frame_products(truths.frame_ids, found.offsets):
         width = np.minimum(ends[i, 0], found_ends[j, 0]) - np.maximum(boxes[i, 0], found_boxes[j, 0])
         height = np.minimum(ends[i, 1], found_ends[j, 1]) - np.maximum(boxes[i, 1], found_boxes[j, 1])
@@ -161,7 +162,7 @@ def _log_average(recall: np.ndarray) -> float:
 
 
 def _resampled(order_frames: np.ndarray, hit: np.ndarray, truths_of: np.ndarray, frames_of: np.ndarray,
-               count: int, seed: int) -> Optional[np.ndarray]:
+               count: int, seed: int) -> np.ndarray | None:
     """Bootstrap: matching is done within frames, so a resample only weighs the points of the curve."""
     groups = len(truths_of)
     if groups < 2 or not truths_of.any():
@@ -179,8 +180,8 @@ def _resampled(order_frames: np.ndarray, hit: np.ndarray, truths_of: np.ndarray,
     return values
 
 
-def log_average_miss_rate(frames: Sequence[Tuple[np.ndarray, np.ndarray]], iou_threshold: float = 0.5,
-                          bootstrap: int = 0, groups: Optional[np.ndarray] = None, seed: int = 0) -> MissRate:
+def log_average_miss_rate(frames: Sequence[tuple[np.ndarray, np.ndarray]], iou_threshold: float = 0.5,
+                          bootstrap: int = 0, groups: np.ndarray | None = None, seed: int = 0) -> MissRate:
     """
     Match and average as the Caltech toolbox does, on boxes that are already filtered and resized.
 
@@ -243,7 +244,7 @@ def _as_xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
 
 def caltech_frames(labels: ObjectTable, detections: ObjectTable, subset: CaltechSubset,
                    person: str = 'Pedestrian', ignored: Sequence[str] = ('Person_sitting', 'DontCare'),
-                   image_hw: Optional[np.ndarray] = None) -> List[Tuple[np.ndarray, np.ndarray]]:
+                   image_hw: np.ndarray | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     """
     Prepare KITTI-style labels for `log_average_miss_rate`.
 

@@ -1,12 +1,12 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """What a detector gets wrong at its working threshold: counts, largest misses, surest false alarms."""
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+
+import numpy as np
 
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, Difficulty, KittiEvaluator
 from kd_perception.evaluation.metrics.matching import VALID
 from kd_perception.labels.object_table import ObjectTable
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Mistake:
 
     frame: int
     class_name: str
-    box_xyxy: Tuple[float, float, float, float]
+    box_xyxy: tuple[float, float, float, float]
     score: float
     note: str
 
@@ -27,7 +27,7 @@ class Picture:
     frame: str
     caption: str
     note: str
-    data_uri: Optional[str]
+    data_uri: str | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def operating_point(evaluator: KittiEvaluator, protocol: ClassProtocol, difficul
     return OperatingPoint(threshold, int(hit.sum()), np.flatnonzero(missed), np.flatnonzero(alarm))
 
 
-def _spread(table: ObjectTable, rows: np.ndarray, count: int) -> List[Tuple[int, int]]:
+def _spread(table: ObjectTable, rows: np.ndarray, count: int) -> list[tuple[int, int]]:
     """Take the first ``count`` rows (frame, row), at most one a frame while others are left."""
     frames = np.searchsorted(table.offsets, rows, side='right') - 1
     _, first = np.unique(frames, return_index=True)
@@ -78,7 +78,7 @@ def _spread(table: ObjectTable, rows: np.ndarray, count: int) -> List[Tuple[int,
 
 
 def worst_misses(evaluator: KittiEvaluator, protocol: ClassProtocol, point: OperatingPoint,
-                 count: int) -> List[Mistake]:
+                 count: int) -> list[Mistake]:
     """Return the largest missed objects, from different frames first, and what overlaps them best."""
     labels, detections = evaluator.labels, evaluator.detections
     height = labels.boxes_xyxy[point.missed, 3] - labels.boxes_xyxy[point.missed, 1]
@@ -99,7 +99,7 @@ def worst_misses(evaluator: KittiEvaluator, protocol: ClassProtocol, point: Oper
 
 
 def worst_false_alarms(evaluator: KittiEvaluator, protocol: ClassProtocol, point: OperatingPoint,
-                       count: int) -> List[Mistake]:
+                       count: int) -> list[Mistake]:
     """Return the false alarms of highest score, from different frames first, with what lies under them."""
     labels, detections = evaluator.labels, evaluator.detections
     rows = point.false_alarms[np.argsort(-detections.scores[point.false_alarms], kind='stable')]

@@ -1,15 +1,17 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Compare two report.json files: what became better or worse, and is it more than chance?"""
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import json
 import math
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any
+
+import numpy as np
 
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.metrics.bootstrap import percentile_interval
 from kd_perception.evaluation.report.content import SCHEMA, SCHEMA_VERSION
-import numpy as np
 
 MAX_REPORT_BYTES = 64 * 1024 * 1024
 # Metrics of which less is better, by the first part of their name.
@@ -27,9 +29,9 @@ class Delta:
     """
 
     name: str
-    before: Optional[float]
-    after: Optional[float]
-    interval: Optional[Tuple[float, float]]
+    before: float | None
+    after: float | None
+    interval: tuple[float, float] | None
 
     @property
     def less_is_better(self) -> bool:
@@ -37,7 +39,7 @@ class Delta:
         return self.name.split('.')[0] in _LESS_IS_BETTER
 
     @property
-    def difference(self) -> Optional[float]:
+    def difference(self) -> float | None:
         """after - before."""
         return None if self.before is None or self.after is None else self.after - self.before
 
@@ -54,7 +56,7 @@ class Delta:
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def load_report(path: Union[str, os.PathLike]) -> Dict[str, Any]:
+def load_report(path: str | os.PathLike) -> dict[str, Any]:
     """Read a report.json; EvaluationError where it is none, or of another version."""
     try:
         with open(path, 'rb') as file:
@@ -75,7 +77,7 @@ def load_report(path: Union[str, os.PathLike]) -> Dict[str, Any]:
     return report
 
 
-def _walk(item: Any, name: str) -> Iterator[Tuple[str, Optional[float]]]:
+def _walk(item: Any, name: str) -> Iterator[tuple[str, float | None]]:
     """Yield the numbers of a report by dotted name; lists (curves, intervals) are passed over."""
     if isinstance(item, dict):
         for key, value in item.items():
@@ -84,12 +86,12 @@ def _walk(item: Any, name: str) -> Iterator[Tuple[str, Optional[float]]]:
         yield name, item
 
 
-def metrics(report: Dict[str, Any]) -> Dict[str, Optional[float]]:
+def metrics(report: dict[str, Any]) -> dict[str, float | None]:
     """Return every figure of a report by dotted name, such as ``results.Car.moderate.ap_r40``."""
     return dict(_walk({key: value for key, value in report.items() if key in (*_COMPARED, 'frames')}, ''))
 
 
-def _details(report: Dict[str, Any], name: str) -> Dict[str, Any]:
+def _details(report: dict[str, Any], name: str) -> dict[str, Any]:
     """Return what stands beside a figure: its interval, its resamples; empty where nothing does."""
     parts = name.split('.')
     if parts[0] == 'miss_rate':
@@ -102,15 +104,15 @@ def _details(report: Dict[str, Any], name: str) -> Dict[str, Any]:
     return item
 
 
-def same_draws(before: Dict[str, Any], after: Dict[str, Any]) -> bool:
+def same_draws(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Return whether the resamples of both reports, by number, are draws of the same frames."""
     keys = ('resampling_sha256', 'bootstrap', 'seed')
     first, second = ([report.get('protocol', {}).get(key) for key in keys] for report in (before, after))
     return None not in first and first == second
 
 
-def _interval(before: Dict[str, Any], after: Dict[str, Any], name: str,
-              difference: float) -> Optional[Tuple[float, float]]:
+def _interval(before: dict[str, Any], after: dict[str, Any], name: str,
+              difference: float) -> tuple[float, float] | None:
     """Return the interval of a difference, by paired resamples where both reports hold them."""
     first, second = _details(before, name), _details(after, name)
     if same_draws(before, after) and first.get('resampled') and second.get('resampled'):
@@ -120,8 +122,8 @@ def _interval(before: Dict[str, Any], after: Dict[str, Any], name: str,
     return None if len(halves) < 2 else (difference - math.hypot(*halves), difference + math.hypot(*halves))
 
 
-def compare(before: Dict[str, Any], after: Dict[str, Any],
-            names: Optional[Sequence[str]] = None) -> List[Delta]:
+def compare(before: dict[str, Any], after: dict[str, Any],
+            names: Sequence[str] | None = None) -> list[Delta]:
     """
     Return the metrics of both reports, side by side.
 

@@ -1,25 +1,38 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Run every protocol over a `FrameSet`: the content of report.json (docs/how-to/evaluation.md)."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 import hashlib
 import importlib.metadata
 import math
 import platform
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
+
+import numpy as np
 
 from kd_perception import __version__
 from kd_perception.errors import EvaluationError
+from kd_perception.evaluation.frame_set import FrameSet
 from kd_perception.evaluation.metrics.calibration import Calibration, class_calibration
 from kd_perception.evaluation.metrics.class_account import account_of_classes, count_types
 from kd_perception.evaluation.metrics.coco_ap import coco_ap
-from kd_perception.evaluation.frame_set import FrameSet
 from kd_perception.evaluation.metrics.kitti_eval import (
-    ClassProtocol, Difficulty, KITTI_CLASSES, KITTI_DIFFICULTIES, KittiEvaluator, KittiResult,
-    MIN_GROUND_TRUTHS)
-from kd_perception.evaluation.metrics.mistakes import operating_point, OperatingPoint
+    ClassProtocol,
+    Difficulty,
+    KITTI_CLASSES,
+    KITTI_DIFFICULTIES,
+    KittiEvaluator,
+    KittiResult,
+    MIN_GROUND_TRUTHS,
+)
 from kd_perception.evaluation.metrics.miss_rate import (
-    caltech_frames, CALTECH_SUBSETS, log_average_miss_rate, MissRate, REFERENCE_FPPI)
-import numpy as np
+    caltech_frames,
+    CALTECH_SUBSETS,
+    log_average_miss_rate,
+    MissRate,
+    REFERENCE_FPPI,
+)
+from kd_perception.evaluation.metrics.mistakes import operating_point, OperatingPoint
 
 SCHEMA = 'kd_perception.evaluation'
 SCHEMA_VERSION = 1
@@ -41,8 +54,8 @@ class EvaluationOptions:
     :ivar score_threshold: working threshold for counts and for the gallery.
     """
 
-    classes: Tuple[ClassProtocol, ...] = KITTI_CLASSES
-    difficulties: Tuple[Difficulty, ...] = KITTI_DIFFICULTIES
+    classes: tuple[ClassProtocol, ...] = KITTI_CLASSES
+    difficulties: tuple[Difficulty, ...] = KITTI_DIFFICULTIES
     bootstrap: int = 200
     seed: int = 0
     coco: str = 'auto'
@@ -53,23 +66,23 @@ class EvaluationOptions:
 class Evaluation:
     """The report's content, and what the gallery needs of the computation."""
 
-    report: Dict[str, Any]
+    report: dict[str, Any]
     evaluator: KittiEvaluator
-    points: Dict[str, OperatingPoint]
+    points: dict[str, OperatingPoint]
 
 
-def number(value: Optional[float]) -> Optional[float]:
+def number(value: float | None) -> float | None:
     """Return a float that JSON can hold: None for NaN and infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def numbers(values: Sequence[float]) -> List[Optional[float]]:
+def numbers(values: Sequence[float]) -> list[float | None]:
     """Return floats that JSON can hold."""
     return [number(value) for value in values]
 
 
-def _result(result: KittiResult, curve: bool) -> Dict[str, Any]:
-    entry: Dict[str, Any] = {
+def _result(result: KittiResult, curve: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
         'ap_r40': number(result.ap_r40), 'ap_r11': number(result.ap_r11),
         'valid_ground_truths': result.valid_ground_truths, 'few_ground_truths': result.few_ground_truths,
         'ci95': list(result.ci95) if result.ci95 else None}
@@ -87,18 +100,18 @@ def _result(result: KittiResult, curve: bool) -> Dict[str, Any]:
     return entry
 
 
-def _shorter(values: np.ndarray, digits: int) -> List[Optional[float]]:
+def _shorter(values: np.ndarray, digits: int) -> list[float | None]:
     """Return figures of resamples for JSON: as many digits as their spread is worth."""
     return numbers(np.round(values, digits))
 
 
-def resampling_sha256(names: Sequence[str], groups: Optional[np.ndarray]) -> str:
+def resampling_sha256(names: Sequence[str], groups: np.ndarray | None) -> str:
     """Return what two reports have in common whose resamples, by number, are draws of the same frames."""
     text = '\n'.join(map(str, names)) + ('' if groups is None else f'\n{np.asarray(groups).tolist()}')
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _miss_rate(result: MissRate) -> Dict[str, Any]:
+def _miss_rate(result: MissRate) -> dict[str, Any]:
     fppi, miss = result.fppi, result.miss
     # A few hundred points draw the same curve as a point for each detection.
     wanted = np.concatenate([[0], np.geomspace(1e-4, 100, 200)])
@@ -112,27 +125,27 @@ def _miss_rate(result: MissRate) -> Dict[str, Any]:
             'curve': {'fppi': numbers(fppi[shown]), 'miss': numbers(miss[shown])}}
 
 
-def _calibration(result: Calibration) -> Dict[str, Any]:
+def _calibration(result: Calibration) -> dict[str, Any]:
     return {'d_ece': number(result.d_ece), 'reason': result.reason or None,
             'detections': int(result.counts.sum()),
             'bins': {'mean_score': numbers(result.mean_score), 'precision': numbers(result.precision),
                      'count': result.counts.tolist()}}
 
 
-def _point(point: OperatingPoint) -> Dict[str, Any]:
+def _point(point: OperatingPoint) -> dict[str, Any]:
     return {'threshold': point.threshold, 'precision': number(point.precision),
             'recall': number(point.recall), 'true_positives': point.true_positives,
             'false_positives': len(point.false_alarms), 'missed': len(point.missed)}
 
 
-def height_bins(hardest: Difficulty) -> List[Difficulty]:
+def height_bins(hardest: Difficulty) -> list[Difficulty]:
     """Return bins of box height as difficulties, with the hardest level's occlusion and truncation."""
     return [Difficulty(f'{low:g}-{high:g}' if math.isfinite(high) else f'{low:g}+', low,
                        hardest.max_occlusion, hardest.max_truncation, high, slack=1.25)
             for low, high in zip(HEIGHT_BINS_PX[:-1], HEIGHT_BINS_PX[1:])]
 
 
-def latency_percentiles(latency_ns: Dict[str, np.ndarray]) -> Dict[str, Dict[str, float]]:
+def latency_percentiles(latency_ns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Return {stage: {p50, p95, p99, max, mean, count}} in ms."""
     result = {}
     for stage, durations in latency_ns.items():
@@ -144,7 +157,7 @@ def latency_percentiles(latency_ns: Dict[str, np.ndarray]) -> Dict[str, Dict[str
     return result
 
 
-def latency_histogram(latency_ns: Dict[str, np.ndarray], bins: int = 60) -> Dict[str, Dict[str, List[float]]]:
+def latency_histogram(latency_ns: dict[str, np.ndarray], bins: int = 60) -> dict[str, dict[str, list[float]]]:
     """Return {stage: {edges_ms, count}}; the last 0.5 % of a long tail goes into the last bin."""
     result = {}
     for stage, durations in latency_ns.items():
@@ -156,7 +169,7 @@ def latency_histogram(latency_ns: Dict[str, np.ndarray], bins: int = 60) -> Dict
     return result
 
 
-def versions() -> Dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of what computed the figures; a package that is not installed is left out."""
     found = {'kd_perception': __version__, 'python': platform.python_version(),
              'platform': platform.platform()}
@@ -170,7 +183,7 @@ def versions() -> Dict[str, str]:
 
 
 def evaluate_frames(frames: FrameSet, options: EvaluationOptions,
-                    conditions: Optional[Dict[str, np.ndarray]] = None, groups: Optional[np.ndarray] = None,
+                    conditions: dict[str, np.ndarray] | None = None, groups: np.ndarray | None = None,
                     command: Sequence[str] = ()) -> Evaluation:
     """
     Compute every figure of the report.
@@ -238,7 +251,7 @@ def evaluate_frames(frames: FrameSet, options: EvaluationOptions,
 
 
 def _miss_rates(frames: FrameSet, options: EvaluationOptions,
-                groups: Optional[np.ndarray]) -> Dict[str, Dict[str, Any]]:
+                groups: np.ndarray | None) -> dict[str, dict[str, Any]]:
     """Log-average miss rates of the Caltech subsets, where pedestrians are among the classes."""
     protocol = next((item for item in options.classes if item.name.lower() == PERSON_CLASS.lower()), None)
     if protocol is None:
@@ -252,10 +265,10 @@ def _miss_rates(frames: FrameSet, options: EvaluationOptions,
     return details
 
 
-def _conditions(frames: FrameSet, options: EvaluationOptions, conditions: Dict[str, np.ndarray],
-                groups: Optional[np.ndarray]) -> Dict[str, Any]:
+def _conditions(frames: FrameSet, options: EvaluationOptions, conditions: dict[str, np.ndarray],
+                groups: np.ndarray | None) -> dict[str, Any]:
     lowest = min(protocol.min_iou for protocol in options.classes)
-    report: Dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for tag, mask in sorted(conditions.items()):
         index = np.flatnonzero(mask)
         evaluator = KittiEvaluator(frames.labels.take_frames(index),
@@ -268,7 +281,7 @@ def _conditions(frames: FrameSet, options: EvaluationOptions, conditions: Dict[s
     return report
 
 
-def _coco(frames: FrameSet, options: EvaluationOptions, warnings: List[str]) -> Optional[Dict[str, Any]]:
+def _coco(frames: FrameSet, options: EvaluationOptions, warnings: list[str]) -> dict[str, Any] | None:
     if options.coco == 'off':
         return None
     if options.coco == 'auto' and len(frames.detections) > COCO_AUTO_LIMIT:

@@ -1,14 +1,20 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Pictures of the worst mistakes: the place in question, with labels and detections drawn."""
 import base64
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
 
 import cv2
+import numpy as np
+
 from kd_perception.evaluation.frame_set import FrameSet
 from kd_perception.evaluation.metrics.kitti_eval import ClassProtocol, KittiEvaluator
 from kd_perception.evaluation.metrics.mistakes import (
-    Mistake, OperatingPoint, Picture, worst_false_alarms, worst_misses)
-import numpy as np
+    Mistake,
+    OperatingPoint,
+    Picture,
+    worst_false_alarms,
+    worst_misses,
+)
 
 TILE_HW = (240, 360)
 # The object takes at most this share of the picture, so that its surroundings can be seen.
@@ -19,13 +25,13 @@ _JPEG_QUALITY = 82
 
 
 def make_gallery(frames: FrameSet, evaluator: KittiEvaluator, classes: Sequence[ClassProtocol],
-                 points: Dict[str, OperatingPoint], count: int = 8) -> Dict[str, List[Picture]]:
+                 points: dict[str, OperatingPoint], count: int = 8) -> dict[str, list[Picture]]:
     """Return {'misses': ..., 'false_alarms': ...}: up to ``count`` pictures of each class in turn."""
     found = {kind: [mistake for protocol in classes
                     for mistake in find(evaluator, protocol, points[protocol.name], count)]
              for kind, find in (('misses', worst_misses), ('false_alarms', worst_false_alarms))}
     mistakes = [mistake for group in found.values() for mistake in group]
-    tiles: Dict[Mistake, Optional[str]] = {}
+    tiles: dict[Mistake, str | None] = {}
     # One pass over the images: those of a recording cannot be fetched one by one.
     for index, image in frames.images(sorted({item.frame for item in mistakes})) if frames.images else ():
         for mistake in mistakes:
@@ -35,7 +41,7 @@ def make_gallery(frames: FrameSet, evaluator: KittiEvaluator, classes: Sequence[
             for kind, group in found.items()}
 
 
-def _picture(frames: FrameSet, mistake: Mistake, data_uri: Optional[str]) -> Picture:
+def _picture(frames: FrameSet, mistake: Mistake, data_uri: str | None) -> Picture:
     left, top, right, bottom = mistake.box_xyxy
     score = '' if np.isnan(mistake.score) else f' {mistake.score:.2f}'
     caption = f'{mistake.class_name}{score}, {right - left:.0f} x {bottom - top:.0f} px'
@@ -77,6 +83,6 @@ def _draw(frames: FrameSet, mistake: Mistake, image: np.ndarray, threshold: floa
     return tile
 
 
-def _encode(tile: np.ndarray) -> Optional[str]:
+def _encode(tile: np.ndarray) -> str | None:
     good, data = cv2.imencode('.jpg', tile, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return 'data:image/jpeg;base64,' + base64.b64encode(data.tobytes()).decode('ascii') if good else None

@@ -1,13 +1,14 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """report.html: one file, no script, nothing loaded from anywhere. All text is escaped."""
+from collections.abc import Sequence
 import html
 import shlex
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
-from kd_perception.evaluation.report import plots
 from kd_perception.evaluation.metrics.mistakes import Picture
+from kd_perception.evaluation.report import plots
 
-_STYLE = '''
+_STYLE = """
 :root { --ink: #1d2733; --soft: #5b6775; --line: #e1e6ec; --accent: #0072b2; --warn: #9a5b00; }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
@@ -42,25 +43,25 @@ figcaption span { color: var(--soft); display: block; }
 .key i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin: 0 4px -1px 12px; }
 code { background: #eef1f5; padding: 1px 5px; border-radius: 4px; font-size: 13px; word-break: break-all; }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
-'''
+"""
 
 
 def _text(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-def _figure(value: Optional[float], digits: int = 2, scale: float = 1.0) -> str:
+def _figure(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
     return '<span class="none">–</span>' if value is None else f'{scale * value:.{digits}f}'
 
 
-def _interval(item: Dict[str, Any], digits: int = 1, scale: float = 1.0) -> str:
+def _interval(item: dict[str, Any], digits: int = 1, scale: float = 1.0) -> str:
     if not item.get('ci95'):
         return ''
     low, high = item['ci95']
     return f'<span class="ci">{scale * low:.{digits}f} to {scale * high:.{digits}f}</span>'
 
 
-def _count(item: Dict[str, Any]) -> str:
+def _count(item: dict[str, Any]) -> str:
     number = item['valid_ground_truths']
     if not item['few_ground_truths']:
         return str(number)
@@ -78,17 +79,17 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
     return f'<div class="scroll"><table>{head_row}<tbody>{body}</tbody></table></div>'
 
 
-def _section(title: str, *parts: Optional[str]) -> str:
+def _section(title: str, *parts: str | None) -> str:
     inside = ''.join(part for part in parts if part)
     return f'<h2>{_text(title)}</h2><section>{inside}</section>' if inside else ''
 
 
-def _plots(svgs: Sequence[Optional[str]]) -> str:
+def _plots(svgs: Sequence[str | None]) -> str:
     drawn = [svg for svg in svgs if svg]
     return f'<div class="plots">{"".join(drawn)}</div>' if drawn else ''
 
 
-def _tiles(report: Dict[str, Any]) -> str:
+def _tiles(report: dict[str, Any]) -> str:
     tiles = []
     levels = list(report['protocol']['difficulties'])
     middle = levels[len(levels) // 2]
@@ -111,7 +112,7 @@ def _tiles(report: Dict[str, Any]) -> str:
         for figure, label, extra in tiles) + '</div>'
 
 
-def _ap_rows(results: Dict[str, Dict[str, Dict[str, Any]]]) -> List[List[str]]:
+def _ap_rows(results: dict[str, dict[str, dict[str, Any]]]) -> list[list[str]]:
     rows = []
     for name, levels in results.items():
         for level, item in levels.items():
@@ -124,7 +125,7 @@ def _ap_rows(results: Dict[str, Dict[str, Dict[str, Any]]]) -> List[List[str]]:
 _AP_HEAD = ('class', 'difficulty', 'AP R40 [%]', '95 % interval', 'AP R11 [%]', 'valid ground truths', '')
 
 
-def _quality(report: Dict[str, Any]) -> str:
+def _quality(report: dict[str, Any]) -> str:
     results = report['results']
     few = any(item['few_ground_truths'] for levels in results.values() for item in levels.values())
     note = ('<p class="sub">&#9888; under 41 ground truths the figure is limited by their number: a perfect '
@@ -141,7 +142,7 @@ def _quality(report: Dict[str, Any]) -> str:
                counts, 2))
 
 
-def _distances(report: Dict[str, Any]) -> str:
+def _distances(report: dict[str, Any]) -> str:
     rows = [[_text(name), _text(level) + ' px', _figure(item['ap_r40']), _interval(item), _count(item)]
             for name, levels in report['height_bins_px'].items() for level, item in levels.items()]
     return _section('By box height (distance)', _plots([plots.height_bins(report['height_bins_px'])]),
@@ -151,7 +152,7 @@ def _distances(report: Dict[str, Any]) -> str:
                     '</details>')
 
 
-def _conditions(report: Dict[str, Any]) -> str:
+def _conditions(report: dict[str, Any]) -> str:
     rows = []
     for tag, item in report['conditions'].items():
         for name, levels in item['results'].items():
@@ -166,7 +167,7 @@ def _conditions(report: Dict[str, Any]) -> str:
                     '<p class="sub">Second line: valid ground truths.</p>' if rows else None)
 
 
-def _miss_rates(report: Dict[str, Any]) -> str:
+def _miss_rates(report: dict[str, Any]) -> str:
     rows = [[_text(name), _figure(item['lamr'], 2, 100), _interval(item, 1, 100),
              _figure(item['recall_at_fppi'][4], 1, 100), _figure(item['recall_at_fppi'][8], 1, 100),
              _count(item)]
@@ -181,7 +182,7 @@ def _miss_rates(report: Dict[str, Any]) -> str:
         'to 1 false positive per image (shaded).</p>', _plots([plots.miss_rate(report['miss_rate_details'])]))
 
 
-def _calibration(report: Dict[str, Any]) -> str:
+def _calibration(report: dict[str, Any]) -> str:
     rows = [[_text(name), _figure(item['d_ece'], 2, 100), str(item['detections']),
              _text(item['reason'] or '')] for name, item in report['calibration'].items()]
     return _section(
@@ -191,7 +192,7 @@ def _calibration(report: Dict[str, Any]) -> str:
         _plots([plots.reliability(name, item) for name, item in report['calibration'].items()]))
 
 
-def _coco(report: Dict[str, Any]) -> str:
+def _coco(report: dict[str, Any]) -> str:
     if not report['coco']:
         return ''
     columns = ('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large', 'ar_100')
@@ -202,7 +203,7 @@ def _coco(report: Dict[str, Any]) -> str:
                     '<p class="sub">pycocotools; every labelled object counts, whatever its occlusion.</p>')
 
 
-def _latency(report: Dict[str, Any]) -> str:
+def _latency(report: dict[str, Any]) -> str:
     rows = [[_text(stage)] + [f'{item[key]:.2f}' for key in ('p50', 'p95', 'p99', 'max', 'mean')]
             + [str(item['count'])] for stage, item in report['latency_ms'].items()]
     if not rows:
@@ -227,7 +228,7 @@ def _gallery(title: str, pictures: Sequence[Picture]) -> str:
     return _section(title, key, f'<div class="gallery">{"".join(tiles)}</div>')
 
 
-def _facts(report: Dict[str, Any]) -> str:
+def _facts(report: dict[str, Any]) -> str:
     frames = report['frames']
     rows = [('frames in all', f'{frames["total"]:,}'), ('with a result', f'{frames["processed"]:,}')]
     rows += [(f'without a result: {reason}', f'{count:,}') for reason, count in frames['dropped'].items()]
@@ -257,7 +258,7 @@ def _facts(report: Dict[str, Any]) -> str:
     return f'<h2>What was evaluated</h2><section>{command}<table><tbody>{cells}</tbody></table></section>'
 
 
-def render(report: Dict[str, Any], gallery: Optional[Dict[str, List[Picture]]] = None,
+def render(report: dict[str, Any], gallery: dict[str, list[Picture]] | None = None,
            title: str = 'Evaluation') -> str:
     """
     Return the report as one HTML document.

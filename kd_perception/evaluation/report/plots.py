@@ -1,7 +1,7 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """The report's plots as SVG text. The only module of the evaluation that needs matplotlib."""
 import io
-from typing import Any, Dict, Optional
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -56,7 +56,7 @@ def _finish(axes, title: str, x: str, y: str, legend: bool = True) -> None:
         axes.legend(frameon=False, fontsize=8.5)
 
 
-def precision_recall(name: str, levels: Dict[str, Dict[str, Any]]) -> Optional[str]:
+def precision_recall(name: str, levels: dict[str, dict[str, Any]]) -> str | None:
     """Draw the 41 interpolated precision points of each difficulty; None where nothing was evaluated."""
     figure, axes = _figure()
     drawn = False
@@ -74,7 +74,7 @@ def precision_recall(name: str, levels: Dict[str, Dict[str, Any]]) -> Optional[s
     return _svg(figure) if drawn else None
 
 
-def miss_rate(details: Dict[str, Dict[str, Any]]) -> Optional[str]:
+def miss_rate(details: dict[str, dict[str, Any]]) -> str | None:
     """Draw miss rate against false positives per image, both logarithmic, as in the Caltech papers."""
     figure, axes = _figure(5.2, 3.7)
     lowest, drawn = 1.0, False
@@ -101,7 +101,7 @@ def miss_rate(details: Dict[str, Dict[str, Any]]) -> Optional[str]:
     return _svg(figure) if drawn else None
 
 
-def reliability(name: str, item: Dict[str, Any]) -> Optional[str]:
+def reliability(name: str, item: dict[str, Any]) -> str | None:
     """Draw precision against score, with the number of detections in each bin."""
     if item['d_ece'] is None:
         return None
@@ -125,7 +125,7 @@ def reliability(name: str, item: Dict[str, Any]) -> Optional[str]:
     return _svg(figure)
 
 
-def height_bins(bins: Dict[str, Dict[str, Dict[str, Any]]]) -> Optional[str]:
+def height_bins(bins: dict[str, dict[str, dict[str, Any]]]) -> str | None:
     """Draw AP by box height, one group of bars a bin, with intervals; faint where ground truths are few."""
     figure, axes = _figure(6.4, 3.3)
     names = list(bins)
@@ -156,7 +156,7 @@ def height_bins(bins: Dict[str, Dict[str, Dict[str, Any]]]) -> Optional[str]:
     return _svg(figure) if drawn else None
 
 
-def latency(histogram: Dict[str, Dict[str, Any]], stage: str) -> Optional[str]:
+def latency(histogram: dict[str, dict[str, Any]], stage: str) -> str | None:
     """Draw the histogram of one stage's durations."""
     item = histogram.get(stage)
     if not item:

@@ -8,16 +8,16 @@ import hashlib
 import json
 from pathlib import Path
 
-from kd_perception.models.manifest import entry_of, Manifest, MANIFEST_NAME, manifest_text, pinned_sha256
-from kd_perception.models.spec import ModelSpec
-from kd_perception.models.store import MODEL_FILE, ModelStore, utc_now
-from kd_perception.models.model_bytes import read_model
 from kd_perception.detection.onnx_detector import OnnxDetector
-from kd_perception.models.history import Event
 from kd_perception.errors import EvaluationError, ModelError, PromotionRefused
 from kd_perception.evaluation.report.compare import load_report, MAX_REPORT_BYTES
-from kd_perception.evaluation.report.verdict import (
-    load_comparison, model_sha256, reports_of, SCHEMA as COMPARISON_SCHEMA)
+from kd_perception.evaluation.report.verdict import load_comparison, model_sha256, reports_of
+from kd_perception.evaluation.report.verdict import SCHEMA as COMPARISON_SCHEMA
+from kd_perception.models.history import Event
+from kd_perception.models.manifest import entry_of, Manifest, MANIFEST_NAME, manifest_text, pinned_sha256
+from kd_perception.models.model_bytes import read_model
+from kd_perception.models.spec import ModelSpec
+from kd_perception.models.store import MODEL_FILE, ModelStore, utc_now
 
 COMPARISON_FILE = 'compare.json'
 

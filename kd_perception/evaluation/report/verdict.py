@@ -20,8 +20,8 @@ from typing import Any
 
 from kd_perception.config import from_mapping, to_mapping
 from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.evaluation.report.compare import compare, load_report, MAX_REPORT_BYTES
 from kd_perception.evaluation.metrics.kitti_eval import MIN_GROUND_TRUTHS
+from kd_perception.evaluation.report.compare import compare, load_report, MAX_REPORT_BYTES
 
 SCHEMA = 'kd_perception.comparison'
 SCHEMA_VERSION = 1
@@ -194,7 +194,7 @@ def _judge(pairs: Sequence[tuple[str | os.PathLike, str | os.PathLike]], limits:
     different = len({item.labels_sha256 for item in sets})
     if different < limits.min_sets:
         failures.append(f'judged on {different} sets of frames, expected at least {limits.min_sets}: '
-                        'the site\'s and the one that the model was proved on')
+                        "the site's and the one that the model was proved on")
     judged = {check.metric.split('.')[1] for item in sets for check in item.checks
               if check.metric.startswith('results.')}
     for name in limits.classes or loaded[0][1][0]['results']:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from kd_perception.drift.camera_drift import CameraDrift
 from kd_perception.health.camera_monitor import CameraMonitor
@@ -18,6 +17,7 @@ from kd_perception.nodes.shared import qos
 from kd_perception.nodes.shared.conversions import label_info_message, stamp_to_ns
 from kd_perception.nodes.shared.image_input import ImageInput
 from kd_perception.nodes.shared.throttle import Throttle
+from vision_msgs.msg import Detection2DArray, LabelInfo
 
 
 class Frame(NamedTuple):

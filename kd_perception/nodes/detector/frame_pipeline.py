@@ -8,20 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray
 
-from kd_perception.messages.wire import NS_PER_S, write_result
 from kd_perception.boxes.detections import Detections
 from kd_perception.detection.drawing import draw_detections
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ImageError
 from kd_perception.health.camera_monitor import DISABLED
 from kd_perception.health.model_monitor import ModelMonitor
+from kd_perception.messages.wire import NS_PER_S, write_result
+from kd_perception.models.spec import ModelSpec
 from kd_perception.nodes.detector.camera_channel import CameraChannel, Frame
-from kd_perception.nodes.shared.conversions import (
-    bgr_to_image, compressed_to_bgr, detections_to_message, image_to_bgr, stamp_to_ns)
 from kd_perception.nodes.detector.parameters import Thresholds
+from kd_perception.nodes.shared.conversions import (
+    bgr_to_image,
+    compressed_to_bgr,
+    detections_to_message,
+    image_to_bgr,
+    stamp_to_ns,
+)
+from vision_msgs.msg import Detection2DArray
 
 # Reasons for a dropped frame beyond those of `images.raw.REASONS`.
 INFERENCE_ERROR = 'inference_error'

@@ -9,9 +9,9 @@ from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.health.camera_monitor import DEACTIVATED, SUPERSEDED
 from kd_perception.health.model_monitor import ModelMonitor
 from kd_perception.nodes.detector.camera_channel import CameraChannel, Frame
-from kd_perception.nodes.detector.parameters import Thresholds
 from kd_perception.nodes.detector.frame_pipeline import FramePipeline
 from kd_perception.nodes.detector.mailbox import Mailbox
+from kd_perception.nodes.detector.parameters import Thresholds
 from kd_perception.nodes.detector.worker import Worker
 
 

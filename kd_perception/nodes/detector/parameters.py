@@ -10,8 +10,8 @@ from typing import Any
 
 from kd_perception.detection.input_size import parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, PROVIDERS
-from kd_perception.health.camera_monitor import CameraLimits
 from kd_perception.drift.monitor import DriftSettings
+from kd_perception.health.camera_monitor import CameraLimits
 from kd_perception.nodes.shared.drift_parameters import DRIFT_PARAMETERS, drift_settings
 from kd_perception.nodes.shared.parameters import ParameterSpec, require_valid
 

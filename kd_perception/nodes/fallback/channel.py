@@ -11,21 +11,25 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.duration import Duration
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
-from vision_msgs.msg import Detection2DArray
 
-from kd_perception.messages.wire import (
-    CdrReader, read_result, SerializedImage, SerializedResult, write_result)
-from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.boxes.detections import Detections
+from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.errors import BagError
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.arbiter import Verdict
 from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
-from kd_perception.drift.fallback_drift import FallbackDrift
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.levels import Report
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
+from kd_perception.messages.wire import (
+    CdrReader,
+    read_result,
+    SerializedImage,
+    SerializedResult,
+    write_result,
+)
 from kd_perception.nodes.fallback.frame_views import FrameViews
 from kd_perception.nodes.fallback.image_buffer import BufferedImage, ImageBuffer
 from kd_perception.nodes.fallback.parameters import FallbackNodeSettings
@@ -36,6 +40,7 @@ from kd_perception.nodes.shared.runtime import RCLError
 from kd_perception.nodes.shared.throttle import Throttle
 from kd_perception.recording.frames import HardFrame
 from kd_perception.recording.recorder import HardFrameRecorder
+from vision_msgs.msg import Detection2DArray
 
 # More than an 8k camera's raw frame; a result of the size of a thousand detections.
 MAX_IMAGE_BYTES = 128 * 2**20

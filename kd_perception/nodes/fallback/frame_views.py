@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kd_perception.messages.wire import SerializedImage
-from kd_perception.images.compressed import decode_compressed
-from kd_perception.images.raw import decode_raw
 from kd_perception.errors import ImageError
 from kd_perception.fallback.flow import flow_image, FlowImage
+from kd_perception.images.compressed import decode_compressed
+from kd_perception.images.raw import decode_raw
 from kd_perception.images.scene import measure_scene, SceneSignals
+from kd_perception.messages.wire import SerializedImage
 
 
 class FrameViews:

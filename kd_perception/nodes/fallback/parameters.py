@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from kd_perception.drift.monitor import DriftSettings
 from kd_perception.fallback.arbiter import ArbiterSettings
 from kd_perception.fallback.breaker import BreakerSettings
 from kd_perception.fallback.camera_fallback import FallbackSettings
@@ -16,7 +17,6 @@ from kd_perception.fallback.merge import MergeSettings
 from kd_perception.fallback.scores import PERIODIC, SIGNALS
 from kd_perception.fallback.state import StateSettings
 from kd_perception.fallback.teacher_load import LoadSettings
-from kd_perception.drift.monitor import DriftSettings
 from kd_perception.nodes.detector.parameters import check_cameras
 from kd_perception.nodes.shared.drift_parameters import DRIFT_PARAMETERS, drift_settings
 from kd_perception.nodes.shared.parameters import ParameterSpec, require_valid

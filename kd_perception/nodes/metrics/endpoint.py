@@ -23,7 +23,7 @@ class _Handler(WSGIRequestHandler):
 
     timeout = REQUEST_TIMEOUT_S
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class names it so)
+    def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
 
 

@@ -7,10 +7,10 @@ import struct
 
 import cv2
 
-from kd_perception.messages import build as messages
-from kd_perception.sources.frames import Frame, NS_PER_S
-from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE, serialize
 from kd_perception.errors import ImageError
+from kd_perception.messages import build as messages
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE, serialize
+from kd_perception.sources.frames import Frame, NS_PER_S
 
 JPEG_QUALITY = 95
 

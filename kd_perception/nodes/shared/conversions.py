@@ -19,12 +19,12 @@ from builtin_interfaces.msg import Time
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
-from kd_perception.images import raw as image_decoding
-from kd_perception.images.compressed import decode_compressed
 from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ImageError, RosInterfaceError
+from kd_perception.images import raw as image_decoding
+from kd_perception.images.compressed import decode_compressed
+from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
 # More detections in one message than any camera frame holds: a broken or hostile peer.
 MAX_DETECTIONS = 10_000

@@ -8,8 +8,8 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.serialization import deserialize_message
 
-from kd_perception.monitoring.board import RawStatus
 from kd_perception.levels import Report
+from kd_perception.monitoring.board import RawStatus
 from kd_perception.nodes.shared import qos
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024

@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import Parameter as ParameterMessage, ParameterType
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameterTypes, SetParameters
 import rclpy
 from rclpy.context import Context

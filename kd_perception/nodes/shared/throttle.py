@@ -1,8 +1,8 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Log a repeated event at most once a period, and say how many were swallowed in between."""
 
+from collections.abc import Callable, Hashable
 import threading
-from typing import Callable, Dict, Hashable, Optional, Tuple
 
 
 class Throttle:
@@ -20,9 +20,9 @@ class Throttle:
         self.period_ns = period_ns
         self._clock = clock
         self._lock = threading.Lock()
-        self._state: Dict[Hashable, Tuple[int, int]] = {}
+        self._state: dict[Hashable, tuple[int, int]] = {}
 
-    def permit(self, key: Hashable) -> Optional[int]:
+    def permit(self, key: Hashable) -> int | None:
         """Return None where the event must stay silent, else how many were silent since the last permit."""
         now_ns = self._clock()
         with self._lock:

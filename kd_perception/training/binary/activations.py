@@ -26,12 +26,12 @@ import torch
 from torch import nn
 
 from kd_perception.errors import TrainingError
-from kd_perception.training.settings.activations import ActivationSettings
 from kd_perception.training.binary.binarization import replace_module
 from kd_perception.training.binary.layers import RoundedConv2d
 from kd_perception.training.networks.plain_blocks import ConvNormAct
 from kd_perception.training.networks.plain_detector import PlainBlock, PlainDetector
 from kd_perception.training.networks.preprocess import FromCamera, MEAN, STD
+from kd_perception.training.settings.activations import ActivationSettings
 
 # The camera's bytes as they are: value = (byte - INPUT_ZERO) * INPUT_SCALE, for every colour alike.
 INPUT_LAYER = 'backbone.stem.conv'

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from kd_perception.errors import TrainingError
-from kd_perception.training.settings.binarization import BinarizationSettings
 from kd_perception.training.binary.layers import BinaryConv2d, RoundedConv2d
+from kd_perception.training.settings.binarization import BinarizationSettings
 
 STAGES = ('deep', 'middle', 'early')
 

@@ -14,8 +14,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from kd_perception.training.settings.run import AugmentationSettings
 from kd_perception.training.data.targets import Targets
+from kd_perception.training.settings.run import AugmentationSettings
 
 PAD_VALUE = 114  # grey of the letterbox
 

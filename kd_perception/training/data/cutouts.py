@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from kd_perception.boxes.overlap import box_intersection_over_area
-from kd_perception.training.settings.run import PasteSettings
 from kd_perception.training.data.targets import Targets
+from kd_perception.training.settings.run import PasteSettings
 
 _STORED_HEIGHT_PX = 128     # more than any copy is tall
 _BORDER_PX = 2.0            # an object nearer to the image's border may be cut

@@ -21,15 +21,15 @@ import torch
 from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ImageError, TrainingError
 from kd_perception.evaluation.metrics.class_account import KITTI_TYPES, shown_counts
+from kd_perception.files import read_text
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
-from kd_perception.files import read_text
 from kd_perception.sources.folders import read_image_file
 from kd_perception.training.data.augmentation import random_colours, random_crop
 from kd_perception.training.data.cutouts import collect, Cutout, paste
+from kd_perception.training.data.targets import for_measuring, reconcile, Targets
 from kd_perception.training.losses.detection_loss import ImageTargets
 from kd_perception.training.settings.run import DatasetSettings, TrainingSettings
-from kd_perception.training.data.targets import for_measuring, reconcile, Targets
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png')
 _MAX_SPLITS_BYTES = 8 << 20

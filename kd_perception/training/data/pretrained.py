@@ -11,15 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.files import write_whole
+from kd_perception.models.spec import ThresholdSpec
 from kd_perception.training.data.datasets import LabelledImage
+from kd_perception.training.data.targets import BICYCLE, BUS, CAR, MOTORCYCLE, PERSON, TRUCK
 from kd_perception.training.networks.picodet import PicoDet, SIZE_STEP_PX
 from kd_perception.training.networks.picodet_onnx import COCO_CLASSES
-from kd_perception.training.data.targets import BICYCLE, BUS, CAR, MOTORCYCLE, PERSON, TRUCK
 from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
-from kd_perception.files import write_whole
 
 _KEPT_CLASSES = (PERSON, BICYCLE, CAR, MOTORCYCLE, BUS, TRUCK)
 _LOWEST_SCORE = 0.1

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kd_perception.labels.kitti_text import format_objects, KittiObjects
 from kd_perception.detection.drawing import write_png
 from kd_perception.files import write_whole
+from kd_perception.labels.kitti_text import format_objects, KittiObjects
 
 _SIZE_HW = (192, 384)
 _ASPECT = {'Car': 1.6, 'Pedestrian': 0.4, 'Cyclist': 0.7}  # width over height

@@ -8,8 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.boxes.overlap import box_intersection_over_area, box_iou
 from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import box_intersection_over_area, box_iou
 from kd_perception.boxes.riders import joined_boxes, ridden_machines
 from kd_perception.labels.kitti_text import KittiObjects
 from kd_perception.training.settings.run import DatasetSettings, PseudoLabelSettings

@@ -16,11 +16,23 @@ from torch.nn import functional
 
 from kd_perception.errors import TrainingError
 from kd_perception.training.distillation.losses import (
-    channel_loss, l2_loss, localisation_loss, logit_loss, pearson_loss, position_weights)
-from kd_perception.training.settings.distillation import DistillationSettings
-from kd_perception.training.networks.head_views import HeadReader, HeadView, reader_of
+    channel_loss,
+    l2_loss,
+    localisation_loss,
+    logit_loss,
+    pearson_loss,
+    position_weights,
+)
 from kd_perception.training.distillation.regions import (
-    confident_boxes, fitting_level, foreground_mask, pool_regions, relative_boxes, select_regions)
+    confident_boxes,
+    fitting_level,
+    foreground_mask,
+    pool_regions,
+    relative_boxes,
+    select_regions,
+)
+from kd_perception.training.networks.head_views import HeadReader, HeadView, reader_of
+from kd_perception.training.settings.distillation import DistillationSettings
 
 _FOREGROUND_BOXES = 100
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from kd_perception.detection.onnx_session import create_session, ExecutionOptions
-from kd_perception.training.settings.distillation import DistillationSettings
 from kd_perception.training.export.model_file import graph_of
+from kd_perception.training.settings.distillation import DistillationSettings
 
 
 def taught_maps(settings: DistillationSettings) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from kd_perception.training.settings.distillation import LocalisationSettings, LogitSettings
-from kd_perception.training.networks.head_views import HeadView
 from kd_perception.training.losses.detection_loss import soft_focal_loss
+from kd_perception.training.networks.head_views import HeadView
+from kd_perception.training.settings.distillation import LocalisationSettings, LogitSettings
 
 _EPSILON = 1e-6
 

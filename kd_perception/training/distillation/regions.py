@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from kd_perception.boxes.nms import nms
-from kd_perception.training.settings.distillation import RegionSettings
 from kd_perception.training.networks.head_views import HeadView
+from kd_perception.training.settings.distillation import RegionSettings
 
 _NMS_IOU = 0.5
 _MIN_SIDE = 1e-3  # of the image: smaller regions hold no feature of their own

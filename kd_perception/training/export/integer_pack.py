@@ -11,10 +11,23 @@ import numpy as np
 
 from kd_perception.errors import TrainingError
 from kd_perception.training.export.integer_onnx import (
-    codable_scale, DOMAIN, functions, Graph, round_resized, share_constants, unroll_columns,
-    unrolled_filters)
+    codable_scale,
+    DOMAIN,
+    functions,
+    Graph,
+    round_resized,
+    share_constants,
+    unroll_columns,
+    unrolled_filters,
+)
 from kd_perception.training.export.packed_onnx import (
-    byte_table_nodes, CodedWeight, is_default, pack_signs, split_halves, TABLE_NAME)
+    byte_table_nodes,
+    CodedWeight,
+    is_default,
+    pack_signs,
+    split_halves,
+    TABLE_NAME,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.models.free_sizes import leave_sizes_free
-from kd_perception.models.spec import ModelSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.models.free_sizes import leave_sizes_free
+from kd_perception.models.spec import ModelSpec
 from kd_perception.training.binary.activations import float_camera, INPUT_LAYER, is_quantized
 from kd_perception.training.export.half_floats import halve_floats
 from kd_perception.training.export.integer_onnx import IntegerCamera

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kd_perception.errors import ModelError, TrainingError
-from kd_perception.training.export.integer_onnx import UNROLLED_SHAPE, unrolled_codes
 from kd_perception.models.functions import spelt_out
+from kd_perception.training.export.integer_onnx import unrolled_codes, UNROLLED_SHAPE
 from kd_perception.training.export.packed_onnx import unpack_signs
 
 _MAX_RANGE = 256

@@ -22,17 +22,17 @@ import torch
 from torch import nn
 
 from kd_perception.detection.decode import output_shapes
-from kd_perception.models.model_bytes import read_model
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ModelError, TrainingError
+from kd_perception.models.model_bytes import read_model
 from kd_perception.training.binary.activations import adopt_uniform_input, INPUT_LAYER, is_quantized
 from kd_perception.training.binary.binarization import convolutions
 from kd_perception.training.binary.layers import BinaryConv2d
-from kd_perception.training.networks.plain_detector import PlainDetector
-from kd_perception.training.export.packed_onnx import norm_pairs
-from kd_perception.training.networks.preprocess import FromCamera
 from kd_perception.training.data.rendered import render_scene
+from kd_perception.training.export.packed_onnx import norm_pairs
 from kd_perception.training.export.stored_weights import read_stored, StoredWeight
+from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.networks.preprocess import FromCamera
 
 # Adam moves a weight by at most about its rate a step: at 5e-4 a sign flips after some forty that agree.
 LATENT_SIZE = 0.02

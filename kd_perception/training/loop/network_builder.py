@@ -8,14 +8,14 @@ import dataclasses
 import torch
 from torch import nn
 
-from kd_perception.training.settings.activations import ActivationSettings
 from kd_perception.training.binary.activations import quantize_activations
 from kd_perception.training.binary.binarization import binarize
-from kd_perception.training.settings.binarization import BinarizationSettings
 from kd_perception.training.networks.darknet import DarkNet19YoloV2
 from kd_perception.training.networks.mobilenet import MobileNetV1YoloV2
 from kd_perception.training.networks.picodet import PicoDet
 from kd_perception.training.networks.plain_detector import PlainDetector
+from kd_perception.training.settings.activations import ActivationSettings
+from kd_perception.training.settings.binarization import BinarizationSettings
 from kd_perception.training.settings.network import NetworkSettings
 
 

@@ -14,12 +14,12 @@ from kd_perception.boxes.detections import Detections
 from kd_perception.errors import TrainingError
 from kd_perception.training.binary.binarization import BinarizationSchedule
 from kd_perception.training.data.datasets import LabelledImage
-from kd_perception.training.networks.picodet import PicoDet
-from kd_perception.training.networks.picodet_onnx import load_picodet
 from kd_perception.training.data.pretrained import PretrainedView
 from kd_perception.training.data.rendered import render_dataset
-from kd_perception.training.settings.run import TrainingSettings
 from kd_perception.training.loop.weights import initial_network
+from kd_perception.training.networks.picodet import PicoDet
+from kd_perception.training.networks.picodet_onnx import load_picodet
+from kd_perception.training.settings.run import TrainingSettings
 
 VIEW_NAME = 'pretrained_view.json'
 

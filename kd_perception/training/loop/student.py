@@ -12,13 +12,17 @@ from torch import nn
 from kd_perception.errors import TrainingError
 from kd_perception.training.binary.activations import activation_quantizers, ActivationSchedule
 from kd_perception.training.binary.binarization import (
-    activate_all, BinarizationSchedule, latent_parameters, reestimate_batch_norm)
+    activate_all,
+    BinarizationSchedule,
+    latent_parameters,
+    reestimate_batch_norm,
+)
 from kd_perception.training.distillation.distiller import distiller_for
 from kd_perception.training.distillation.frozen_teacher import FrozenTeacher, taught_maps
 from kd_perception.training.losses.detection_loss import DetectionLoss, ImageTargets
+from kd_perception.training.losses.yolov2_loss import YoloV2Loss
 from kd_perception.training.networks.yolov2_head import YoloV2
 from kd_perception.training.settings.run import TrainingSettings
-from kd_perception.training.losses.yolov2_loss import YoloV2Loss
 
 
 class StudentMethods:

@@ -23,26 +23,31 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.models.spec import ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.models.spec import ThresholdSpec
 from kd_perception.processes.cores import thread_count
+from kd_perception.training.data.datasets import (
+    collate,
+    LabelledImage,
+    load_dataset,
+    MixedStream,
+    unknown_types,
+)
+from kd_perception.training.distillation.label_teacher import label_teacher, TaughtLabels
+from kd_perception.training.export.unfold import calibrate
 from kd_perception.training.loop.autocast import autocast, choose_precision
 from kd_perception.training.loop.averaging import MovingAverage
-from kd_perception.training.data.datasets import (
-    collate, LabelledImage, load_dataset, MixedStream, unknown_types)
 from kd_perception.training.loop.distributed import Processes
-from kd_perception.training.distillation.label_teacher import label_teacher, TaughtLabels
-from kd_perception.training.networks.preprocess import FromCamera
 from kd_perception.training.loop.run_inputs import data_folder, pretrained_view, starting_networks
-from kd_perception.training.settings.run import at_any_pace, ExportSettings, TrainingSettings
 from kd_perception.training.loop.run_log import append_row, forget_later_steps
 from kd_perception.training.loop.student import head_levels, make_loss, make_optimiser, StudentMethods
-from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
-from kd_perception.training.export.unfold import calibrate
 from kd_perception.training.loop.validation import match_all, report, summary
 from kd_perception.training.loop.weights import is_unfolded, load_checkpoint, load_teacher
+from kd_perception.training.networks.preprocess import FromCamera
+from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
+from kd_perception.training.settings.run import at_any_pace, ExportSettings, TrainingSettings
 
 CHECKPOINT_NAME = 'last.pt'
 LOG_NAME = 'log.csv'

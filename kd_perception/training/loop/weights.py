@@ -16,11 +16,11 @@ from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
 from kd_perception.training.binary.activations import adopt_uniform_input, is_quantized, QUANTIZER_STATE
 from kd_perception.training.binary.layers import BINARY_STATE
+from kd_perception.training.export.unfold import unfold
+from kd_perception.training.loop.network_builder import build_network
 from kd_perception.training.networks.picodet import STRIDES as PICODET_STRIDES
 from kd_perception.training.networks.picodet_onnx import load_exported_picodet, load_picodet
-from kd_perception.training.loop.network_builder import build_network
 from kd_perception.training.settings.run import TrainingSettings
-from kd_perception.training.export.unfold import unfold
 
 STATE_PARTS = {'settings', 'step', 'network', 'average', 'optimiser'}
 

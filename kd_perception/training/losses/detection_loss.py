@@ -11,7 +11,11 @@ from torch.nn import functional
 
 from kd_perception.training.losses.assigner import assign
 from kd_perception.training.losses.box_losses import (
-    distribution_focal_loss, flatten_levels, FlatPrediction, giou_loss)
+    distribution_focal_loss,
+    FlatPrediction,
+    flatten_levels,
+    giou_loss,
+)
 from kd_perception.training.settings.run import LossSettings
 
 
@@ -79,7 +83,7 @@ class DetectionLoss:
         """
         prediction = flatten_levels(levels, self.strides, self.classes, self.reg_max)
         zero = prediction.logits.new_zeros(())
-        sums = {name: zero for name in ('classes', 'box', 'distribution', 'distil')}
+        sums = dict.fromkeys(('classes', 'box', 'distribution', 'distil'), zero)
         positives, taught = zero, zero
         for i, target in enumerate(targets):
             terms, mass, teacher_mass = self._image(prediction, i, target,

@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional
 
 from kd_perception.training.losses.box_losses import pairwise_iou
-from kd_perception.training.networks.head_views import cell_grid
 from kd_perception.training.losses.detection_loss import ImageTargets
+from kd_perception.training.networks.head_views import cell_grid
 
 OBJECT_SCALE = 5.0
 NO_OBJECT_SCALE = 1.0

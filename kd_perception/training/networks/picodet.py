@@ -6,7 +6,7 @@ Source: Yu et al., arXiv:2111.00902, and PaddleDetection's picodet_s (Apache-2.0
 input height and width that are multiples of 32; the map at stride 64 rounds up.
 """
 
-from typing import Dict, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ class ESNet(nn.Module):
             inputs = channels
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = self.pool(self.stem(x))
         maps = []
         for stage in self.stages:
@@ -61,7 +61,7 @@ class CSPPAN(nn.Module):
         self.extra_from_backbone = DepthwiseSeparable(width, width, stride=2)
         self.extra_from_neck = DepthwiseSeparable(width, width, stride=2)
 
-    def forward(self, maps: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+    def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         c3, c4, c5 = (reduce(x) for reduce, x in zip(self.reduce, maps))
         t4 = self.top_down[0](torch.cat([self._upsample(c5), c4], dim=1))
         p3 = self.top_down[1](torch.cat([self._upsample(t4), c3], dim=1))
@@ -95,7 +95,7 @@ class GFLHead(nn.Module):
             nn.init.zeros_(predict.bias)
             nn.init.constant_(predict.bias[:classes], -4.6)
 
-    def forward(self, maps: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+    def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         return tuple(predict(tower(x)) for tower, predict, x in zip(self.towers, self.predict, maps))
 
 
@@ -117,7 +117,7 @@ class PicoDet(nn.Module):
         self.neck = CSPPAN()
         self.head = GFLHead(classes)
 
-    def forward_features(self, images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def forward_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Return every map that a distillation loss may ask for, by name.
 
@@ -136,7 +136,7 @@ class PicoDet(nn.Module):
         named.update(zip((f'level_{stride}' for stride in STRIDES), self.head(neck)))
         return named
 
-    def forward(self, images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the head's logits, finest stride first; see :meth:`forward_features`."""
         named = self.forward_features(images)
         return tuple(named[f'level_{stride}'] for stride in STRIDES)

@@ -1,9 +1,9 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Load the published PicoDet-S weights (an ONNX file of PaddleDetection's model) into our module."""
 
+from collections.abc import Sequence
 import hashlib
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ COCO_ROWS = {'Car': 2, 'Pedestrian': 0, 'Cyclist': 1}  # car, person, bicycle
 _MAX_FILE_BYTES = 64 << 20
 
 
-def load_picodet(path: Union[str, Path], class_rows: Optional[Sequence[int]] = None,
-                 expected_sha256: Optional[str] = PICODET_S_416_SHA256) -> PicoDet:
+def load_picodet(path: str | Path, class_rows: Sequence[int] | None = None,
+                 expected_sha256: str | None = PICODET_S_416_SHA256) -> PicoDet:
     """
     Build PicoDet-S and fill it from the published ONNX file.
 
@@ -42,7 +42,7 @@ def load_picodet(path: Union[str, Path], class_rows: Optional[Sequence[int]] = N
                    rows + list(range(COCO_CLASSES, COCO_CLASSES + 4 * (REG_MAX + 1))))
 
 
-def load_exported_picodet(path: Union[str, Path], classes: int) -> PicoDet:
+def load_exported_picodet(path: str | Path, classes: int) -> PicoDet:
     """
     Build PicoDet-S and fill it from a model file of this package, such as `models/teacher.onnx`.
 
@@ -56,8 +56,8 @@ def load_exported_picodet(path: Union[str, Path], classes: int) -> PicoDet:
     return _filled(PicoDet(classes), _read_convolutions(path, None), path)
 
 
-def _filled(model: PicoDet, weights: Sequence[Tuple[np.ndarray, np.ndarray]], path: Path,
-            head_rows: Optional[Sequence[int]] = None) -> PicoDet:
+def _filled(model: PicoDet, weights: Sequence[tuple[np.ndarray, np.ndarray]], path: Path,
+            head_rows: Sequence[int] | None = None) -> PicoDet:
     """Copy (weight, bias) pairs in execution order into the model; `head_rows` of 80-class predictions."""
     model.eval()
     convolutions = _execution_order(model)
@@ -76,7 +76,7 @@ def _filled(model: PicoDet, weights: Sequence[Tuple[np.ndarray, np.ndarray]], pa
     return model
 
 
-def _read_convolutions(path: Path, expected_sha256: Optional[str]) -> List[Tuple[np.ndarray, np.ndarray]]:
+def _read_convolutions(path: Path, expected_sha256: str | None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (weight, bias) of each Conv node in graph order, float32 copies."""
     import onnx
     from onnx import numpy_helper
@@ -110,9 +110,9 @@ def _read_convolutions(path: Path, expected_sha256: Optional[str]) -> List[Tuple
     return found
 
 
-def _execution_order(model: PicoDet) -> List[nn.Conv2d]:
+def _execution_order(model: PicoDet) -> list[nn.Conv2d]:
     """Return the convolutions in the order that a forward pass runs them."""
-    order: List[nn.Conv2d] = []
+    order: list[nn.Conv2d] = []
     hooks = [layer.register_forward_hook(lambda module, *_: order.append(module))
              for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     try:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.detection.onnx_detector import OnnxDetector
+from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec, ThresholdSpec
 from kd_perception.training.networks.preprocess import FromCamera
 
 

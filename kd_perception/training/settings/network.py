@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Optional
+from typing import Literal
 
 YOLOV2_KINDS = ('darknet19_yolov2', 'mobilenet_v1_yolov2')
 
@@ -39,7 +39,7 @@ class NetworkSettings:
     neck: int = 96
     towers: int = 1
     shortcut: bool = True
-    levels: Optional[int] = None
+    levels: int | None = None
     shared_prediction: bool = False
     reg_max: int = 7
     activation: Literal['leaky', 'relu'] = 'leaky'

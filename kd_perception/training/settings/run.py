@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Optional
+from typing import Literal
 
 from kd_perception.training.settings.activations import ActivationSettings
 from kd_perception.training.settings.binarization import BinarizationSettings
@@ -211,7 +211,7 @@ class ExportSettings:
     """
 
     name: str = 'picodet_s'
-    score: Optional[float] = None
+    score: float | None = None
     score_low: float = 0.05
     nms_iou: float = 0.6
     max_detections: int = 100
@@ -270,9 +270,9 @@ class TrainingSettings:
     rendered: int = 0
     precision: Literal['auto', 'float32', 'bfloat16'] = 'auto'
     network: NetworkSettings = NetworkSettings()
-    binarization: Optional[BinarizationSettings] = None
-    activations: Optional[ActivationSettings] = None
-    distillation: Optional[DistillationSettings] = None
+    binarization: BinarizationSettings | None = None
+    activations: ActivationSettings | None = None
+    distillation: DistillationSettings | None = None
     init: InitSettings = InitSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     loss: LossSettings = LossSettings()

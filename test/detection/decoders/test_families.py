@@ -1,13 +1,15 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Each family's outputs, written from known boxes by an encoder of its own, give these boxes back."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
 from kd_perception.config import from_mapping, to_mapping
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
 from kd_perception.models.decoder_spec import BOX_COLUMNS, DecoderSpec
 from kd_perception.models.spec import InputSpec, ModelSpec
-import numpy as np
-import pytest
 
 HEIGHT, WIDTH, CLASSES = 64, 96, 3
 SIZE = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], dtype=np.float64)
