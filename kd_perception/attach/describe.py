@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from pathlib import Path
+import re
 from typing import Any
 
 from kd_perception.attach.class_maps import (
@@ -18,11 +19,15 @@ from kd_perception.attach.class_maps import (
     read_names,
 )
 from kd_perception.attach.description import Description
+from kd_perception.attach.family import COCO, image_port, Recognised, Seen, with_sizes
 from kd_perception.attach.graph_facts import GraphFacts
-from kd_perception.attach.recognise import COCO, image_port, recognise, Recognised
+from kd_perception.attach.probe import run_once
+from kd_perception.attach.recognise import recognise
+from kd_perception.attach.tables import from_ultralytics
 from kd_perception.config import load_yaml, to_mapping
 from kd_perception.errors import ConfigError, ModelError
 from kd_perception.models.class_map import ClassMap
+from kd_perception.models.spec import InputSpec
 from kd_perception.resources import config_folder
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -62,7 +67,7 @@ def presets() -> dict[str, dict[str, Any]]:
 
 def describe(facts: GraphFacts, choices: Choices) -> Description:
     """
-    Describe a model.
+    Describe a model, after one run on noise.
 
     :raises ModelError: it is not recognised; ConfigError: something must be said that is not, or what is said
         fits nothing.
@@ -71,7 +76,7 @@ def describe(facts: GraphFacts, choices: Choices) -> Description:
     found.set('name', facts.model_name, 'the file')
     _input(found, facts, choices)
     hw = found.get('input.height'), found.get('input.width')
-    family = recognise(facts, hw)
+    family = recognise(_seen(found, facts, choices, hw))
     if family is None and choices.preset is None and 'decoder.type' not in choices.fields:
         raise ModelError(f'{facts.path}: its outputs are of no known family: {_outputs(facts)}; describe it '
                          'with --spec, or with --preset and --set')
@@ -94,6 +99,31 @@ def describe(facts: GraphFacts, choices: Choices) -> Description:
     for field, value in choices.fields.items():
         found.set(field, value, '--set')
     return found
+
+
+def _seen(found: Description, facts: GraphFacts, choices: Choices, hw: tuple[int, int]) -> Seen:
+    """Run the graph once: what its outputs hold tells families apart whose shapes do not."""
+    task = facts.metadata.get('task', 'detect')
+    if task != 'detect' and from_ultralytics(facts.metadata):
+        raise ModelError(f"{facts.path}: its metadata say task '{task}', expected a detector: 'detect'")
+    told = {name.partition('.')[2]: value for name, value in choices.fields.items()
+            if name.startswith('decoder.')}
+    if choices.preset in TOLD_BY_PRESET:
+        told = {**TOLD_BY_PRESET[choices.preset], **told}
+    names = None
+    if choices.names is not None:
+        names = len(read_names(choices.names))
+    else:
+        names = len(_names_of_exporter(facts)[0]) or None
+    values: dict[str, Any] = {}
+    if len(facts.ports.inputs) == 1:   # other inputs belong to families that the names of outputs tell
+        values = run_once(facts, InputSpec(*hw, layout=found.get('input.layout'),
+                                           dtype=found.get('input.dtype')))
+    return Seen(facts, with_sizes(facts.ports.outputs, values), hw, values, names, told)
+
+
+# What the user says of a head by naming its family.
+TOLD_BY_PRESET: dict[str | None, dict[str, Any]] = {'yolox': {'objectness': True}, 'nanodet': {'type': 'gfl'}}
 
 
 def _preset(name: str | None) -> dict[str, Any]:
@@ -122,9 +152,18 @@ def _input(found: Description, facts: GraphFacts, choices: Choices) -> None:
         if len(exported) == 2:
             sizes, source = [int(size) for size in exported], 'metadata imgsz'
         else:
-            sizes, source = [DEFAULT_SIDE, DEFAULT_SIDE], 'a guess, the graph takes any: give --size'
+            sizes, source = _guessed_size(facts.model_name)
     found.set('input.height', sizes[0], source)
     found.set('input.width', sizes[1], source)
+
+
+def _guessed_size(name: str) -> tuple[list[int], str]:
+    """Return (height, width) of a graph that takes any: what a name such as net_416 or net-640x384 says."""
+    said = re.findall(r'(?:^|[-_])(\d{3,4})(?:x(\d{3,4}))?(?=$|[-_])', name)
+    if said and all(int(side) % 32 == 0 for side in said[-1] if side):
+        width, height = said[-1][0], said[-1][1] or said[-1][0]
+        return [int(height), int(width)], 'a guess by the name, the graph takes any: give --size'
+    return [DEFAULT_SIDE, DEFAULT_SIDE], 'a guess, the graph takes any: give --size'
 
 
 def _classes(found: Description, facts: GraphFacts, family: Recognised | None, preset: dict[str, Any],
@@ -172,12 +211,9 @@ def _candidate_names(facts: GraphFacts, family: Recognised | None, preset: dict[
     if choices.names is not None:
         yield read_names(choices.names), f'--names {choices.names}'
         return
-    for key in ('names', 'model_info/labels', 'labels', 'classes'):
-        names = names_in_metadata(facts.metadata.get(key, ''))
-        if not names and key == 'model_info/labels':    # as OpenVINO's exporters write them
-            names = tuple(facts.metadata.get(key, '').split())
-        if names:
-            yield names, f'metadata {key}'
+    names, source = _names_of_exporter(facts)
+    if names:
+        yield names, source
     for pattern, known in preset.get('models', {}).items():
         if fnmatch.fnmatch(facts.model_name, pattern):
             yield tuple(known), f'preset: {pattern}'
@@ -191,6 +227,16 @@ def _candidate_names(facts: GraphFacts, family: Recognised | None, preset: dict[
             yield names, 'a guess: COCO by its own numbers; give --names'
     elif family.classes == COCO or (family.classes is None and family.preset in _USUALLY_COCO):
         yield load_class_map('coco').names, "a guess: COCO's 80 classes; give --names"
+
+
+def _names_of_exporter(facts: GraphFacts) -> tuple[tuple[str, ...], str]:
+    for key in ('names', 'model_info/labels', 'labels', 'classes'):
+        names = names_in_metadata(facts.metadata.get(key, ''))
+        if not names and key == 'model_info/labels':    # as OpenVINO's exporters write them
+            names = tuple(facts.metadata.get(key, '').split())
+        if names:
+            return names, f'metadata {key}'
+    return (), ''
 
 
 _USUALLY_COCO = ('yolo_end_to_end', 'rtdetr', 'efficient_nms', 'paddle', 'mmdetection')

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kd_perception.attach.external_data import without_external_data
+from kd_perception.attach.ncnn_to_onnx import ncnn_as_onnx
 from kd_perception.detection.graph_ports import GraphPorts
 from kd_perception.detection.model_loading import is_ir
 from kd_perception.detection.onnx_session import create_session, ExecutionOptions, session_ports
@@ -19,6 +20,7 @@ from kd_perception.errors import ModelError
 from kd_perception.models.file_metadata import ir_metadata, ir_root
 from kd_perception.models.model_bytes import read_model
 
+NCNN = '.param'
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
@@ -51,9 +53,9 @@ class GraphFacts:
 
 def read_facts(path: Path) -> GraphFacts:
     """
-    Read a model file, ONNX or OpenVINO IR.
+    Read a model file: ONNX, OpenVINO IR (.xml), or ncnn (.param), which becomes ONNX.
 
-    :raises ModelError: it is neither, cannot be run here, or its package is not installed.
+    :raises ModelError: it is none of them, cannot be run here, or its package is not installed.
     """
     return _ir_facts(path) if is_ir(path) else _onnx_facts(path)
 
@@ -63,7 +65,10 @@ def _onnx_facts(path: Path) -> GraphFacts:
         import onnx
     except ImportError as error:
         raise ModelError('attaching metadata needs the Python package onnx (not installed)') from error
-    content = without_external_data(read_model(path)[0], path)
+    if path.suffix.lower() == NCNN:
+        content = ncnn_as_onnx(path)
+    else:
+        content = without_external_data(read_model(path)[0], path)
     model = onnx.load_model_from_string(content)
     session = create_session(content, ExecutionOptions(), path)
     ports = session_ports(session)

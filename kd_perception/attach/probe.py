@@ -10,16 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from kd_perception.attach.description import Description
+from kd_perception.attach.family import image_port
 from kd_perception.attach.graph_facts import GraphFacts
-from kd_perception.attach.recognise import image_port
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.detection.onnx_detector import to_tensor
+from kd_perception.detection.output_checks import output_values, OutputValues
 from kd_perception.errors import ModelError
+from kd_perception.models.decoder_spec import DecoderSpec
 from kd_perception.models.spec import InputSpec
 
 MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
 # Shares of an image reach a little over 1; pixels of any object are far more.
 _MOST_SHARE = 2.0
+# Rows below it fill a list up.
+LEAST_SCORE = 0.05
 
 
 def run_once(facts: GraphFacts, spec: InputSpec, image_bgr: np.ndarray | None = None
@@ -87,22 +91,49 @@ def _run(facts: GraphFacts, spec: InputSpec, image_bgr: np.ndarray | None) -> di
     return facts.session({name: value.shape for name, value in feeds.items()})(feeds)
 
 
-def look_at_outputs(found: Description, outputs: dict[str, np.ndarray], image: Path | None) -> None:
+def look_at_outputs(found: Description, decoder: DecoderSpec, outputs: dict[str, np.ndarray],
+                    image: Path | None) -> None:
     """
-    Set what the values tell of a decoder `boxes_scores`: order and units of its boxes, logits or scores.
+    Set what the values tell of a decoder: order and units of its boxes, logits or scores.
 
     What is set already is left alone.
+
+    :param decoder: as known so far; `outputs`: of one run, by name.
     """
-    names = found.get('decoder.outputs') or {}
-    if found.get('decoder.type') != 'boxes_scores' or set(names) != {'boxes', 'scores'}:
+    parts = {part: outputs[name] for part, name in decoder.output_names().items() if name in outputs}
+    if set(parts) != set(decoder.output_names()) or decoder.type not in (
+            'boxes_scores', 'yolo', 'ssd', 'end_to_end'):
         return
-    boxes, scores = (outputs[names[part]][0] for part in ('boxes', 'scores'))
-    source = f'the outputs on {image.name if image else "noise"}'
-    logits = bool((scores < -1e-3).any() or (scores > 1 + 1e-3).any())
-    shares = float(np.abs(boxes).max(initial=0)) <= _MOST_SHARE
-    corners = bool((boxes[:, 2:] >= boxes[:, :2] - 1e-6).all())
-    for name, value in (('activation', 'sigmoid' if logits else 'none'),
-                        ('box_units', 'normalised' if shares else 'px'),
-                        ('box_format', 'xyxy' if corners else 'cxcywh')):
+    values = output_values(parts, decoder, LEAST_SCORE)
+    where = f'the outputs on {image.name if image else "noise"}'
+
+    def tell(name: str, value: str, source: str = where) -> None:
         if found.get(f'decoder.{name}') is None:
             found.set(f'decoder.{name}', value, source)
+    if decoder.type != 'end_to_end':
+        _tell_activation(tell, decoder, values)
+    boxes = values.boxes
+    if boxes is None:
+        return
+    boxes = boxes[np.isfinite(boxes).all(axis=1) & boxes.any(axis=1)]
+    if not len(boxes):
+        tell('box_units', decoder.box_units, f'a guess: nothing found on {image.name if image else "noise"}')
+        return
+    tell('box_units', 'normalised' if float(np.abs(boxes).max()) <= _MOST_SHARE else 'px')
+    if decoder.type != 'end_to_end':
+        corners = bool((boxes[:, 2:] >= boxes[:, :2] - 1e-6).all())
+        tell('box_format', 'xyxy' if corners else 'cxcywh')
+
+
+def _tell_activation(tell: Callable[..., None], decoder: DecoderSpec, found: OutputValues) -> None:
+    """Scores lie within 0 and 1; of logits the values do not tell whether classes exclude one another."""
+    values = found.scores if found.logits is None else found.logits
+    if values is None or not ((values < -1e-3).any() or (values > 1 + 1e-3).any()):
+        tell('activation', 'none')
+    elif decoder.type == 'yolo':
+        tell('activation', 'sigmoid')
+    elif decoder.background != 'none':
+        tell('activation', 'softmax',
+             'a guess: logits with a background; else --set decoder.activation=sigmoid')
+    else:
+        tell('activation', 'sigmoid', 'a guess: logits; else --set decoder.activation=softmax')

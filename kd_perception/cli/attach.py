@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `model attach`."""
     from kd_perception.attach.class_maps import shipped_maps
     from kd_perception.attach.describe import presets, SCALES
-    parser.add_argument('model', help='path of an ONNX file, or of the .xml of an OpenVINO IR')
+    parser.add_argument('model', help='path of an ONNX file, of the .xml of an OpenVINO IR, or of the .param '
+                        'of ncnn (becomes ONNX)')
     parser.add_argument('--out', type=Path, required=True, help='file to write; must not exist')
     parser.add_argument('--spec', type=Path,
                         help='YAML with the fields of ModelSpec; nothing is recognised then')
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         found = describe(facts, Choices(args.preset, args.names, args.class_map, tuple(args.map), args.color,
                                         args.scale, size, _fields(args.fields)))
         first = next(iter(images.items()), (None, None))
-        look_at_outputs(found, run_once(facts, found.spec(str(facts.path)).input, first[1]), first[0])
+        known = found.spec(str(facts.path))
+        look_at_outputs(found, known.decoder, run_once(facts, known.input, first[1]), first[0])
         spec = found.spec(str(facts.path))
         _print_table(found.rows())
     detector = write_described(facts, spec, args.out)

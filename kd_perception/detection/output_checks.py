@@ -83,7 +83,7 @@ def output_problems(outputs: Sequence[np.ndarray], spec: ModelSpec) -> Iterator[
         if bad:
             yield f'output {name!r} holds {bad} values of {values.size} that are NaN or infinite'
     parts = dict(zip(decoder.output_names(), outputs))
-    found = _values(parts, decoder, spec.thresholds.score_low)
+    found = output_values(parts, decoder, spec.thresholds.score_low)
     yield from _score_problems(found, decoder)
     if found.numbers is not None and len(found.numbers):
         low, high, last = found.numbers.min(), found.numbers.max(), spec.network_classes - 1
@@ -94,8 +94,12 @@ def output_problems(outputs: Sequence[np.ndarray], spec: ModelSpec) -> Iterator[
         yield from _box_problems(found.boxes, decoder, spec.input.hw)
 
 
-def _values(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, score_low: float) -> OutputValues:
-    """Find boxes, scores, logits and class numbers among the outputs of a family."""
+def output_values(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, score_low: float) -> OutputValues:
+    """
+    Find boxes, scores, logits and class numbers among the outputs of a family.
+
+    :param parts: outputs by the part that they play. :param score_low: from which a row of a list counts.
+    """
     if decoder.type == 'end_to_end':
         return _rows(parts, decoder, score_low)
     if decoder.type in ('boxes_scores', 'detr', 'ssd'):

@@ -76,7 +76,9 @@ def yolox_table():
 
 
 def decoded_yolox():
-    table = np.zeros((126, 85))
+    table = np.zeros((126, 85))     # a place without an object has a box at its cell
+    table[:, :4] = [[(column + .5) * stride, (row + .5) * stride, stride, stride] for stride in (8, 16, 32)
+                    for row in range(HEIGHT // stride) for column in range(WIDTH // stride)]
     table[:3] = np.concatenate([CENTRES, np.ones((3, 1)), ONE_HOT], 1)
     return table[None]
 
