@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
+from kd_perception.detection.model_loading import OPENVINO
 from kd_perception.detection.onnx_detector import OnnxDetector, PROVIDERS
 from kd_perception.errors import KdPerceptionError
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
@@ -104,7 +105,7 @@ class DetectorNode(RobustLifecycleNode):
         path = resolve_model(name, models_folder())
         detector = self._load(path, settings.execution, settings.expected_sha256 or pinned_sha256(path))
         wanted = settings.execution.provider
-        if detector.provider != PROVIDERS[wanted]:    # as provider_fallback allows
+        if detector.provider not in (PROVIDERS[wanted], OPENVINO):    # as provider_fallback allows
             self.get_logger().warning(
                 f'provider {wanted} is missing in this onnxruntime: {detector.provider} runs the model')
         detector.warm_up()
