@@ -2,7 +2,7 @@
 """
 ncnn's two files: the text of the layers (.param) and their weights (.bin).
 
-Format: github.com/Tencent/ncnn, docs/developer-guide/param-and-model-file-structure.md. A line of the text
+Format: github.com/Tencent/ncnn, its guide's page 'param and model file structure'. A line of the text
 holds a layer's type, name, number of inputs and outputs, their names, and parameters `number=value`; a number
 of -23300 - n stands for the array n.
 """

@@ -4,7 +4,7 @@ A detector in ncnn's files becomes an ONNX model: the layers that NanoDet-Plus a
 
 A network with another layer is refused by that layer's name: its authors' ONNX export serves better than
 a converter of everything. What each layer computes: github.com/Tencent/ncnn,
-docs/developer-guide/operators.md. ncnn knows no batch: its axis 0 is axis 1 here.
+its guide's page 'operators'. ncnn knows no batch: its axis 0 is axis 1 here.
 """
 
 from __future__ import annotations
