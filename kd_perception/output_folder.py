@@ -8,8 +8,8 @@ its end. It names the command and each file before that is written, so that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 import json
 import os
 from pathlib import Path
@@ -251,3 +251,21 @@ def check_file_place(path: Path) -> None:
         for place in made:
             with suppress(OSError):
                 place.rmdir()
+
+
+@contextmanager
+def folder_of_one(folder: Path) -> Iterator[None]:
+    """
+    Keep other runs out of a folder, which is made where it is missing; a context manager.
+
+    :raises ConfigError: one is at work there, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
+    if lock is None:
+        raise in_use(folder)
+    with lock:
+        yield

@@ -1,6 +1,6 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """
-Who may import whom: the pure core runs with neither ROS nor torch installed.
+Who may import whom: rooms stand on floors and import downwards; the pure core needs neither ROS nor torch.
 
 Checked twice: on the source, where an import inside a function counts too, and by importing every module
 that promises it in a process in which torch, ROS and the message packages cannot be imported.
@@ -8,11 +8,14 @@ that promises it in a process in which torch, ROS and the message packages canno
 
 import ast
 import functools
+import graphlib
 from pathlib import Path
 import subprocess
 import sys
 
 import pytest
+
+from kd_perception.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'kd_perception'
@@ -22,16 +25,36 @@ MESSAGES = {'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_ms
             'unique_identifier_msgs', 'vision_msgs'}
 ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosbag2_py', *MESSAGES}
 TORCH = {'torch', 'torchvision'}
-CORE = {'config', 'errors', 'files', 'levels', 'limits', 'output_folder', 'resources', 'transport',
-        '__init__'}
-PURE = {*CORE, 'attach', 'bags', 'boxes', 'detection', 'drift', 'evaluation', 'fallback', 'health', 'images',
-        'labels', 'messages', 'models', 'monitoring', 'processes', 'recording', 'review', 'sources'}
+# From the ground up. A room imports rooms of lower floors and itself, nothing of its own floor or above.
+FLOORS = (
+    {'__init__', 'errors', 'exit_codes', 'levels', 'limits', 'progress'},
+    {'files', 'processes', 'resources'},
+    {'config', 'output_folder', 'transport'},
+    {'boxes', 'images'},
+    {'models'},
+    {'detection'},
+    {'attach', 'fallback', 'messages'},
+    {'bags', 'monitoring'},
+    {'sources'},
+    {'labels', 'recording'},
+    {'drift', 'health', 'review'},
+    {'evaluation'},
+    {'nodes', 'training'},
+    {'demo'},
+    {'benchmark'},
+    {'poc'},
+    {'cli'},
+    {'__main__'},
+)
+GROUND = set().union(*FLOORS[:3])
+PURE = set().union(*FLOORS[:12])
 # Load without ROS and torch too; their functions may need both.
 TOOLS = {'benchmark', 'cli', 'demo', 'poc'}
 
 # Part of the package -> the installed packages that it may import, beyond the standard library.
 THIRD_PARTY = {
-    **{part: {'yaml'} for part in CORE},
+    **{part: {'yaml'} for part in GROUND},
+    'progress': {'tqdm'},
     'attach': {'numpy', 'onnx', 'yaml'},
     'bags': {'backports', 'compression', 'mcap', 'rosbags', 'yaml'},
     'labels': {'cv2', 'numpy', 'rosbags', 'yaml'},
@@ -39,7 +62,6 @@ THIRD_PARTY = {
     'models': {'numpy', 'onnx', 'yaml'},
     'boxes': {'numpy'},
     'images': {'PIL', 'cv2', 'numpy', 'simplejpeg'},
-    'processes': set(),
     'sources': {'cv2', 'numpy'},
     'detection': {'cv2', 'numpy', 'onnxruntime', 'openvino', 'yaml'},
     'evaluation': {'cv2', 'matplotlib', 'numpy', 'pycocotools', 'yaml'},
@@ -60,17 +82,12 @@ THIRD_PARTY = {
             'tqdm', 'yaml', *ROS, *TORCH},
     '__main__': set(),
 }
-# Part of the package -> the other parts that it may import.
-PARTS = {
-    **dict.fromkeys(PURE, PURE),
-    'training': {*PURE, 'training'},
-    'nodes': {*PURE, 'nodes'},
-    'demo': {*PURE, 'demo', 'nodes'},
-    'benchmark': {*PURE, 'benchmark', 'cli', 'demo', 'nodes', 'training'},
-    'poc': {*PURE, 'benchmark', 'cli', 'poc', 'training'},
-    'cli': {*PURE, *TOOLS, 'cli', 'nodes', 'training'},
-    '__main__': {'cli', 'processes'},
-}
+# Not every lower floor is for everybody.
+NOT_FOR = {'demo': {'training'}, 'poc': {'demo', 'nodes'},
+           '__main__': set().union(*FLOORS) - {'cli', 'processes'}}
+# Part of the package -> the parts that it may import.
+PARTS = {part: {part, *set().union(*FLOORS[:number])} - NOT_FOR.get(part, set())
+         for number, floor in enumerate(FLOORS) for part in floor}
 # Each of these has one door: the rest of the package does not depend on its interface.
 ONE_MODULE = {'onnxruntime': 'detection/onnx_session.py', 'cv_bridge': 'nodes/shared/conversions.py',
               'ncnn': 'benchmark/nanodet.py', 'openvino': 'detection/openvino_runtime.py',
@@ -99,14 +116,19 @@ def imported_names(source, package):
             if node.level:
                 parents = package.split('.')[:len(package.split('.')) - node.level + 1]
                 base = '.'.join([*parents, *([base] if base else [])])
-            names = [base]
-            if base == 'kd_perception':  # `from kd_perception import nodes` names the part behind the import
-                names = [f'{base}.{alias.name}' for alias in node.names]
+            # `from kd_perception.cli import train` names the module behind the import.
+            names = [f'{base}.{alias.name}' if base == 'kd_perception' or _is_module(f'{base}.{alias.name}')
+                     else base for alias in node.names]
         elif isinstance(node, ast.Call) and _callee(node) in {'import_module', '__import__', 'find_spec'}:
             first = node.args[0] if node.args else None
             names = [first.value] if isinstance(first, ast.Constant) and isinstance(first.value, str) else []
         found += [(name, node.lineno, id(node) not in inside_functions) for name in names]
     return found
+
+
+def _is_module(name):
+    path = PACKAGE.parent.joinpath(*name.split('.'))
+    return name.startswith('kd_perception.') and (path.with_suffix('.py').is_file() or path.is_dir())
 
 
 def _callee(call):
@@ -149,6 +171,56 @@ def test_source_keeps_to_the_table(path, part):
     assert not violations((PACKAGE / path).read_text(), part, package_of(path))
 
 
+def import_graph(room=False):
+    """Return {module: modules of the package that it imports}; with `room` the same of folders."""
+    graph = {}
+    for path, _ in modules():
+        name = '.'.join(['kd_perception', *path.with_suffix('').parts]).replace('.__init__', '')
+        for target, _, _ in imported_names((PACKAGE / path).read_text(), package_of(path)):
+            place = PACKAGE.parent.joinpath(*target.split('.'))
+            if target != 'kd_perception' and _is_module(target):
+                ends = (name, target)
+                if room:
+                    ends = (package_of(path), target if place.is_dir() else target.rpartition('.')[0])
+                if ends[0] != ends[1] and 'kd_perception' not in ends:
+                    graph.setdefault(ends[0], set()).add(ends[1])
+    return graph
+
+
+def circle(graph):
+    """Return a circle of a graph, an empty list where there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+@pytest.mark.parametrize('room', [False, True], ids=['modules', 'rooms'])
+def test_no_circle(room):
+    graph = import_graph(room)
+    assert len(graph) > 20 and circle(graph) == []
+
+
+def test_a_circle_is_seen():
+    assert set(circle({'a': {'b'}, 'b': {'c'}, 'c': {'a'}, 'd': {'a'}})) == {'a', 'b', 'c'}
+
+
+def command_violations(graph):
+    """Return the imports between commands; a command may import its own actions, as `model` does `attach`."""
+    commands = {f'kd_perception.cli.{name.replace("-", "_")}' for name in COMMANDS}
+    return [(name, target) for name, targets in graph.items() for target in targets
+            if name.startswith('kd_perception.cli.') and target.startswith('kd_perception.cli.')
+            and not target.endswith(('.main', '.shared')) and (name not in commands or target in commands)]
+
+
+def test_no_command_imports_another():
+    graph = import_graph()
+    assert command_violations(graph) == []
+    for name, target in (('train', 'export'), ('attach', 'model_store'), ('attach', 'model')):
+        assert command_violations({f'kd_perception.cli.{name}': {f'kd_perception.cli.{target}'}})
+
+
 @pytest.mark.parametrize('third_party, module', ONE_MODULE.items())
 def test_one_module_wraps(third_party, module):
     importers = {str(path) for path, _ in modules()
@@ -169,6 +241,11 @@ def test_one_module_wraps(third_party, module):
     ('nodes', 'from kd_perception.training.loop.trainer import train'),
     ('nodes', 'from kd_perception.cli.main import main'),
     ('nodes', 'import torch'),
+    ('models', 'from kd_perception.detection.letterbox import Letterbox'),
+    ('models', 'def f():\n    from kd_perception import detection'),
+    ('detection', 'from kd_perception.evaluation.frame_set import FrameSet'),
+    ('labels', 'import kd_perception.recording'),
+    ('benchmark', 'from kd_perception.cli.main import main'),
     ('training', 'import rclpy'),
     ('cli', 'import torch'),
     ('cli', 'from kd_perception.nodes.detector_node import main'),

@@ -9,7 +9,6 @@ those of the detector: letterbox, inference, decoding with NMS.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
@@ -24,11 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_perception.benchmark.accuracy import accuracy, labelled_images
+from kd_perception.benchmark.machine import describe_machine
 from kd_perception.benchmark.memory import cost_alone
 from kd_perception.benchmark.models_report import markdown, plot
-from kd_perception.benchmark.node import describe_machine, publish_report, report_place
+from kd_perception.benchmark.report_files import publish_report, report_place
 from kd_perception.benchmark.variants import batch_cost, quartiles, write_resized, write_variants
-from kd_perception.cli.main import EXIT_OK
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.models.manifest import pinned_sha256, resolve_model
@@ -71,68 +70,65 @@ class Contender:
         return OnnxDetector.load(self.path, ExecutionOptions(threads=threads), pinned_sha256(self.path))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `benchmark models`."""
-    parser.add_argument('--model', action='append', metavar='MODEL',
-                        help='path of an ONNX file, or a name of the manifest; repeat; the first is what the '
-                             'others are compared with (default: teacher, student)')
-    parser.add_argument('--variants', action='store_true',
-                        help='also the last model with float activations, and its float twin, made of its '
-                             'file (needs PyTorch)')
-    parser.add_argument('--size', action='append', metavar='WxH', default=[],
-                        help='also the last model and its variants at this input size; repeat')
-    parser.add_argument('--runtime', nargs='+', choices=RUNTIMES, default=['onnxruntime'],
-                        help='onnxruntime, or openvino (pip install openvino), or both')
-    parser.add_argument('--nanodet', type=Path, metavar='PARAM',
-                        help="also NanoDet-Plus, run by ncnn (pip install ncnn) at the last model's input "
-                             'size; its .bin file lies beside')
-    parser.add_argument('--nanodet-size', action='append', metavar='WxH', default=[],
-                        help="input size of NanoDet-Plus, instead of the last model's; repeat")
-    parser.add_argument('--input', type=Path,
-                        help='folder of images, video or recording; default: noise of '
-                             f'{IMAGE_HW[1]}x{IMAGE_HW[0]} px')
-    parser.add_argument('--batch', type=int, nargs='+', default=[], metavar='N',
-                        help='also the last model on N images at once: does it pay to batch cameras?')
-    parser.add_argument('--labels', type=Path, metavar='DIR',
-                        help='KITTI labels of the images of --input: measure accuracy too')
-    parser.add_argument('--threads', type=int, nargs='+', default=[1], help='threads of a model (default 1)')
-    parser.add_argument('--rounds', type=int, default=100, help='images, each for all models (default 100)')
-    parser.add_argument('--out', type=Path,
-                        help='folder for models_benchmark.json, .md and .png')
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """
+    What is compared, and on what.
+
+    :param models: paths or names of the manifest, the reference first.
+    :param variants: also the last one with float activations, and its float twin.
+    :param sizes: (height, width) px: also the last one at these; `nanodet_sizes`: of `nanodet`, whose
+        default is the last one's.
+    :param source: folder of images, video or recording; None: noise. :param labels: of these, in KITTI's
+        format: measure accuracy too.
+    :param threads: numbers of them; `batch`: images at once; `rounds`: images, each for all models.
+    """
+
+    models: Sequence[str] = ()
+    variants: bool = False
+    sizes: Sequence[tuple[int, int]] = ()
+    runtimes: Sequence[str] = ('onnxruntime',)
+    nanodet: Path | None = None
+    nanodet_sizes: Sequence[tuple[int, int]] = ()
+    source: Path | None = None
+    labels: Path | None = None
+    threads: Sequence[int] = (1,)
+    batch: Sequence[int] = ()
+    rounds: int = 100
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.rounds <= 100_000:
+            raise ConfigError(f'--rounds {self.rounds}: expected 2 to 100000')
+        if self.labels is not None and self.source is None:
+            raise ConfigError('--labels: give the images with --input')
+        if not all(2 <= batch <= 64 for batch in self.batch):
+            raise ConfigError(f'--batch {list(self.batch)}: expected 2 to 64 images at once')
 
 
-def run(args: argparse.Namespace) -> int:
+def benchmark_models(chosen: Comparison, out: Path | None) -> None:
     """Measure, print and store."""
-    if not 2 <= args.rounds <= 100_000:
-        raise ConfigError(f'--rounds {args.rounds}: expected 2 to 100000')
-    if args.labels is not None and args.input is None:
-        raise ConfigError('--labels: give the images with --input')
-    if not all(2 <= batch <= 64 for batch in args.batch):
-        raise ConfigError(f'--batch {args.batch}: expected 2 to 64 images at once')
-    sizes = [parse_size(text) for text in args.size]
-    images = _images(args.input, args.rounds)
-    report: dict[str, Any] = {'machine': describe_machine(), 'rounds': args.rounds,
-                              'images': str(args.input) if args.input else 'noise',
+    images = _images(chosen.source, chosen.rounds)
+    report: dict[str, Any] = {'machine': describe_machine(), 'rounds': chosen.rounds,
+                              'images': str(chosen.source) if chosen.source else 'noise',
                               'image_hw': list(images[0].shape[:2]), 'threads': {}}
-    with report_place(args.out, STEM) as place:
+    with report_place(out, STEM) as place:
         with tempfile.TemporaryDirectory(prefix='kd_benchmark_') as folder:
-            field = contenders(args.model or ['teacher', 'student'], args.variants, sizes, args.runtime,
-                               args.nanodet, [parse_size(text) for text in args.nanodet_size], Path(folder))
-            for threads in args.threads:
-                report['threads'][str(threads)] = measure(field, images, threads, args.rounds)
-                if args.batch:
-                    path = resolve_model((args.model or ['student'])[-1], models_folder())
-                    found = batch_cost(path, args.batch, threads, args.rounds)
+            field = contenders(chosen.models or ['teacher', 'student'], chosen.variants, chosen.sizes,
+                               chosen.runtimes, chosen.nanodet, chosen.nanodet_sizes, Path(folder))
+            for threads in chosen.threads:
+                report['threads'][str(threads)] = measure(field, images, threads, chosen.rounds)
+                if chosen.batch:
+                    path = resolve_model((chosen.models or ['student'])[-1], models_folder())
+                    found = batch_cost(path, chosen.batch, threads, chosen.rounds)
                     report.setdefault('batch', {})[str(threads)] = found
-            if args.labels is not None:
-                labelled = labelled_images(args.input, args.labels)
+            if chosen.labels is not None:
+                labelled = labelled_images(chosen.source, chosen.labels)
                 report['labelled_images'] = len(labelled)
                 for number, contender in enumerate(field):
                     found = accuracy(contender.load(1), labelled, contender.name)
                     for entries in report['threads'].values():
                         entries[number]['accuracy'] = found
         publish_report(report, markdown(report), place, STEM, lambda path: plot(report, path))
-    return EXIT_OK
 
 
 def parse_size(text: str) -> tuple[int, int]:

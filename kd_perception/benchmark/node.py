@@ -11,14 +11,10 @@ node itself, frame by frame, and read from its diagnostics; this process plays t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-import contextlib
 from functools import partial
-import json
 import os
 from pathlib import Path
-import platform
 import statistics
 import struct
 import subprocess
@@ -27,14 +23,14 @@ import tempfile
 import time
 from typing import Any
 
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
+from kd_perception.benchmark.machine import describe_machine
+from kd_perception.benchmark.node_report import markdown
+from kd_perception.benchmark.report_files import publish_report, report_place
+from kd_perception.demo.run import Child, prepare_environment
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import RosInterfaceError
-from kd_perception.files import write_whole
 from kd_perception.models.manifest import resolve_model
-from kd_perception.output_folder import OutputFolder
 from kd_perception.resources import models_folder
-from kd_perception.transport import transports_in_use
 
 MEASUREMENTS = ('startup', 'overhead', 'age', 'cpu')
 IMAGE_HW = (375, 1242)          # a KITTI frame
@@ -48,62 +44,27 @@ STAGES = ('wait', 'decode', 'preprocess', 'inference', 'postprocess', 'publish',
           'staleness')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `benchmark node`."""
-    parser.add_argument(
-        '--model', help='path of an ONNX file, or a name of the manifest; default: a synthetic model of '
-        f'{MODEL_HW[1]}x{MODEL_HW[0]} px that needs next to no time')
-    parser.add_argument('--threads', type=int, default=1, help='threads of the model (default 1)')
-    parser.add_argument('--seconds', type=float, default=30.0,
-                        help='duration of each measurement; the node keeps 30 s of figures (default 30)')
-    parser.add_argument('--only', nargs='+', choices=MEASUREMENTS, default=MEASUREMENTS, metavar='WHAT',
-                        help=f'some of: {", ".join(MEASUREMENTS)} (default: all)')
-    parser.add_argument('--out', type=Path, help='folder for node_benchmark.json and node_benchmark.md')
-    parser.add_argument('--check', action='store_true', help='exit code 1 when a goal is missed')
+def benchmark_node(model: str | None, threads: int, seconds: float, only: Sequence[str], out: Path | None
+                   ) -> dict[str, Any]:
+    """
+    Measure, print and store.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Measure, print and store."""
-    from kd_perception.demo.run import prepare_environment
-    if not 1.0 <= args.seconds <= 600.0:
-        raise RosInterfaceError(f'--seconds {args.seconds:g}: expected 1 to 600')
-    model = resolve_model(args.model, models_folder()) if args.model else None
-    if model is not None:
-        OnnxDetector.load(model)    # a bad file is known now, not after a minute in another process
+    :param model: path or name of the manifest; None: the synthetic one. :param only: of `MEASUREMENTS`.
+    :return: the report, as `measure`.
+    """
+    if not 1.0 <= seconds <= 600.0:
+        raise RosInterfaceError(f'--seconds {seconds:g}: expected 1 to 600')
+    path = resolve_model(model, models_folder()) if model else None
+    if path is not None:
+        OnnxDetector.load(path)    # a bad file is known now, not after a minute in another process
     # With LOCALHOST, rmw_fastrtps replaces Fast DDS' default transports by some of its own.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     prepare_environment()
-    with report_place(args.out, 'node_benchmark') as place:
+    with report_place(out, 'node_benchmark') as place:
         with tempfile.TemporaryDirectory(prefix='kd_perception_benchmark_') as folder:
-            report = measure(Path(folder), model, args.threads, args.seconds, args.only)
+            report = measure(Path(folder), path, threads, seconds, only)
         publish_report(report, markdown(report), place, 'node_benchmark')
-    missed = [goal['goal'] for goal in report['goals'] if not goal['met']]
-    return EXIT_CHECK_FAILED if args.check and missed else EXIT_OK
-
-
-def report_place(out: Path | None, stem: str) -> contextlib.AbstractContextManager[OutputFolder | None]:
-    """Return the folder of a benchmark's report, to be entered before it begins; of None, nothing."""
-    if out is None:
-        return contextlib.nullcontext()
-    names = [f'{stem}.{suffix}' for suffix in ('json', 'md', 'png')]
-    return OutputFolder(out, 'kd_perception benchmark',
-                        lambda: [name for name in names if (out / name).exists()])
-
-
-def publish_report(report: dict[str, Any], text: str, out: OutputFolder | None, stem: str,
-                   draw: Callable[[Path], None] | None = None) -> None:
-    """
-    Print a benchmark's text and, where there is a folder, replace STEM.md, STEM.png and STEM.json there.
-
-    :param draw: writes the picture; None: there is none.
-    """
-    print(text, end='')
-    if out is not None:
-        out.make_room(overwrite=True, alone=False)
-        write_whole(out.new(f'{stem}.md'), text)
-        if draw is not None:
-            draw(out.new(f'{stem}.png'))
-        write_whole(out.new(f'{stem}.json'), json.dumps(report, indent=2) + '\n')
+    return report
 
 
 def measure(folder: Path, model: Path | None, threads: int, seconds: float, only: Sequence[str]) -> dict:
@@ -163,7 +124,6 @@ class _Load:
         import rclpy
         from sensor_msgs.msg import Image
 
-        from kd_perception.demo.run import Child
         from kd_perception.nodes.shared import qos
         from vision_msgs.msg import Detection2DArray
         rclpy.init(args=[])
@@ -249,7 +209,6 @@ def _startup(folder: Path, model: Path, parameters: dict) -> dict:
     """Time the import, and from the start of the process to its first label_info, sent when it is active."""
     import rclpy
 
-    from kd_perception.demo.run import Child
     from kd_perception.nodes.shared import qos
     from vision_msgs.msg import LabelInfo
 
@@ -313,65 +272,3 @@ def _cpu_seconds(pid: int) -> float:
 def _percentile(values: Sequence[float], percent: float) -> float:
     import numpy as np
     return round(float(np.percentile(values, percent)), 3)
-
-
-def describe_machine() -> dict[str, str]:
-    """Say on what the figures were measured; they mean nothing without it."""
-    from importlib import metadata
-    cpu = platform.processor() or platform.machine()
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        names = [line.partition(':')[2].strip() for line in info.read_text().splitlines()
-                 if line.startswith('model name')]
-        cpu = names[0] if names else cpu
-
-    def version(*names: str) -> str:
-        for name in names:
-            try:
-                return metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-        return 'unknown'
-    return {
-        'cpu': cpu, 'cores': str(os.cpu_count()), 'system': platform.platform(),
-        'python': platform.python_version(), 'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
-        'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default'),
-        'transports': transports_in_use(),
-        'onnxruntime': version('onnxruntime', 'onnxruntime-gpu', 'onnxruntime-openvino'),
-        'opencv': version('opencv-python-headless', 'opencv-python'), 'numpy': version('numpy'),
-        'load_average_at_start': ' '.join(f'{load:.2f}' for load in os.getloadavg())}
-
-
-def markdown(report: dict) -> str:
-    """Return the report as tables for people."""
-    machine = report['machine']
-    lines = ['# detector_node', '',
-             f'{machine["cpu"]}, {machine["cores"]} cores, load {machine["load_average_at_start"]}; '
-             f'{machine["system"]}; Python {machine["python"]}, ROS {machine["ros_distro"]}, '
-             f'onnxruntime {machine["onnxruntime"]}, OpenCV {machine["opencv"]}, '
-             f'transports {machine["transports"]}.',
-             '', f'Image {report["image"]}; model {report["model"]}, {report["threads"]} thread(s); '
-             f'{report["seconds"]:g} s each.', '']
-    if 'startup' in report:
-        lines += [f'Import {report["startup"]["import_ms"]:.0f} ms; process start to active '
-                  f'{report["startup"]["process_to_active_ms"]:.0f} ms.', '']
-    for name, title in (('overhead', 'Overhead'), ('age', 'Age with a slow model'), ('cpu', 'CPU')):
-        if name not in report:
-            continue
-        part = report[name]
-        dropped = ', '.join(f'{key[8:]} {count}' for key, count in part['dropped'].items()) or 'none'
-        latency = part['stamp_to_consumer']
-        lines += [f'## {title}: {part["cameras"]} camera(s) at {part["rate_hz"]:g} Hz', '',
-                  f'{part["sent"]} images sent, {part["results"]} results, dropped: {dropped}. '
-                  f'CPU {part["cpu_percent_of_one_core"]:g} % of one core, {part["cpu_ms_per_result"]:.1f} '
-                  f'ms a result. Image stamp to result at the consumer: median {latency["p50_ms"]:.1f} ms, '
-                  f'p99 {latency["p99_ms"]:.1f} ms.', '',
-                  '| stage, ms | median | p95 | p99 | max |', '|---|---|---|---|---|']
-        lines += [f'| {stage} | ' + ' | '.join(
-            f'{values[f"{p}_ms"]:.2f}' for p in ('p50', 'p95', 'p99', 'max')) + ' |'
-            for stage, values in part['stages'].items()]
-        lines.append('')
-    for goal in report['goals']:
-        verdict = 'met' if goal['met'] else 'MISSED'
-        lines.append(f'- {verdict}: {goal["goal"]}: {goal["value_ms"]:.2f} ms')
-    return '\n'.join(lines).rstrip() + '\n'

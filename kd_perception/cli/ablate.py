@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kd_perception.cli.main import EXIT_OK, run_command
-from kd_perception.cli.train import add_data_arguments, run_folder_of_one
+from kd_perception.cli.shared import add_data_arguments
 from kd_perception.errors import TrainingError
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.files import write_whole
+from kd_perception.output_folder import folder_of_one
 
 HELP = 'Train a student with one ingredient changed at a time; table and plot of AP and miss rate over seeds.'
 EXAMPLES = """\
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise TrainingError(f'{args.teacher}: no such file')
     if args.data is None and not settings.training.rendered:
         raise TrainingError('give the folder of the data sets with --data')
-    with run_folder_of_one(args.out):
+    with folder_of_one(args.out):
         return _ablate(args, Ablation(settings, args.data, args.out, args.init, args.teacher))
 
 
@@ -65,8 +66,3 @@ def _ablate(args: argparse.Namespace, ablation: Any) -> int:
         print(markdown(summary))
     print(f'{len(results)} of {len(runs)} runs; {args.out / SUMMARY_NAME}')
     return EXIT_OK
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('ablate')

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kd_perception.cli.main import EXIT_OK
 from kd_perception.config import load_config
 from kd_perception.errors import ConfigError
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.models.spec import ModelSpec
 
 EXAMPLES = """\

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from kd_perception.cli.main import run_command
+from kd_perception.cli import benchmark_hybrid, benchmark_models, benchmark_node
 
 HELP = 'Measure on this computer what the package promises about speed.'
 EXAMPLES = """\
@@ -21,31 +20,17 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from kd_perception.benchmark import models as benchmark_models
-    from kd_perception.benchmark import node as benchmark_node
-    from kd_perception.benchmark.hybrid import benchmark as benchmark_hybrid
     subjects = parser.add_subparsers(dest='subject', required=True, metavar='node|models|hybrid')
-    node = subjects.add_parser('node', help='overhead, age, CPU and start-up time of detector_node, over DDS')
-    benchmark_node.add_arguments(node)
-    node.set_defaults(measure=benchmark_node.run)
-    models = subjects.add_parser('models', help='speed and size of model files, in turn on the same images')
-    benchmark_models.add_arguments(models)
-    models.set_defaults(measure=benchmark_models.run)
-    hybrid = subjects.add_parser(
-        'hybrid', help='student, fallback and teacher over DDS, with faults: are the promises kept?')
-    benchmark_hybrid.add_arguments(hybrid)
-    hybrid.set_defaults(measure=benchmark_hybrid.run)
+    for name, module, meaning in (
+            ('node', benchmark_node, 'overhead, age, CPU and start-up time of detector_node, over DDS'),
+            ('models', benchmark_models, 'speed and size of model files, in turn on the same images'),
+            ('hybrid', benchmark_hybrid,
+             'student, fallback and teacher over DDS, with faults: are the promises kept?')):
+        subject = subjects.add_parser(name, help=meaning)
+        module.add_arguments(subject)
+        subject.set_defaults(measure=module.run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark."""
     return args.measure(args)
-
-
-def main() -> int:
-    """Entry point of the executable."""
-    return run_command('benchmark')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

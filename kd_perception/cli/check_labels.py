@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-import contextlib
 from pathlib import Path
-import sys
 
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
+from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.labels.label_check import check_labels, CLASSES, FolderCheck
 from kd_perception.labels.label_folder import list_frames
+from kd_perception.progress import progress
 
 HELP = ('Check folders of labelled images before training on them: every wrong line, missing or broken image '
         'and doubtful box, each with file and line.')
@@ -40,22 +38,11 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for folder in args.input:
         labels = folder / 'label_2'
-        with label_progress(len(list_frames(labels)), args.quiet) as tick:
-            found = check_labels(folder / 'images', labels, args.classes or CLASSES, tick)
+        with progress(total=len(list_frames(labels)), unit='file', description='check labels',
+                      quiet=args.quiet) as bar:
+            found = check_labels(folder / 'images', labels, args.classes or CLASSES, bar.update)
         failed += _print(folder, found, args)
     return EXIT_CHECK_FAILED if failed else EXIT_OK
-
-
-@contextlib.contextmanager
-def label_progress(total: int, quiet: bool) -> Iterator[Callable[[], object]]:
-    """Show a progress bar over label files; yields its tick. Silent unless stderr is a terminal."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda: None
-        return
-    with tqdm(total=total, unit='file', desc='check labels', disable=True if quiet else None) as bar:
-        yield bar.update
 
 
 def _print(folder: Path, found: FolderCheck, args: argparse.Namespace) -> int:
@@ -72,12 +59,3 @@ def _print(folder: Path, found: FolderCheck, args: argparse.Namespace) -> int:
           f'{len(found.errors)} errors, {len(found.warnings)} warnings, {len(found.usable)} frames without '
           'an error')
     return len(found.errors)
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('check-labels')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.config import changed_from_defaults
 from kd_perception.detection.committee import Committee, CommitteeSettings, load_committee
 from kd_perception.detection.onnx_detector import ExecutionOptions
 from kd_perception.errors import ConfigError
 from kd_perception.evaluation.metrics.committee_report import fit_calibration, match_heights, report_rows
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.files import write_whole
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
@@ -193,8 +193,3 @@ def _write(path: Path, text: str) -> None:
         write_whole(path, text)
     except OSError as error:
         raise cannot_be_written(path, error) from error
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('committee')

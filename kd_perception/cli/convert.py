@@ -58,13 +58,3 @@ def run(args: argparse.Namespace) -> int:
     print(f'wrote {args.out}: {done.frames} images of /{camera} ({folder.layout} layout), '
           f'{done.labelled} with ground truth, {done.calibrated} with CameraInfo')
     return 0
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    from kd_perception.cli.main import run_command
-    return run_command('convert')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -9,7 +9,6 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.demo import footage as demo_footage
 from kd_perception.demo import plan as demo_plan
 from kd_perception.demo import report as demo_report
@@ -17,6 +16,7 @@ from kd_perception.demo import run as demo_run
 from kd_perception.demo import scene as demo_scene
 from kd_perception.demo import table as demo_table
 from kd_perception.errors import BagError, ConfigError, KdPerceptionError
+from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.files import read_text, write_whole
 from kd_perception.output_folder import MARKER, OutputFolder
 from kd_perception.sources.any_source import open_source
@@ -223,12 +223,3 @@ def _earlier_files(out: Path) -> tuple[str, ...] | None:
     if not ours:
         raise ConfigError(f'{out}: holds something that is not an earlier demo; give another --out')
     return demo_report.FILES
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('demo')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

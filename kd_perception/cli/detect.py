@@ -13,11 +13,11 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.drawing import draw_detections
 from kd_perception.detection.input_size import parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.files import read_text, write_whole
 from kd_perception.labels.detection_writers import encode_jpeg, JsonWriter, KittiWriter, McapWriter
 from kd_perception.output_folder import cannot_be_written, OutputFolder
@@ -256,12 +256,3 @@ def _positive(text: str) -> float:
     if not 0 < value <= 10000:
         raise argparse.ArgumentTypeError(f'{text} is out of range, expected 0 < FPS <= 10000')
     return value
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('detect')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

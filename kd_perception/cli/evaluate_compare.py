@@ -7,10 +7,12 @@ import argparse
 from pathlib import Path
 
 from kd_perception.errors import ConfigError, EvaluationError
-from kd_perception.evaluation.report.compare import compare, Delta, load_report
-from kd_perception.evaluation.report.verdict import Comparison, judge, PASS, VerdictLimits
+from kd_perception.evaluation.report import text
+from kd_perception.evaluation.report.compare import compare, load_report
+from kd_perception.evaluation.report.verdict import Comparison, judge, VerdictLimits
+from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
+from kd_perception.files import write_whole
 
-EXIT_OK, EXIT_WORSE = 0, 1
 DEFAULTS = VerdictLimits()
 
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help='judge, and write the verdict here')
     verdict.add_argument('--also', nargs=2, action='append', default=[], metavar=('A2.json', 'B2.json'),
                          help='reports on the same two models on another set of frames; may be repeated')
-    for option, kind, default, metavar, text in (
+    for option, kind, default, metavar, meaning in (
             ('--max-ap-loss', float, DEFAULTS.max_ap_loss, 'POINTS', 'AP R40 that a class may lose'),
             ('--max-ap-loss-bound', float, DEFAULTS.max_ap_loss_bound, 'POINTS',
              'the same at the worse end of the 95 %% interval'),
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              'a class is judged on sets that hold so many of it'),
             ('--min-sets', int, DEFAULTS.min_sets, 'N', 'sets of different labels that there must be')):
         verdict.add_argument(option, type=kind, default=default, metavar=metavar,
-                             help=f'{text} (default: {default:g})')
+                             help=f'{meaning} (default: {default:g})')
     verdict.add_argument('--judge-class', action='append', default=[], metavar='NAME',
                          help='judge this class, and no others than so named (default: all of the reports)')
     verdict.add_argument('--judge-difficulty', action='append', default=[], metavar='NAME',
@@ -54,27 +56,21 @@ def run(args: argparse.Namespace) -> int:
     if args.also and comparison is None:
         raise ConfigError('--also is for --verdict')
     before, after = load_report(args.before), load_report(args.after)
-    named = dict(_parse_metric(text, args.tolerance) for text in args.metric or ())
+    named = dict(_parse_metric(name, args.tolerance) for name in args.metric or ())
     deltas = compare(before, after)
     shown = {delta.name for delta in deltas}
     deltas += compare(before, after, [name for name in named if name not in shown])
     if before['data']['sha256'].get('labels') != after['data']['sha256'].get('labels'):
         print('note: the reports are about different labels')
-    print(f'{"metric":<44}{"before":>10}{"after":>10}{"change":>10}  95 % interval')
-    failed = []
-    for delta in deltas:
-        worse = delta.name in named and delta.loss > named[delta.name] + 1e-12
-        failed += [delta] if worse else []
-        print(_line(delta, worse))
-    for delta in failed:
-        print(f'worse: {delta.name} by {delta.loss:.4g}, tolerance {named[delta.name]:g}')
+    worse = {delta.name: named[delta.name] for delta in deltas
+             if delta.name in named and delta.loss > named[delta.name] + 1e-12}
+    print(*text.differences(deltas, worse), sep='\n')
     if comparison is not None:
-        _print_verdict(comparison, args.verdict)
-    return EXIT_WORSE if failed or (comparison is not None and not comparison.passed) else EXIT_OK
+        print(*text.verdict(comparison), f'wrote {args.verdict}', sep='\n')
+    return EXIT_CHECK_FAILED if worse or (comparison is not None and not comparison.passed) else EXIT_OK
 
 
 def _judge(args: argparse.Namespace) -> Comparison:
-    from kd_perception.files import write_whole
     try:
         limits = VerdictLimits(
             args.max_ap_loss, args.max_ap_loss_bound, args.max_miss_rate_rise, args.max_miss_rate_rise_bound,
@@ -91,45 +87,13 @@ def _judge(args: argparse.Namespace) -> Comparison:
     return comparison
 
 
-def _print_verdict(comparison: Comparison, path: Path) -> None:
-    before, after = (f'{model["name"]} {model["sha256"][:12]}'
-                     for model in (comparison.before, comparison.after))
-    print(f'\nmay {after} take the place of {before}?')
-    for number, item in enumerate(comparison.sets, 1):
-        print(f'set {number}: {item.frames} frames, labels {item.labels_sha256[:12]}')
-        print(f'  {"figure":<36}{"loss":>10}{"at worst":>10}{"truths":>8}')
-        for check in item.checks:
-            loss, bound = ('-' if value is None else f'{value:+.3f}' for value in (check.loss, check.bound))
-            print(f'  {check.metric:<36}{loss:>10}{bound:>10}{check.ground_truths:>8}'
-                  f'{"  FAIL" if check.failure else ""}')
-        for text in item.not_judged:
-            print(f'  not judged: {text}')
-    for failure in comparison.failures:
-        print(f'no: {failure}')
-    if comparison.verdict == PASS:
-        print('yes: no figure is worse than the limits allow')
-    print(f'wrote {path}')
-
-
-def _parse_metric(text: str, tolerance: float) -> tuple[str, float]:
-    name, equals, value = text.partition('=')
+def _parse_metric(metric: str, tolerance: float) -> tuple[str, float]:
+    name, equals, value = metric.partition('=')
     try:
         own = float(value) if equals else tolerance
         if not own >= 0:
             raise ValueError
     except ValueError:
-        raise ConfigError(f'--metric {text!r}: NAME or NAME=TOLERANCE, the tolerance not below 0, '
+        raise ConfigError(f'--metric {metric!r}: NAME or NAME=TOLERANCE, the tolerance not below 0, '
                           'expected') from None
     return name, own
-
-
-def _line(delta: Delta, worse: bool) -> str:
-    interval = '' if delta.interval is None else f'  {delta.interval[0]:+.3f} to {delta.interval[1]:+.3f}'
-    change = '-' if delta.difference is None else f'{delta.difference:+.3f}'
-    sign = ' *' if delta.beyond_chance else ''
-    return (f'{delta.name:<44}{_shown(delta.before):>10}{_shown(delta.after):>10}{change:>10}'
-            f'{interval}{sign}{"  WORSE" if worse else ""}')
-
-
-def _shown(value: float | None) -> str:
-    return '-' if value is None else f'{value:.3f}'

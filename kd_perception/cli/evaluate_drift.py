@@ -1,16 +1,17 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`evaluate drift`: how often do the drift monitors cry wolf, and how soon do they see a change?"""
+
+from __future__ import annotations
+
 import argparse
-import dataclasses
-import json
 from pathlib import Path
 import sys
 from typing import Any
 
+from kd_perception.cli.shared import add_run_arguments, add_trained_argument, image_sets, load_detectors
 from kd_perception.errors import ConfigError
-from kd_perception.evaluation.report.folder import report_folder, REPORT_JSON, write_report
+from kd_perception.exit_codes import EXIT_OK
 
-EXIT_OK = 0
 HELP = ('False alarms of the drift monitors on unchanged frames, and their delay after changes: fog or '
         'whatever else there are images of, and artificial night, blur, lens dirt and a shifted camera.')
 EXAMPLES = """\
@@ -25,7 +26,6 @@ Every figure: docs/explanation/drift.md."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the sub-command."""
-    from kd_perception.cli.attach_reference import add_run_arguments, add_trained_argument
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = HELP, EXAMPLES
     source = parser.add_argument_group('what to evaluate')
@@ -68,48 +68,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `evaluate drift`."""
-    from kd_perception.cli.attach_reference import load_detectors, progress, sources_of
-    from kd_perception.evaluation.drift.corruptions import CORRUPTIONS, corruptions
-    from kd_perception.evaluation.drift.frames import measure_images
+    from kd_perception.evaluation.drift.corruptions import corruptions
     from kd_perception.evaluation.drift.report import markdown
-    settings, replay = _settings(args)
-    chosen = corruptions(args.conditions)
+    from kd_perception.evaluation.drift.run import evaluate_drift, report_files, Sets
+    from kd_perception.evaluation.report.folder import report_folder, write_report
+    options, chosen = _options(args), corruptions(args.conditions)
     changes = dict(_parse_change(text) for text in args.change)
-    paths = [*args.reference, *args.unchanged, *changes.values()]
-    sources = sources_of(paths, args.drive, args.trained_on)
+    sources = image_sets([*args.reference, *args.unchanged, *changes.values()], args.drive, args.trained_on)
     first, last = len(args.reference), len(args.reference) + len(args.unchanged)
-    reference_sets, unchanged_sets = sources[:first], sources[first:last]
-    changed_sets = dict(zip(changes, ([source] for source in sources[last:])))
-    detector, teacher = load_detectors((args.model, args.teacher), args.threads)
+    sets = Sets(sources[:first], sources[first:last],
+                {name: [source] for name, source in zip(changes, sources[last:])}, chosen)
+    detector, teacher = load_detectors(args, args.model, args.teacher)
     out = Path(args.out)
     with report_folder(out) as folder:
-        with progress(args.quiet, [*sources, *(len(chosen) * unchanged_sets)]) as bar:
-            reference = _reference(args, detector, teacher, reference_sets, bar.update)
-            unchanged = measure_images(unchanged_sets, detector, teacher, tick=bar.update)
-            conditions = {name: measure_images(item, detector, teacher, tick=bar.update)
-                          for name, item in changed_sets.items()}
-            conditions.update({name: measure_images(unchanged_sets, detector, teacher, CORRUPTIONS[name],
-                                                    bar.update) for name in chosen})
-        report = _evaluate(args, reference, unchanged, conditions, settings, replay)
-        report = {
-            'command': ['kd_perception', *sys.argv[1:]],
-            'models': {name: f'{model.spec.name}, sha256 {model.sha256}'
-                       for name, model in (('model', detector), ('teacher', teacher)) if model},
-            'sets': {'unchanged': unchanged.sets, **{name: item.sets for name, item in conditions.items()}},
-            **report,
-            'warnings': [line for item in (unchanged, *conditions.values()) for line in item.problems]}
-        text = markdown(report)
-        write_report(folder, _files(report, text))
-    print(text)
+        report = {'command': ['kd_perception', *sys.argv[1:]],
+                  **evaluate_drift(sets, detector, teacher, options, args.quiet)}
+        write_report(folder, report_files(report))
+    print(markdown(report))
     for line in report['warnings']:
         print(f'warning: {line}', file=sys.stderr)
     print(f'wrote {out / "report.md"}')
     return EXIT_OK
 
 
-def _settings(args: argparse.Namespace) -> tuple[Any, Any]:
+def _options(args: argparse.Namespace) -> Any:
     from kd_perception.drift.monitor import DriftSettings
     from kd_perception.evaluation.drift.replay import ReplaySettings
+    from kd_perception.evaluation.drift.run import DriftOptions
     if not 0 < args.hours <= 10_000 or not 1 <= args.runs <= 10_000 or not 1 <= args.limit <= 10_000_000:
         raise ConfigError('--hours above 0, --runs 1 to 10000, --limit 1 to 10000000 expected')
     if not 0 < args.share < 1 or not 0 <= args.audit_share <= args.share:
@@ -120,8 +105,9 @@ def _settings(args: argparse.Namespace) -> tuple[Any, Any]:
         settings = DriftSettings(window=args.window, false_alarms_per_hour=args.false_alarms_per_hour)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return settings, ReplaySettings(args.hours, args.runs, args.limit, 0, args.seed, args.share,
-                                    args.audit_share)
+    replay = ReplaySettings(args.hours, args.runs, args.limit, 0, args.seed, args.share, args.audit_share)
+    return DriftOptions(settings, replay, args.scene_frames, args.rate_hz, tuple(args.stream_scene_frames),
+                        args.scorer)
 
 
 def _parse_change(text: str) -> tuple[str, str]:
@@ -129,58 +115,3 @@ def _parse_change(text: str) -> tuple[str, str]:
     if not (name and separator and path):
         raise ConfigError(f'--change {text!r:.60}: expected NAME=PATH')
     return name, path
-
-
-def _reference(args: argparse.Namespace, detector: Any, teacher: Any, sets: list[Any], tick: Any) -> Any:
-    from kd_perception.drift.reference import build_reference, DriftReference
-    from kd_perception.evaluation.drift.frames import measure_images
-    if not sets:
-        reference = DriftReference.of_model(detector.spec, str(detector.path))
-        if reference is None:
-            raise ConfigError(f'{detector.path}: holds no reference statistics; give --reference')
-        return reference
-    measured = measure_images(sets, detector, teacher, tick=tick)
-    return build_reference(measured.values, measured.drives, args.scene_frames, args.rate_hz,
-                           measured.disagreements if teacher else (), {'sets': measured.sets})
-
-
-def _evaluate(args: argparse.Namespace, reference: Any, unchanged: Any, conditions: dict[str, Any],
-              settings: Any, replay: Any) -> dict[str, Any]:
-    from kd_perception.drift.fallback_drift import AuditedRates
-    from kd_perception.evaluation.drift.replay import delays, false_alarms
-    lengths = [reference.scene_frames, *args.stream_scene_frames]
-    with _bar(args.quiet, len(lengths) * round(args.hours * 3600 * reference.rate_hz)) as bar:
-        alarms = [{'scene_frames': length, **false_alarms(
-            unchanged, reference, settings, dataclasses.replace(replay, scene_frames=length), args.scorer,
-            bar.update)} for length in lengths]
-    found = {}
-    with _bar(args.quiet, len(conditions) * replay.runs) as bar:
-        for name, frames in conditions.items():
-            found[name] = delays(unchanged, frames, reference, settings, replay, args.scorer, bar.update)
-    rates = {}
-    for name, frames in (('unchanged', unchanged), *conditions.items()) if args.teacher else ():
-        audited = AuditedRates()
-        for item in frames.audits:
-            audited.add(item)
-        rates[name] = dict(audited.values())
-    return {
-        'reference': {key: getattr(reference, key)
-                      for key in ('frames', 'scenes', 'scene_frames', 'rate_hz', 'made')},
-        'settings': {**dataclasses.asdict(settings), **dataclasses.asdict(replay), 'scorer': args.scorer},
-        'false_alarms': alarms, 'conditions': found, 'rates': rates}
-
-
-def _bar(quiet: bool, total: int) -> Any:
-    from kd_perception.cli.evaluate_hybrid import Silent
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return Silent()
-    return tqdm(total=total, desc='streams', disable=True if quiet else None)
-
-
-def _files(report: dict[str, Any], text: str) -> dict[str, Any]:
-    from kd_perception.evaluation.drift.report import draw
-    from kd_perception.evaluation.hybrid.plots import png
-    files = {'delays.png': png(draw, report)} if report['conditions'] else {}
-    return {**files, 'report.md': text, REPORT_JSON: json.dumps(report, indent=1, allow_nan=False) + '\n'}

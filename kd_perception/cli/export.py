@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kd_perception.cli.main import EXIT_OK, run_command
-from kd_perception.cli.train import add_run_arguments
+from kd_perception.cli.shared import add_training_arguments, run_folder
 from kd_perception.errors import TrainingError
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.output_folder import check_file_place
 
 HELP = 'Export a trained detector to ONNX, measure it, and pin it in the manifest beside it.'
@@ -25,7 +25,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_run_arguments(parser)
+    add_training_arguments(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--checkpoint', type=Path, help='a checkpoint of `train`')
     source.add_argument('--untrained', action='store_true', help='export the initial weights')
@@ -45,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export."""
-    from kd_perception.cli.train import run_folder
     from kd_perception.config import load_config
     from kd_perception.models.manifest import write_entry
     from kd_perception.training.assemble import assemble
@@ -78,8 +77,3 @@ def run(args: argparse.Namespace) -> int:
         times = twin.stat().st_size / args.out.stat().st_size
         print(f'{twin}: {twin.stat().st_size} bytes, {times:.1f} times as large')
     return EXIT_OK
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('export')

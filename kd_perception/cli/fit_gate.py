@@ -1,13 +1,15 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """`fit-gate`: teach a student's gate which frames its teacher improves."""
+
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 import sys
-from typing import Any
 
-from kd_perception.cli.evaluate_hybrid import load_models, progress
-from kd_perception.cli.main import EXIT_OK, run_command
+from kd_perception.cli.shared import add_run_arguments, check_sets, load_detectors, set_names
 from kd_perception.errors import ConfigError
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.output_folder import check_file_place
 
 HELP = ('Fit the learned gate of the fallback on labelled frames, and write it into a copy of the student; '
@@ -50,30 +52,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help='what a fold leaves out: whole sets (default with three or more sets), or frames, '
                           'those of a drive in blocks of 20')
     fit.add_argument('--seed', type=int, default=0, help='of the folds (default: 0)')
-    parser.add_argument('--threads', type=int, default=0, metavar='N',
-                        help='threads of each model; default 0: one for each core that the process may use')
-    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Fit and write; every input is checked before the first image."""
+    from kd_perception.attach.document import write_document
     from kd_perception.evaluation.hybrid.fit import describe, FEATURES, fit_gate
     from kd_perception.evaluation.hybrid.frames import run_both, Source
+    from kd_perception.evaluation.hybrid.text import fit_lines
     from kd_perception.evaluation.metrics.class_account import account_of_classes
     from kd_perception.fallback.ambiguity import features_for
+    from kd_perception.fallback.estimator import DOCUMENT, Estimator
+    from kd_perception.labels.label_folder import count_frames
+    from kd_perception.progress import progress
     if len(args.images) != len(args.labels):
         raise ConfigError(f'{len(args.images)} --images and {len(args.labels)} --labels: one of each a set '
                           'expected')
     names = set_names(args.images)
-    unknown = sorted(set(args.drive) - set(names))
-    if unknown:
-        raise ConfigError(f'--drive {unknown[0]}: no such set; expected some of {", ".join(names)}')
+    check_sets('--drive', args.drive, names)
     if args.folds < 2:
         raise ConfigError('--folds: 2 or more expected')
     if args.manifest and not args.out.parent.is_dir():
         raise ConfigError(f'{args.out.parent}: no such folder')
     check_file_place(args.out)
-    student, teacher, facts = load_models(args.student, args.teacher, args.threads)
+    student, teacher = load_detectors(args, args.student, args.teacher)
     features = FEATURES
     if args.features:
         known = tuple(feature.name for feature in features_for(student.spec.labels))
@@ -82,66 +85,16 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f'--features {args.features}: expected some of {", ".join(known)}, each once')
     sources = [Source(images, labels, name in args.drive, name=name)
                for images, labels, name in zip(args.images, args.labels, names)]
-    with progress(args.quiet, sources) as bar:
+    with progress(total=count_frames(args.labels), unit='frame', description='both models',
+                  quiet=args.quiet) as bar:
         frames = run_both(sources, student, teacher, bar.update)
     for line in [*frames.problems, *account_of_classes(frames.labels, frames.answers().merged)]:
         print(f'warning: {line}', file=sys.stderr)
     group_by = args.hold_out or ('set' if len(names) >= 3 else 'frame')
     result = fit_gate(frames, args.kind, features, args.folds, group_by, args.seed)
     document = describe(result, {'teacher': teacher.spec.name, 'teacher_sha256': teacher.sha256[:12]})
-    digest = write_gate(student.path, document, args.out, args.manifest, student.sha256)
-    _print(result, frames.sets)
+    digest = write_document(student.path, DOCUMENT, document, Estimator.of_model, args.out,
+                            args.manifest or '', student.sha256)
+    print(*fit_lines(result), sep='\n')
     print(f'wrote {args.out}, sha256 {digest}')
     return EXIT_OK
-
-
-def set_names(folders: list[str]) -> list[str]:
-    """Return a name for each set: its folder's, or the parent's of a folder `images`; numbered if equal."""
-    found: list[str] = []
-    for folder in folders:
-        path = Path(folder).absolute()
-        name = path.parent.name if path.name in ('images', 'image_2') else path.stem
-        same = sum(item == name or item.startswith(f'{name}-') for item in found)
-        found.append(f'{name}-{same + 1}' if same else name)
-    return found
-
-
-def write_gate(student: Path, document: dict[str, Any], out: Path, manifest: str = '',
-               expected_sha256: str = '') -> str:
-    """
-    Write a copy of a student's file that holds the document `gate`; only metadata change.
-
-    The file appears whole or not at all, after it has been loaded and run once.
-
-    :param manifest: name of the entry to write into the manifest beside `out`; empty: none.
-    :param expected_sha256: of the student, so that the gate goes into the file that it was fitted on.
-    :return: sha256 of the new file.
-    :raises ModelError: the student cannot be read, or `out` cannot be written.
-    """
-    from kd_perception.attach.document import write_document
-    from kd_perception.fallback.estimator import DOCUMENT, Estimator
-    return write_document(student, DOCUMENT, document, Estimator.of_model, out, manifest, expected_sha256)
-
-
-def _print(result: Any, sets: Any) -> None:
-    from kd_perception.evaluation.hybrid.fit import weight_table
-    trained = result.fit.estimator.trained
-    print(f'{trained["frames"]} frames, {trained["folds"]} folds by {trained["held_out_by"]}, '
-          f'l2 {trained["l2"]:g}; the teacher improves {trained["frames_improved"]:.0%} of the frames')
-    print(f'{"set":<24}{"frames":>8}{"held-out skill":>16}   (0: as random, 1: ideal order)')
-    for name, value in result.skill.items():
-        print(f'{name:<24}{trained["sets"][name]:>8}{value:>16.2f}')
-    area = trained['held_out_auroc']
-    print(f'held-out AUROC of gaining more than the median of its set: {"-" if area is None else area}')
-    print(f'{"feature":<24}{"weight":>8}   (standardised; the largest)')
-    for name, weight, transform in weight_table(result.fit):
-        print(f'{name:<24}{weight:>+8.3f}   {transform}')
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('fit-gate')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.cli.main import EXIT_OK
 from kd_perception.detection.input_size import allowed_sizes, parse_input_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import ModelError
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.files import write_whole
 from kd_perception.models.free_sizes import leave_sizes_free
 from kd_perception.models.manifest import pinned_sha256, resolve_model, write_entry

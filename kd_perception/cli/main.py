@@ -20,11 +20,8 @@ import sys
 
 from kd_perception import __version__
 from kd_perception.errors import KdPerceptionError
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.processes.interrupts import end_quietly, exit_code, raised_signals, word_for
-
-EXIT_OK = 0
-EXIT_CHECK_FAILED = 1
-EXIT_BAD_INPUT = 2
 
 # Command -> one line of help. The line stands here so that `--help` imports no command.
 COMMANDS = {

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from kd_perception.cli import attach, attach_reference, free_size, model_store
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.config import to_mapping
 from kd_perception.detection.decode import output_shapes
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.output_checks import check_detector
 from kd_perception.drift.reference import DriftReference
 from kd_perception.errors import ModelError
+from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.resources import models_folder
 
@@ -231,12 +231,3 @@ def _check_repeatable(detector: OnnxDetector) -> None:
     if Counter(first.class_ids.tolist()) != Counter(second.class_ids.tolist()) or not np.allclose(
             first.scores, second.scores, atol=1e-5):
         raise ModelError(f'{detector.path}: two runs on the same image differ')
-
-
-def main() -> int:
-    """Entry point of the executable."""
-    return run_command('model')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 import sys
 
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.config import to_mapping
 from kd_perception.errors import ModelError, PromotionRefused
 from kd_perception.evaluation.report.promotion import promote, roll_back
+from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.models.store import ModelStore, ROLES, SCHEME, StoreReference
 
 ACTIONS = ('promote', 'rollback', 'history', 'prune', 'swap')

@@ -12,8 +12,8 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError
+from kd_perception.exit_codes import EXIT_OK
 
 HELP = ('Proof of concept on a few hundred labelled frames of your own: accuracy before and after adapting, '
         'by '
@@ -106,14 +106,15 @@ def run(args: argparse.Namespace, execute: Any = None) -> int:
 
 def _site(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     """Check the frames and split them; return (`FolderCheck`, `SiteSplit`, signals of the usable frames)."""
-    from kd_perception.cli.check_labels import label_progress
     from kd_perception.images.scene import measure_scene
     from kd_perception.labels.label_check import check_labels
     from kd_perception.labels.label_folder import list_frames
     from kd_perception.poc.site_split import split_site
+    from kd_perception.progress import progress
     signals: dict[str, Any] = {}
-    with label_progress(len(list_frames(args.labels)), args.quiet) as tick:
-        check = check_labels(args.images, args.labels, classes, tick,
+    with progress(total=len(list_frames(args.labels)), unit='file', description='check labels',
+                  quiet=args.quiet) as bar:
+        check = check_labels(args.images, args.labels, classes, bar.update,
                              lambda name, pixels: signals.update({name: measure_scene(pixels)}))
     if not check.usable:
         first = f', first: {check.errors[0]}' if check.errors else ''
@@ -184,12 +185,3 @@ def _settings(args: argparse.Namespace, student: Any, teacher: Any) -> dict[str,
     return {'frames': poc_steps.digest(args.images, args.labels), 'old': old, 'held_out': args.held_out,
             'block': args.block, 'gap': args.gap, 'seed': args.seed, 'model': student.sha256,
             'teacher': teacher.sha256, 'config': config, **length}
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('poc')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, run_command
 from kd_perception.detection.committee import load_committee
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector, PROVIDERS
 from kd_perception.errors import ConfigError, ImageError, KdPerceptionError
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.files import read_text, write_whole
 from kd_perception.labels.kitti_text import format_objects, KittiObjects, read_label_file
 from kd_perception.labels.label_folder import list_frames
-from kd_perception.labels.label_merge import merge_labels, Thresholds
+from kd_perception.labels.label_merge import (
+    DEFAULT_SCORE,
+    DEFAULT_SCORES,
+    DEFAULT_UNCERTAIN,
+    merge_labels,
+    Thresholds,
+)
 from kd_perception.output_folder import cannot_be_written, OutputFolder
 from kd_perception.sources.folders import images_in, read_image_file
 
@@ -38,8 +44,6 @@ EXAMPLES = """\
   kd_perception pseudo-label --model big.onnx --input drive --out labelled --score Car=0.6 --uncertain 0.3"""
 
 SUMMARY_NAME = 'pseudo_labels.json'
-DEFAULT_SCORES = {'Car': 0.45}
-DEFAULT_SCORE, DEFAULT_UNCERTAIN = 0.5, 0.2
 # A committee's score is the mean of probabilities over all its members. What a single one sees
 # falls between.
 COMMITTEE_SCORES = {'Car': 0.5, 'Pedestrian': 0.4, 'Cyclist': 0.3}
@@ -351,12 +355,3 @@ def _progress(total: int, quiet: bool):
         return _Silent()
     # disable=None: silent unless stderr is a terminal.
     return tqdm(total=total, unit='image', disable=True if quiet else None)
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('pseudo-label')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -16,8 +16,8 @@ import sys
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from kd_perception.cli.main import EXIT_OK, run_command
 from kd_perception.errors import ConfigError
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.files import write_whole
 from kd_perception.output_folder import cannot_be_written
 
@@ -153,12 +153,3 @@ def run(args: argparse.Namespace) -> int:
     nodes = ', '.join(f'{ENCLAVES}/{node}' for node in (*CAMERA_TOPICS, METRICS))
     print(f'policy of {nodes} -> {args.out}')
     return EXIT_OK
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('security-policy')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

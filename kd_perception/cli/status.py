@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK, run_command
 from kd_perception.errors import ConfigError
+from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.levels import Level
 from kd_perception.monitoring.board import DiagnosticsBoard
 from kd_perception.monitoring.status_view import as_json, GraphStatus, render
@@ -152,12 +152,3 @@ def _graph(board: DiagnosticsBoard) -> Iterator[tuple[Callable, Callable]]:
         executor.shutdown(timeout_sec=1.0)
         node.destroy_node()
         rclpy.try_shutdown()
-
-
-def main() -> int:
-    """Run as an executable of its own."""
-    return run_command('status')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -218,6 +218,15 @@ def list_frames(folder: str | os.PathLike) -> dict[str, str]:
     return {name[:-4]: os.path.join(folder, name) for name in names}
 
 
+def count_frames(folders: Sequence[str | os.PathLike]) -> int | None:
+    """
+    Return how many frames folders label.
+
+    :return: None where one is a topic, which does not say beforehand how many of its labels have an image.
+    """
+    return sum(len(list_frames(folder)) for folder in folders) if all(map(os.path.isdir, folders)) else None
+
+
 def read_label_folder(folder: str | os.PathLike, scores: bool, frames: Sequence[str] | None = None,
                       digest: Optional['hashlib._Hash'] = None) -> ObjectTable:
     """

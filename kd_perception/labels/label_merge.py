@@ -20,6 +20,9 @@ SAME_IOU = 0.4
 PART = 0.7
 # Detections of one class have passed the model's non-maximum suppression; between classes nothing has.
 RIVAL_IOU = 0.6
+# From which score a model's detection is a label, and from which it is a DontCare region.
+DEFAULT_SCORES = {'Car': 0.45}
+DEFAULT_SCORE, DEFAULT_UNCERTAIN = 0.5, 0.2
 
 
 @dataclasses.dataclass(frozen=True)

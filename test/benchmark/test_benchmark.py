@@ -10,6 +10,7 @@ import pytest
 
 from kd_perception.benchmark import models as benchmark_models
 from kd_perception.benchmark import node as benchmark_node
+from kd_perception.benchmark.machine import describe_machine
 from kd_perception.benchmark.rectangle_model import write_rectangle_model
 from kd_perception.benchmark.variants import batch_cost, write_resized
 from kd_perception.cli.main import main
@@ -27,7 +28,7 @@ def report(staleness_max_ms):
             'stages': dict.fromkeys(benchmark_node.STAGES, stage),
             'cpu_percent_of_one_core': 12.5, 'cpu_ms_per_result': 4.0,
             'stamp_to_consumer': {'p50_ms': 101.0, 'p99_ms': 130.0, 'max_ms': 140.0}}
-    result = {'machine': benchmark_node.describe_machine(), 'model': 'm.onnx', 'image': '1242x375 bgr8',
+    result = {'machine': describe_machine(), 'model': 'm.onnx', 'image': '1242x375 bgr8',
               'threads': 1, 'seconds': 3.0, 'goals': [], 'age': part,
               'startup': {'import_ms': 300.0, 'process_to_active_ms': 700.0}}
     benchmark_node._judge(result, 'age', staleness_max_ms, 33.3)
@@ -37,7 +38,7 @@ def report(staleness_max_ms):
 @pytest.fixture
 def measured(monkeypatch):
     pytest.importorskip('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
-    monkeypatch.setattr('kd_perception.demo.run.prepare_environment', lambda: None)
+    monkeypatch.setattr('kd_perception.benchmark.node.prepare_environment', lambda: None)
 
     def use(staleness_max_ms):
         monkeypatch.setattr(benchmark_node, 'measure', lambda *_: report(staleness_max_ms))
@@ -70,7 +71,7 @@ def test_bad_arguments_are_one_line(arguments, message, capsys):
 
 
 def test_the_machine_is_described():
-    machine = benchmark_node.describe_machine()
+    machine = describe_machine()
     assert machine['cpu'] and int(machine['cores']) >= 1 and machine['onnxruntime'] != 'unknown'
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from hard_frames import hard_frame, START_NS
 from kd_perception.bags.writer import BagWriter
-from kd_perception.cli import review_edit
+from kd_perception.cli import review
 from kd_perception.cli.main import main
 from kd_perception.errors import ConfigError
 from kd_perception.labels.kitti_text import read_label_file
+from kd_perception.review.edit import edit
 from kd_perception.review.label_server import MAX_BODY_BYTES
 from kd_perception.review.label_store import checked_boxes, LabelStore
 from label_editor import arguments, ask, editor
@@ -248,7 +249,7 @@ def test_the_command_ends_with_the_page(bag, tmp_path, capsys):
         threading.Thread(target=lambda: ask(server, 'POST', 'api/finish', {}), daemon=True).start()
 
     started = []
-    assert review_edit.edit(arguments(bag, tmp_path / 'site'), finish) == 0
+    edit(review.selection(arguments(bag, tmp_path / 'site')), tmp_path / 'site', quiet=True, started=finish)
     out = capsys.readouterr().out
     assert started[0].url in out and '0 labelled images' in out
     for more, words in ((('site', '--edit', '--port', '99999'), '--port 99999'),

@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 
 from kd_perception.cli import review
-from kd_perception.cli.review_edit import prepare
 from kd_perception.files import write_whole
+from kd_perception.review.edit import prepare
 from kd_perception.review.label_store import LabelStore
 
 
@@ -32,7 +32,8 @@ def editor(bag, out, *more, full=lambda: False):
     store = LabelStore(out, write)
     store.open()
     try:
-        with prepare(arguments(bag, out, *more), store) as server:
+        args = arguments(bag, out, *more)
+        with prepare(review.selection(args), store, args.labels_from, args.classes, args.port) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
             thread.start()
             try:

@@ -9,9 +9,10 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.errors import ConfigError, TrainingError
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.training.ablation import (
     Ablation,
     AblationSettings,

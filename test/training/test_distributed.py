@@ -15,9 +15,10 @@ import pytest
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnxruntime', reason='the trainer validates with it')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, main
+from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.errors import TrainingError
+from kd_perception.exit_codes import EXIT_BAD_INPUT
 from kd_perception.training.data.datasets import collate
 from kd_perception.training.loop.distributed import Processes
 from kd_perception.training.loop.trainer import Trainer

@@ -13,10 +13,11 @@ onnx = pytest.importorskip('onnx', reason='the teacher is made here')
 pytest.importorskip('onnxruntime', reason='the teacher is run')
 from onnx import helper, numpy_helper, TensorProto
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, main
+from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.exit_codes import EXIT_BAD_INPUT
 from kd_perception.training.distillation.label_teacher import CACHE_NAME, label_teacher
 from kd_perception.training.loop.trainer import Trainer
 from kd_perception.training.settings.run import TrainingSettings

@@ -15,9 +15,10 @@ pytest.importorskip('torch', reason='adapting needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 
 from kd_perception.cli import poc
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.cli.main import main
 from kd_perception.errors import ConfigError, EvaluationError
 from kd_perception.evaluation.report.compare import load_report
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.poc import steps as poc_steps
 from kd_perception.training.data.rendered import render_dataset
 

@@ -17,9 +17,10 @@ pytest.importorskip('onnx', reason='export needs onnx')
 
 from hard_frames import hard_frame
 from kd_perception.bags.writer import BagWriter
-from kd_perception.cli.main import EXIT_OK, main
+from kd_perception.cli.main import main
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.evaluation.report.compare import load_report
+from kd_perception.exit_codes import EXIT_OK
 from kd_perception.labels.kitti_text import read_label_file
 from kd_perception.training.data.rendered import render_dataset, render_scene
 from label_editor import ask, editor

@@ -14,10 +14,11 @@ pytest.importorskip('onnx', reason='export needs onnx')
 pytest.importorskip('onnxruntime', reason='the exported file is run')
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.training import activation_bits
 from kd_perception.training.binary.layers import BinaryConv2d
 from kd_perception.training.data.datasets import MixedStream

@@ -12,10 +12,11 @@ torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 pytest.importorskip('onnx', reason='export needs onnx')
 pytest.importorskip('onnxruntime', reason='the exported file is run')
 
-from kd_perception.cli.main import EXIT_BAD_INPUT, EXIT_OK, main
+from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError, TrainingError
+from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.files import lock_folder
 from kd_perception.models.manifest import load_manifest
 from kd_perception.training.ablation import AblationSettings

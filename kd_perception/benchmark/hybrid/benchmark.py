@@ -8,25 +8,22 @@ consumer, and does harm on purpose where it is asked to. See docs/how-to/hybrid_
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import contextlib
-import json
+import dataclasses
 import os
 from pathlib import Path
-import re
 import signal
-import sys
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from kd_perception.benchmark.hybrid.faults import LEVELS, plan
+from kd_perception.benchmark.hybrid.faults import plan
 from kd_perception.benchmark.hybrid.load import IMAGE_DEPTH, Load
 from kd_perception.benchmark.hybrid.processes import Nodes
 from kd_perception.benchmark.hybrid.report import make_report, markdown, Run
-from kd_perception.benchmark.node import describe_machine, publish_report, report_place
-from kd_perception.cli.main import EXIT_CHECK_FAILED, EXIT_OK
+from kd_perception.benchmark.machine import describe_machine
+from kd_perception.benchmark.report_files import publish_report, report_place
 from kd_perception.demo.run import prepare_environment
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
@@ -41,71 +38,75 @@ TRANSPORTS = {'default': {BUILTIN: 'DEFAULT'}, 'large-data': {}}
 STEM = 'hybrid_benchmark'
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `benchmark hybrid`."""
-    add = parser.add_argument
-    add('--minutes', type=float, default=5.0, help='duration (default 5)')
-    add('--cameras', type=int, default=4, help='number of cameras (default 4)')
-    add('--rate', type=float, default=10.0, help='images a second of each camera (default 10)')
-    add('--share', type=float, default=0.2, help='greatest share of frames for the teacher (default 0.2)')
-    add('--deadline-ms', type=float, default=150.0, help='greatest wait for the teacher (default 150)')
-    add('--student', default='student', help='path of an ONNX file, or a name of the manifest')
-    add('--teacher', default='teacher', help='likewise')
-    add('--image-size', default='1242x375', metavar='WxH', help='px (default 1242x375)')
-    add('--input', type=Path, help='folder of images, video or recording; default: a rendered street')
-    add('--faults', choices=LEVELS, default='none', help='how many faults are injected (default none)')
-    add('--seed', type=int, default=0, help='of the faults (default 0)')
-    add('--transports', choices=tuple(TRANSPORTS), help='of Fast DDS; default: those of the environment '
-        'if it says any, else large-data, which is config/fastdds.xml')
-    add('--out', type=Path, required=True,
-        help=f'folder for {STEM}.json, {STEM}.md, {STEM}.png and the logs of the nodes')
-    add('--json', action='store_true', help='print the report as JSON, and the tables to stderr')
+@dataclasses.dataclass(frozen=True)
+class HybridLoad:
+    """
+    The load, and the limits that the fallback is told.
+
+    :param rate_hz: of each camera. :param image_size: (width, height) px.
+    :param source: folder of images, video or recording; None: a rendered street.
+    :param faults: of `faults.LEVELS`. :param transports: of `TRANSPORTS`; None: those of the environment.
+    """
+
+    minutes: float
+    cameras: int
+    rate_hz: float
+    share: float
+    deadline_ms: float
+    student: str
+    teacher: str
+    image_size: tuple[int, int]
+    source: Path | None
+    faults: str
+    seed: int
+    transports: str | None
+
+    def __post_init__(self) -> None:
+        for option, value, low, high in (
+                ('--minutes', self.minutes, 0.05, 24 * 60), ('--cameras', self.cameras, 1, MAX_CAMERAS),
+                ('--rate', self.rate_hz, 0.5, 60), ('--share', self.share, 0, 1),
+                ('--deadline-ms', self.deadline_ms, 1, 60000)):
+            if not low <= value <= high:
+                raise ConfigError(f'{option} {value:g}: expected {low:g} to {high:g}')
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print and store; exit code 1 where a promise is broken."""
-    size = _size(args.image_size)
-    for option, value, low, high in (
-            ('--minutes', args.minutes, 0.05, 24 * 60), ('--cameras', args.cameras, 1, MAX_CAMERAS),
-            ('--rate', args.rate, 0.5, 60), ('--share', args.share, 0, 1),
-            ('--deadline-ms', args.deadline_ms, 1, 60000)):
-        if not low <= value <= high:
-            raise ConfigError(f'{option} {value:g}: expected {low:g} to {high:g}')
+def benchmark_hybrid(load: HybridLoad, out: Path, tables_to: TextIO) -> dict[str, Any]:
+    """
+    Measure, print the tables, and store.
+
+    :return: the report; `promises` says which were kept.
+    """
+    size = load.image_size
     # Bad files are known now, not after a minute in another process.
-    models = {role: OnnxDetector.named(getattr(args, role)) for role in ('student', 'teacher')}
+    models = {role: OnnxDetector.named(getattr(load, role)) for role in ('student', 'teacher')}
     paths = {role: model.path for role, model in models.items()}
     labels = {role: model.spec.labels for role, model in models.items()}
-    names = [f'camera{i:02d}' for i in range(args.cameras)]
-    images = _images(args.input, size)
-    if args.transports:
+    names = [f'camera{i:02d}' for i in range(load.cameras)]
+    images = _images(load.source, size)
+    if load.transports:
         for name in PROFILES:
             os.environ.pop(name, None)
         os.environ.pop(BUILTIN, None)
-        os.environ.update(TRANSPORTS[args.transports])
+        os.environ.update(TRANSPORTS[load.transports])
     # With LOCALHOST, rmw_fastrtps replaces Fast DDS' default transports by some of its own.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     prepare_environment()
     report: dict[str, Any] = {'machine': describe_machine(), 'settings': {
-        **{role: path.name for role, path in paths.items()}, 'cameras': args.cameras, 'rate_hz': args.rate,
-        'share': args.share, 'image': f'{size[0]}x{size[1]} bgr8', 'image_depth': IMAGE_DEPTH,
-        'input': args.input.name if args.input else 'rendered', 'faults': args.faults, 'seed': args.seed}}
+        **{role: path.name for role, path in paths.items()}, 'cameras': load.cameras, 'rate_hz': load.rate_hz,
+        'share': load.share, 'image': f'{size[0]}x{size[1]} bgr8', 'image_depth': IMAGE_DEPTH,
+        'input': load.source.name if load.source else 'rendered', 'faults': load.faults, 'seed': load.seed}}
     from kd_perception.benchmark.hybrid.timeline import write_timeline
-    with report_place(args.out, STEM) as place:
-        recorded = measure(args, names, _parameters(args, names, paths, labels), _pool(images, names[0]),
-                           labels['teacher'])
-        report.update(make_report(recorded, args.deadline_ms))
-        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+    with report_place(out, STEM) as place:
+        recorded = measure(load, out, names, _parameters(load, names, paths, labels),
+                           _pool(images, names[0]), labels['teacher'])
+        report.update(make_report(recorded, load.deadline_ms))
+        with contextlib.redirect_stdout(tables_to):
             publish_report(report, markdown(report), place, STEM,
                            lambda path: write_timeline(path, recorded, report))
-    if args.json:
-        print(json.dumps(report))
-    broken = [promise['promise'] for promise in report['promises'] if not promise['kept']]
-    if broken:
-        print(f'broken: {"; ".join(broken)}', file=sys.stderr)
-    return EXIT_CHECK_FAILED if broken else EXIT_OK
+    return report
 
 
-def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str, dict[str, Any]],
+def measure(chosen: HybridLoad, out: Path, names: Sequence[str], parameters: dict[str, dict[str, Any]],
             pool: Sequence[bytearray], teacher_labels: Sequence[str]) -> Run:
     """
     Start the nodes, run the load, stop the nodes.
@@ -117,16 +118,16 @@ def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str
 
     from kd_perception.nodes.shared.runtime import exempt_from_collection
 
-    seconds = 60 * args.minutes
-    faults = plan(args.faults, seconds, names, args.seed)
+    seconds = 60 * chosen.minutes
+    faults = plan(chosen.faults, seconds, names, chosen.seed)
     load = node = None
     with remembered_interrupts(signal.SIGINT, signal.SIGTERM) as interrupted:
         rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
         try:
             node = rclpy.create_node('benchmark')
-            nodes = Nodes(parameters, args.out / 'logs')
+            nodes = Nodes(parameters, out / 'logs')
             try:
-                load = Load(node, nodes, names, pool, args.rate, teacher_labels, args.seed,
+                load = Load(node, nodes, names, pool, chosen.rate_hz, teacher_labels, chosen.seed,
                             interrupted.is_set)
                 for name in parameters:
                     nodes.start(name)
@@ -143,7 +144,7 @@ def measure(args: argparse.Namespace, names: Sequence[str], parameters: dict[str
             rclpy.try_shutdown()
 
 
-def _parameters(args: argparse.Namespace, names: Sequence[str], paths: dict[str, Path],
+def _parameters(load: HybridLoad, names: Sequence[str], paths: dict[str, Path],
                 labels: dict[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
     """Return the nodes' parameters: those of hybrid.launch.py, with reliable images."""
     reliable = {'image_reliability': 'reliable'}
@@ -151,20 +152,11 @@ def _parameters(args: argparse.Namespace, names: Sequence[str], paths: dict[str,
         'student': {'model': str(paths['student'].resolve()), 'cameras': list(names), 'threads': 1,
                     'image_depth': 1, **reliable},
         'fallback': {'student_model': str(paths['student'].resolve()), 'cameras': list(names),
-                     'teacher_labels': list(labels['teacher']), 'share': float(args.share),
-                     'audit_share': min(GateSettings.audit_share, float(args.share)),
-                     'deadline_ms': float(args.deadline_ms), 'seed': args.seed % 2**31, **reliable},
+                     'teacher_labels': list(labels['teacher']), 'share': float(load.share),
+                     'audit_share': min(GateSettings.audit_share, float(load.share)),
+                     'deadline_ms': float(load.deadline_ms), 'seed': load.seed % 2**31, **reliable},
         'teacher': {'model': str(paths['teacher'].resolve()), 'threads': 1,
                     'cameras': [f'{name}/teacher' for name in names], **reliable}}
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Return (width, height) px."""
-    found = re.fullmatch(r'(\d{1,4})x(\d{1,4})', text)
-    size = tuple(map(int, found.groups())) if found else (0, 0)
-    if min(size) < 16:
-        raise ConfigError(f'--image-size {text}: expected WIDTHxHEIGHT in px, such as 1242x375')
-    return size
 
 
 def _images(source: Path | None, size: tuple[int, int]) -> list[np.ndarray]:

@@ -10,11 +10,17 @@ import cv2
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.cli.pseudo_label import DEFAULT_SCORE, DEFAULT_SCORES, DEFAULT_UNCERTAIN
 from kd_perception.errors import ConfigError
 from kd_perception.files import write_whole
 from kd_perception.labels.kitti_text import format_objects, KittiObjects
-from kd_perception.labels.label_merge import merge_labels, Merged, Thresholds
+from kd_perception.labels.label_merge import (
+    DEFAULT_SCORE,
+    DEFAULT_SCORES,
+    DEFAULT_UNCERTAIN,
+    merge_labels,
+    Merged,
+    Thresholds,
+)
 from kd_perception.output_folder import cannot_be_written, OutputFolder
 from kd_perception.recording.recorded import Boxes, RecordedFrame, RecordedImage
 

@@ -3,41 +3,44 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import hashlib
+from pathlib import Path
 import sys
 from typing import Any
 
-from kd_perception.cli.main import EXIT_OK
-from kd_perception.cli.review import chosen_frames, print_notes, progress, record
-from kd_perception.cli.review_export import image_file, propose_labels
 from kd_perception.errors import ConfigError, ImageError
+from kd_perception.progress import progress
 from kd_perception.recording.disagreement import Disagreement, WorkingScores
 from kd_perception.recording.recorded import Boxes, RecordedFrame
+from kd_perception.review.kitti_export import image_file, propose_labels
 from kd_perception.review.label_server import EditFrame, LabelServer
 from kd_perception.review.label_store import checked_boxes, LabelBox, LabelStore
+from kd_perception.review.selection import chosen_frames, record, Selection
 
 FIRST_CLASSES, LAST_CLASS = ('Car', 'Pedestrian', 'Cyclist'), 'DontCare'
 _MAX_CLASS = 40
 _FACTS = ('bag', 'camera', 'stamp_ns', 'frame_id', 'source', 'reason', 'ambiguity', 'disagreement')
 
 
-def edit(args: argparse.Namespace, started: Callable[[LabelServer], None] = lambda server: None) -> int:
+def edit(selection: Selection, out: Path, labels_from: str | None = None, classes: Sequence[str] = (),
+         port: int = 0, quiet: bool = False, note: Callable[[Sequence[str]], None] = lambda lines: None,
+         started: Callable[[LabelServer], None] = lambda server: None) -> None:
     """
-    Serve the editor until it is finished or interrupted; 0 in both cases, since all is saved.
+    Serve the editor until it is finished or interrupted; all is saved in both cases.
 
+    :param out: folder of the labels. :param labels_from: whose boxes are proposed first; None: of the
+        teacher, or what was verified.
+    :param classes: offered beside ours and those recorded. :param port: 0: a free one.
+    :param note: takes lines on what could not be read.
     :param started: called with the server before it serves; a seam for tests.
     :raises BagError: the input holds no hard frames. :raises ConfigError: the folder or port cannot be had.
     """
-    if args.export_kitti or args.overwrite:
-        raise ConfigError('--export-kitti and --overwrite do not go with --edit: --out is the folder of '
-                          'labels')
-    store = LabelStore(args.out)
+    store = LabelStore(out)
     store.open()
     try:
-        with prepare(args, store) as server:
+        with prepare(selection, store, labels_from, classes, port, quiet, note) as server:
             started(server)
             print(f'{len(server.frames)} frames, {_counts(server)}. Open {server.url}\n'
                   'Every change is saved at once; end with Finish in the page, or with Ctrl-C here.',
@@ -49,21 +52,21 @@ def edit(args: argparse.Namespace, started: Callable[[LabelServer], None] = lamb
             _report(server)
     finally:
         store.close()
-    return EXIT_OK
 
 
-def prepare(args: argparse.Namespace, store: LabelStore) -> LabelServer:
+def prepare(selection: Selection, store: LabelStore, labels_from: str | None = None,
+            classes: Sequence[str] = (), port: int = 0, quiet: bool = False,
+            note: Callable[[Sequence[str]], None] = lambda lines: None) -> LabelServer:
     """Read the frames and keep their images in the open store; return the server, not yet running."""
-    scores = WorkingScores(args.student_score, args.teacher_score)
-    found, frames, differences = chosen_frames(args, scores)
+    found, frames, differences = chosen_frames(selection)
     names, repeated = _names(frames)
     frames = [frame for frame in frames if frame.key in names]
-    classes = _classes(frames, args.classes)
+    offered = _classes(frames, classes)
     ready: dict[Any, EditFrame] = {}
     problems = list(found.problems)
     if repeated:
         problems.append(f'{repeated} frames are in two recordings and shown once')
-    for frame, image in progress(found.images(frames), len(frames), args.quiet):
+    for frame, image in progress(found.images(frames), total=len(frames), unit='frame', quiet=quiet):
         name = names[frame.key]
         if image is None:
             problems.append(f'{name}: its image is missing; left out')
@@ -78,16 +81,16 @@ def prepare(args: argparse.Namespace, store: LabelStore) -> LabelServer:
         facts = record(frame, differences[frame.key])
         ready[frame.key] = EditFrame(
             name, path, (int(hw[0]), int(hw[1])), {key: facts[key] for key in _FACTS},
-            _model_boxes(frame, differences[frame.key], scores),
-            _proposal(frame, args.labels_from, classes, hw))
-    print_notes(problems)
+            _model_boxes(frame, differences[frame.key], selection.scores),
+            _proposal(frame, labels_from, offered, hw))
+    note(problems)
     others = len(store.names() - set(names.values()))
     if others:
-        print_notes([f'{others} frames decided earlier are not among these; their labels stay'])
+        note([f'{others} frames decided earlier are not among these; their labels stay'])
     shown = [ready[frame.key] for frame in frames if frame.key in ready]
     if not shown:
-        raise ConfigError(f'{args.input}: none of its frames has an image that can be decoded')
-    return LabelServer(store, shown, classes, args.port)
+        raise ConfigError(f'{selection.input}: none of its frames has an image that can be decoded')
+    return LabelServer(store, shown, offered, port)
 
 
 def _names(frames: Sequence[RecordedFrame]) -> tuple[dict[Any, str], int]:
