@@ -64,8 +64,8 @@ env: ## the environment: locked wheels, vision_msgs, this package
 env-train: ## the environment, with PyTorch
 	@$(MAKE_ENV) --train
 
-lint: env ## ruff; `.venv/bin/ruff check --fix` sorts imports
-	@"$$VENV/bin/python" -m ruff check
+lint: env ## ruff and mypy; `.venv/bin/ruff check --fix` sorts imports
+	@"$$VENV/bin/python" -m ruff check && "$$VENV/bin/python" -m mypy
 
 params: env ## config/*.yaml and the tables of docs/reference, from the parameter tables
 	@"$$VENV/bin/python" tools/parameter_files.py

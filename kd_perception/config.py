@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, cast, TypeVar
 
 import yaml
 
@@ -121,8 +121,8 @@ def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     """
     if not isinstance(mapping, collections.abc.Mapping):
         raise ConfigError(f'{where}: expected a mapping, got {_type_name(mapping)}')
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = _type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
+    hints = _type_hints(cast(Any, cls))
     unknown = [str(key) for key in mapping if key not in fields]
     if unknown:
         raise ConfigError(
@@ -212,7 +212,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise _wrong(where, hint, value)
         return {_convert(args[0], k, where): _convert(args[1], v, f'{where}.{k}') for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
-        return from_mapping(hint, value, where)
+        return from_mapping(cast(Any, hint), value, where)
     return _convert_scalar(hint, value, where)
 
 

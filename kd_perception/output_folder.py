@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import json
 import os
 from pathlib import Path
-from typing import Any, IO
+from typing import Any
 
 from kd_perception.errors import ConfigError
 from kd_perception.files import FolderLock, lock_folder
@@ -44,7 +44,7 @@ class OutputFolder:
         self._unfinished: list[str] | None = None
         self._begun = False
         self._lock: FolderLock | None = None
-        self._marker: IO[str] | None = None
+        self._marker: Any = None      # a text file while the folder is taken
 
     def __enter__(self) -> OutputFolder:
         try:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FREE = ['D213', 'D301', 'D400', 'D401', 'D402', 'D403', 'D415']
 
 
-@pytest.mark.parametrize('command', [['ruff', 'check']], ids=lambda command: command[0])
+@pytest.mark.parametrize('command', [['ruff', 'check'], ['mypy']], ids=lambda command: command[0])
 def test_source_passes(command):
     if not importlib.util.find_spec(command[0]):
         pytest.skip(f'{command[0]} is not installed; no ROS distribution has it')

@@ -31,7 +31,8 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, iou_t
         return np.zeros(0, dtype=np.int64)
     boxes = np.asarray(boxes_xyxy, dtype=np.float64)[order]
     classes = np.asarray(class_ids)[order]
-    left, kept = np.arange(len(order)), []
+    left = np.arange(len(order))
+    kept: list[int] = []
     # The best of what is left, a block at a time: the whole matrix would cost 30 ms for a thousand
     # candidates, a call for each kept box 6 ms for a hundred of them.
     while len(kept) < max_detections and len(left):

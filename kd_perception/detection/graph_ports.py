@@ -51,7 +51,7 @@ class GraphPorts:
             raise ModelError(
                 f'{path}: the metadata promise sizes of multiples of {spec.size_step} px, but the graph does '
                 f'not leave height and width free: {[list(s) for s in shapes]}')
-        return tuple(sizes)
+        return tuple(map(str, sizes))
 
     def open_sizes(self, spec: InputSpec) -> dict[str, int]:
         """Return the values that the metadata give to the named sizes of the image's input."""

@@ -24,8 +24,10 @@ def parse_input_size(text: str) -> InputSize:
 
     :raises ValueError: the text is none of them.
     """
-    if text in ('camera', 'model'):
-        return text
+    if text == 'camera':
+        return 'camera'
+    if text == 'model':
+        return 'model'
     match = re.fullmatch(r'([1-9][0-9]{0,4})x([1-9][0-9]{0,4})', text)
     if match is None:
         raise ValueError(f'input size: expected camera, model or WIDTHxHEIGHT, got {text!r}')

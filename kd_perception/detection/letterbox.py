@@ -43,13 +43,15 @@ class Letterbox:
         :param placement: `centre` or `top_left` keep the aspect and pad; `stretch` fills the input.
         :raises ValueError: a side is not positive.
         """
-        source_hw, target_hw = tuple(map(int, source_hw)), tuple(map(int, target_hw))
+        source_hw = int(source_hw[0]), int(source_hw[1])
+        target_hw = int(target_hw[0]), int(target_hw[1])
         if min(source_hw + target_hw) <= 0:
             raise ValueError(f'sizes must be positive, got {source_hw} and {target_hw}')
         if placement == 'stretch':
             return cls(source_hw, target_hw, target_hw, (0, 0))
         scale = min(target_hw[0] / source_hw[0], target_hw[1] / source_hw[1])
-        resized_hw = tuple(min(t, max(1, round(s * scale))) for s, t in zip(source_hw, target_hw))
+        height, width = (min(t, max(1, round(s * scale))) for s, t in zip(source_hw, target_hw))
+        resized_hw = height, width
         if placement == 'top_left':
             return cls(source_hw, target_hw, resized_hw, (0, 0))
         offset_xy = ((target_hw[1] - resized_hw[1]) // 2, (target_hw[0] - resized_hw[0]) // 2)

@@ -207,7 +207,7 @@ class OnnxDetector:
     def _size_for(self, image_hw: tuple[int, int]) -> _AtSize:
         """Return the session for an image; the first of a new size takes as long as loading the model."""
         hw = self.input_hw(image_hw)
-        if hw not in self._sizes:
+        if hw not in self._sizes and self._session_at is not None:
             if len(self._sizes) >= _KEPT_SIZES:
                 self._sizes.popitem(last=False)
             self._sizes[hw] = self._at(hw, self._session_at(hw))

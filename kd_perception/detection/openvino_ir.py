@@ -111,7 +111,8 @@ class IrDetector:
 def input_size(image_hw: tuple[int, int], longest_px: int) -> tuple[int, int]:
     """Return the network's (height, width) for an image: its aspect, multiples of `SIZE_STEP_PX`."""
     scale = longest_px / max(image_hw)
-    return tuple(max(SIZE_STEP_PX, round(side * scale / SIZE_STEP_PX) * SIZE_STEP_PX) for side in image_hw)
+    height, width = (max(1, round(side * scale / SIZE_STEP_PX)) * SIZE_STEP_PX for side in image_hw)
+    return height, width
 
 
 def _rows(outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -89,7 +89,7 @@ class OpenVinoModel:
 
 def _import_openvino(path: Path) -> Any:
     # Its import reports to Google Analytics where this package is there; a vehicle reports to nobody.
-    sys.modules.setdefault('openvino_telemetry', None)
+    sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -118,9 +119,9 @@ def output_values(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, score_l
 def _rows(parts: Mapping[str, np.ndarray], decoder: DecoderSpec, score_low: float) -> OutputValues:
     """Take the rows that are detections: of a score that counts, in front of the end of the list."""
     columns = {name: i for i, name in enumerate(decoder.columns)}
-    table = parts['rows'].reshape(-1, len(decoder.columns)) if 'rows' in parts else None
+    table: Any = parts['rows'].reshape(-1, len(decoder.columns)) if 'rows' in parts else None
 
-    def field(role: str, column: str) -> np.ndarray | None:
+    def field(role: str, column: str) -> Any:
         if role in parts:
             return parts[role].reshape(-1).astype(np.float64)
         return table[:, columns[column]] if column in columns else None

@@ -56,7 +56,7 @@ class CameraDrift:
                 self._start(spec)
             if self._tests is None:
                 return
-            values = dict(scene_values(image_bgr))
+            values: dict[str, float | np.ndarray] = {**scene_values(image_bgr)}
             if detections is not None:
                 values.update(detection_values(
                     detections, spec.labels, image_bgr.shape[:2], spec.thresholds.score))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque, OrderedDict
 from collections.abc import Callable, Sequence
+import functools
 import math
 from typing import NamedTuple
 
@@ -181,8 +182,10 @@ class FallbackDrift:
         self._settings, self._clock = settings, clock
         reference, self._problem = read_reference(spec) if settings.enabled else (None, '')
         quantities = reference.select(scorer) if reference else ()
-        self._make = (lambda: FallbackTests(reference, quantities[0], settings, share, audit_share)) \
-            if quantities else lambda: None
+        self._make: Callable[[], FallbackTests | None] = lambda: None
+        if reference and quantities:
+            self._make = functools.partial(
+                FallbackTests, reference, quantities[0], settings, share, audit_share)
         self._idle = (SWITCHED_OFF if not settings.enabled else NO_REFERENCE if reference is None
                       else f'{NO_REFERENCE} of {AMBIGUITY}{scorer}')
         self.reset()

@@ -142,7 +142,7 @@ def _run_model(job: ReplayJob, labels: LabelSource, result: Replay) -> None:
             result.add_latency(decode=decoded - start, preprocess=timings.preprocess_ns,
                                inference=timings.inference_ns, postprocess=timings.postprocess_ns,
                                total=done - start)
-            digest.update(np.ascontiguousarray(image))
+            digest.update(np.ascontiguousarray(image).data)
             result.names.append(labels.name_of(frame.stamp_ns, frame.name))
             result.stamps_ns.append(frame.stamp_ns)
             result.labels.append(truth)
@@ -189,7 +189,7 @@ def _read_detections(job: ReplayJob, labels: LabelSource, result: Replay) -> Non
         if objects is None:
             result.dropped[NO_DETECTIONS] += 1
             objects = KittiObjects.empty(scores=True)
-        elif log_ns is not None:
+        elif log_ns is not None and found_ns is not None:
             result.add_latency(recorded=found_ns - log_ns)
         result.names.append(labels.name_of(stamp, name))
         result.stamps_ns.append(stamp)

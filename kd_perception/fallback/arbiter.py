@@ -16,7 +16,7 @@ from collections import Counter, deque, OrderedDict
 from collections.abc import Mapping
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, Literal
 
 from kd_perception.boxes.detections import Detections
 from kd_perception.fallback.gate import GateDecision, NO_IMAGE
@@ -121,7 +121,7 @@ class _Pending:
         self.unverified = '' if self.waiting else decision.denied
 
 
-def _sent(entry: _Pending) -> str:
+def _sent(entry: _Pending) -> Literal['yes', 'no', 'probe']:
     if not entry.decision.send or not entry.asked:
         return 'no'
     return 'probe' if entry.decision.probe else 'yes'

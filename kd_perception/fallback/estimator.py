@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import numpy as np
@@ -74,7 +75,7 @@ class Estimator:
     version: int = GATE_VERSION
 
     def __post_init__(self):
-        """Check what fields cannot check alone; prepare the arrays that `explain` works on."""
+        """Check what fields cannot check alone."""
         if self.version != GATE_VERSION:
             raise ValueError(f'version is {self.version}, this package reads {GATE_VERSION}')
         names = [feature.name for feature in self.features]
@@ -86,11 +87,18 @@ class Estimator:
             raise ValueError('share_thresholds: expected rising shares in [0, 1]')
         if scores != sorted(scores, reverse=True):
             raise ValueError('share_thresholds: a greater share needs a threshold that is no higher')
-        for name in ('weight', 'mean', 'scale'):
-            values = np.array([getattr(feature, name) for feature in self.features], dtype=np.float64)
-            object.__setattr__(self, f'_{name}', values)
-        object.__setattr__(self, '_log', np.array([f.transform == 'log1p' for f in self.features]))
         object.__setattr__(self, '_index', ((), None))
+
+    @functools.cached_property
+    def _weight(self) -> np.ndarray:
+        return np.array([feature.weight for feature in self.features], dtype=np.float64)
+
+    @functools.cached_property
+    def _standards(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Whether the logarithm is taken, mean, scale; each (K,)."""
+        return (np.array([feature.transform == 'log1p' for feature in self.features]),
+                np.array([feature.mean for feature in self.features], dtype=np.float64),
+                np.array([feature.scale for feature in self.features], dtype=np.float64))
 
     @classmethod
     def from_document(cls, document: Any, labels: Sequence[str], where: str) -> Estimator:
@@ -130,13 +138,13 @@ class Estimator:
         :param names: F feature names, :param values: (..., F) in that order, NaN for unknown.
         :raises KeyError: a feature of the model is not among them.
         """
-        known, index = self._index
+        known, index = self.__dict__['_index']
         if known is not names:      # one tuple for all frames of an extractor: looked up once
             position = {name: i for i, name in enumerate(names)}
             index = np.array([position[feature.name] for feature in self.features])
             object.__setattr__(self, '_index', (names, index))
         raw = np.asarray(values, dtype=np.float64)[..., index]
-        return standardise(raw, self._log, self._mean, self._scale)
+        return standardise(raw, *self._standards)
 
     def scores(self, names: Sequence[str], values: np.ndarray) -> np.ndarray:
         """Return the scores (N,) of frames (N, F); see `standardised`."""
@@ -163,7 +171,8 @@ class Estimator:
         """
         if not self.share_thresholds or not 0 <= share <= 1:
             raise ValueError('expected a share in [0, 1] and an estimator with share_thresholds')
-        return float(np.interp(share, *zip(*self.share_thresholds)))
+        shares, scores = zip(*self.share_thresholds)
+        return float(np.interp(share, shares, scores))
 
     def _link(self, margin: np.ndarray) -> np.ndarray:
         # tanh form of the logistic function: cannot overflow.

@@ -92,7 +92,7 @@ def move_boxes(before: FlowImage, after: FlowImage,
     small = boxes * scale
     centres, sizes = (small[:, :2] + small[:, 2:]) / 2, small[:, 2:] - small[:, :2]
     points = centres[:, None] + _UNIT * sizes[:, None]                      # (N, P, 2)
-    moved, status, residual = cv2.calcOpticalFlowPyrLK(
+    moved, status, residual = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
         before.grey, after.grey, points.reshape(-1, 1, 2).astype(np.float32), None,
         winSize=(_WINDOW_PX, _WINDOW_PX), maxLevel=_LEVELS,
         criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, 0.03), minEigThreshold=1e-3)

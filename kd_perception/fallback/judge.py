@@ -78,6 +78,6 @@ class Judge:
 
     def threshold_for(self, share: float) -> float:
         """Return the score from which frames are ambiguous, as far as the scorer can say (`knows_shares`)."""
-        if self.knows_shares:
+        if isinstance(self.scorer, Estimator) and self.knows_shares:
             return self.scorer.threshold_for(min(1.0, max(0.0, share)))
         return SIGNAL_THRESHOLD

@@ -145,7 +145,7 @@ class Merger:
         iou = box_iou(student.boxes_xyxy, teacher.boxes_xyxy)
         same = student.class_ids[:, None] == teacher.class_ids[None, :]
         spoken_for = (iou >= np.where(same, s.same_iou, s.contradict_iou)).any(axis=1)
-        student = student.select(~spoken_for)
+        student = student.select(np.logical_not(spoken_for))
         # The teacher's first: of equal scores its boxes stay in front.
         together = Detections.concatenate([teacher, student])
         order = np.argsort(-together.scores, kind='stable')

@@ -50,7 +50,8 @@ class Tracks:
     def __init__(self, settings: TrackSettings = TrackSettings()):
         """Start without tracks."""
         self.settings = settings
-        self._next_id, self._stamp_ns = 1, None
+        self._next_id = 1
+        self._stamp_ns: int | None = None
         self.reset()
 
     def reset(self) -> None:

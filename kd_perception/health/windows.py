@@ -45,7 +45,7 @@ class RateWindow:
         n = len(self._times_ns)
         if n < 2:
             return 0.0
-        elapsed = self._times_ns[-1] - self._times_ns[0]
+        elapsed: float = self._times_ns[-1] - self._times_ns[0]
         if elapsed <= 0:
             return 0.0
         mean = elapsed / (n - 1)

@@ -10,6 +10,7 @@ Works on the messages' fields, not on messages: bags, tests and nodes share it. 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -108,7 +109,7 @@ def decode_raw(
     if buffer.nbytes < needed:
         raise ImageError(
             'short_data', f'{buffer.nbytes} bytes, expected {needed} for {width}x{height} {encoding}')
-    order = '>' if is_bigendian else '<'
+    order: Literal['>', '<'] = '>' if is_bigendian else '<'
     pixels = np.ndarray(
         (height, stored, layout.channels), dtype=np.dtype(layout.dtype).newbyteorder(order), buffer=buffer,
         strides=(step, layout.channels * itemsize, itemsize))

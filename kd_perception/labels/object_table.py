@@ -52,7 +52,7 @@ class ObjectTable:
         known = np.array([fold_case(name) in wanted for name in self.type_names] + [False])
         return known[self.type_ids]
 
-    def take_frames(self, index: Sequence[int]) -> 'ObjectTable':
+    def take_frames(self, index: Sequence[int] | np.ndarray) -> 'ObjectTable':
         """Return the table of the frames ``index``, in that order; -1 stands for an empty frame."""
         chosen = np.asarray(index, dtype=np.int64).reshape(-1)
         counts = np.where(chosen >= 0, np.diff(self.offsets, append=0)[chosen], 0)

@@ -162,7 +162,8 @@ def read_result(raw: bytes, labels: Sequence[str], limit: int) -> SerializedResu
     head = bytes(raw[_ORIGIN:reader.offset])
     count, = reader.numbers('I', 4)
     ids = {label: index for index, label in enumerate(labels)}
-    boxes, scores, class_ids, unknown, unknown_name = [], [], [], 0, ''
+    found: list[tuple[tuple[float, ...], float, int]] = []
+    unknown, unknown_name = 0, ''
     read = min(count, limit)
     for _ in range(read):
         name, score, (x, y, theta, w, h) = _read_detection(reader, head)
@@ -171,11 +172,11 @@ def read_result(raw: bytes, labels: Sequence[str], limit: int) -> SerializedResu
         if name not in ids:
             unknown, unknown_name = unknown + 1, name
             continue
-        boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2) if w >= 0 and h >= 0 else (np.nan,) * 4)
-        scores.append(score)
-        class_ids.append(ids[name])
-    boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    scores, class_ids = np.array(scores, np.float64), np.array(class_ids, np.int64)
+        box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2) if w >= 0 and h >= 0 else (np.nan,) * 4
+        found.append((box, score, ids[name]))
+    boxes = np.array([box for box, _, _ in found], np.float64).reshape(-1, 4)
+    scores = np.array([score for _, score, _ in found], np.float64)
+    class_ids = np.array([class_id for _, _, class_id in found], np.int64)
     # A finite box whose corners are not is one beyond float32; ten million px is further than any image.
     good = (np.abs(boxes) < 1e7).all(axis=1) & (scores >= 0) & (scores <= 1)
     detections = Detections(boxes[good], scores[good], class_ids[good])

@@ -50,8 +50,8 @@ def _gather_shuffles(graph: Any) -> None:
         for node in (first, transpose, last):
             graph.node.remove(node)
     for (groups, channels), name in orders.items():
-        order = [group * channels + channel for channel in range(channels) for group in range(groups)]
-        graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(order)], order))
+        places = [group * channels + channel for channel in range(channels) for group in range(groups)]
+        graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(places)], places))
     if orders:
         _drop_unused(graph)
 

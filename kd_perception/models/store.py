@@ -163,9 +163,9 @@ class ModelStore:
         :raises ModelError: there is none.
         """
         history = self.history(role)
-        if version is None and history.current is None:
-            raise ModelError(f'{self.folder}: no {role} was promoted yet')
         version = history.current if version is None else version
+        if version is None:
+            raise ModelError(f'{self.folder}: no {role} was promoted yet')
         path = self.version_folder(role, version) / MODEL_FILE
         if version in history.pruned or not path.is_file():
             known = [event.version for event in history.events if event.action == 'promote']

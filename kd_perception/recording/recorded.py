@@ -154,8 +154,11 @@ class HardFrameSet:
         with BagReader(path) as bag:
             topics = [topic for topic, item in bag.topics.items() if item.msgtype not in IMAGE_TOPICS]
             for key, record in _keyed(name, bag.messages(topics), self.problems):
+                place = _split(record)
+                if place is None:
+                    continue
                 try:
-                    parts.setdefault(key, {})[_split(record)[1]] = _parse(record)
+                    parts.setdefault(key, {})[place[1]] = _parse(record)
                 except BagError as error:
                     self.problems.append(f'{path.name}: {record.topic}: {error}')
             self.problems += [problem if path.name in problem else f'{path.name}: {problem}'

@@ -16,7 +16,7 @@ from pathlib import Path
 import re
 import shutil
 import time
-from typing import Any
+from typing import Any, IO
 
 from kd_perception.bags.writer import BagWriter
 from kd_perception.errors import BagError
@@ -47,7 +47,7 @@ class RecordingFolder:
                  open_bag: Callable[[Path], Any] = BagWriter, wall_s: Callable[[], float] = time.time):
         self._folder, self._max_total, self._max_file = Path(folder), max_total, max_file
         self._open_bag, self._wall_s = open_bag, wall_s
-        self._lock_file = None
+        self._lock_file: IO[str] | None = None
         self._done: OrderedDict[str, int] = OrderedDict()     # name -> bytes, oldest first
         self._number = 0
         self._writer: Any = None

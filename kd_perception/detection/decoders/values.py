@@ -27,7 +27,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
         return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def to_xyxy(boxes: np.ndarray, box_format: str) -> np.ndarray:
+def to_xyxy(boxes: np.ndarray, box_format: str | None) -> np.ndarray:
     """
     Turn boxes (N, 4) of another order into x_min, y_min, x_max, y_max.
 
@@ -44,7 +44,7 @@ def to_xyxy(boxes: np.ndarray, box_format: str) -> np.ndarray:
         return np.concatenate([corner, corner + size], axis=1)
 
 
-def to_px(boxes_xyxy: np.ndarray, box_units: str, input_hw: tuple[int, int]) -> np.ndarray:
+def to_px(boxes_xyxy: np.ndarray, box_units: str | None, input_hw: tuple[int, int]) -> np.ndarray:
     """Turn boxes (N, 4) into px of the model input."""
     if box_units == 'px':
         return boxes_xyxy

@@ -89,7 +89,7 @@ class _Monitors:
         self._detector.add(rows[index])
         if self._fallback is None:
             return
-        self._fallback.add(frames.values[index][self._scorer])
+        self._fallback.add(float(frames.values[index][self._scorer]))
         if self._rng.random() < self._audit_share:
             self._fallback.audited(frames.audits[index])
 
@@ -185,7 +185,8 @@ def monitor_of(test: str) -> str:
 
 
 def _first(delay: Mapping[str, int | None], names: Sequence[str]) -> int | None:
-    return min((delay[name] for name in names if delay[name] is not None), default=None)
+    known = [frame for frame in map(delay.get, names) if frame is not None]
+    return min(known, default=None)
 
 
 def _summary(values: Sequence[int | None]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from kd_perception.errors import EvaluationError
 from kd_perception.evaluation.hybrid.frames import Answers
@@ -122,7 +123,7 @@ def sent_frames(scores: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
     return sent
 
 
-def recovered(ap: np.ndarray, none: np.ndarray, every: np.ndarray) -> np.ndarray:
+def recovered(ap: ArrayLike, none: ArrayLike, every: ArrayLike) -> np.ndarray:
     """Return the share of the teacher's gain that `ap` holds; NaN where the teacher gains nothing."""
     ap, none, every = (np.asarray(value, dtype=np.float64) for value in (ap, none, every))
     span = every - none

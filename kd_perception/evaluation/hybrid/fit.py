@@ -8,7 +8,7 @@ fit to the raw gains of several sets learns mostly that.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -95,8 +95,9 @@ def held_out_groups(frames: PairedFrames, group_by: str) -> list[str]:
     return keys
 
 
-def fit_gate(frames: PairedFrames, kind: str = 'logistic', features: Sequence[str] = FEATURES, folds: int = 5,
-             group_by: str = 'set', seed: int = 0, classes: Sequence[ClassProtocol] = KITTI_CLASSES
+def fit_gate(frames: PairedFrames, kind: Literal['logistic', 'linear'] = 'logistic',
+             features: Sequence[str] = FEATURES, folds: int = 5, group_by: str = 'set', seed: int = 0,
+             classes: Sequence[ClassProtocol] = KITTI_CLASSES
              ) -> GateFit:
     """
     Fit an estimator to where the teacher improves frames most.
@@ -173,8 +174,8 @@ def collected(scores: np.ndarray, gains: np.ndarray, shares: Sequence[float] = _
 
 def weight_table(fit: Fit, most: int = 12) -> list[tuple[str, float, str]]:
     """Return (feature, weight on the standardised feature, transform), the largest first."""
-    rows = [(item.name, item.weight, item.transform) for item in fit.estimator.features]
-    return sorted(rows, key=lambda row: -abs(row[1]))[:most]
+    items = sorted(fit.estimator.features, key=lambda item: -abs(item.weight))
+    return [(item.name, item.weight, item.transform) for item in items[:most]]
 
 
 def describe(result: GateFit, extra: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,9 +6,10 @@ Everything that `evaluate hybrid` and `fit-gate` say follows from these frames; 
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+import functools
 import itertools
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -131,7 +132,10 @@ class Answers:
     def __post_init__(self) -> None:
         if not len(self.labels.frames) == len(self.student.frames) == len(self.merged.frames):
             raise EvaluationError('labels, student and merged answers: expected the same number of frames')
-        object.__setattr__(self, '_both', concatenate_tables([self.student, self.merged]))
+
+    @functools.cached_property
+    def _both(self) -> ObjectTable:
+        return concatenate_tables([self.student, self.merged])
 
     def mixed(self, sent: np.ndarray) -> ObjectTable:
         """Return the detections where the frames of `sent` (F,) bool had been sent, the others not."""
@@ -165,8 +169,16 @@ def run_both(sources: Sequence[Source], student: Detector, teacher: Detector,
     :raises ModelError: a model failed.
     """
     floors = [detector.spec.thresholds.score_low for detector in (student, teacher)]
-    names, sets, drives, labels, found, stamps, sizes, scenes, views = ([] for _ in range(9))
+    names: list[str] = []
+    sets: list[str] = []
     problems: list[str] = []
+    labels: list[Any] = []
+    found: list[Any] = []
+    scenes: list[Any] = []
+    views: list[Any] = []
+    drives: list[int] = []
+    stamps: list[int] = []
+    sizes: list[tuple[int, ...]] = []
     numbers = itertools.count()
     for source in sources:
         first, drive = len(names), next(numbers)

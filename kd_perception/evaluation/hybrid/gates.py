@@ -110,7 +110,7 @@ def compare_gates(ap: HybridAp, gates: Sequence[RankedGate], options: HybridOpti
     areas = {name: area(shares, metric.mean(curve).mean(axis=0)) for name, (_, curve) in by_class.items()}
     none = float(metric.mean(ap.of(np.zeros(count, dtype=bool))))
     every = float(metric.mean(ap.of(np.ones(count, dtype=bool))))
-    result = {
+    result: dict[str, Any] = {
         'text': metric.text, 'difficulty': metric.difficulty.name,
         'classes': {item.name: item.min_iou for item in metric.protocols},
         'mean_over': [item.name for item in metric.counted_protocols],
@@ -206,7 +206,7 @@ def simulate_online(ap: HybridAp, gate: RankedGate, settings: GateSettings, opti
             'enter': settings.enter, 'leave': settings.leave, 'leave_frames': settings.leave_frames,
             'share': settings.share, 'audit_share': settings.audit_share, 'burst': settings.burst},
         'frames': len(sent), 'counts': dict(online.counts), 'share_sent': share, 'ap': float(achieved),
-        'recovered': number(recovered(achieved, none, every)),
+        'recovered': number(float(recovered(achieved, none, every))),
         'random_ap_at_that_share': float(chance),
-        'random_recovered_at_that_share': number(recovered(chance, none, every)),
-        'ranked_recovered_at_that_share': number(recovered(ranked, none, every))}
+        'random_recovered_at_that_share': number(float(recovered(chance, none, every))),
+        'ranked_recovered_at_that_share': number(float(recovered(ranked, none, every)))}

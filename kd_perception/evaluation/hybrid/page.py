@@ -10,9 +10,10 @@ from kd_perception.evaluation.report.page import _figure, _plots, _section, _STY
 
 
 def _interval(pair: Sequence[float | None] | None) -> str:
-    if not pair or None in pair:
+    low, high = pair or (None, None)
+    if low is None or high is None:
         return ''
-    return f'<span class="ci">{100 * pair[0]:.0f} to {100 * pair[1]:.0f}</span>'
+    return f'<span class="ci">{100 * low:.0f} to {100 * high:.0f}</span>'
 
 
 def _order(metric: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from kd_perception.evaluation.report import plots
 _PNG_DPI = 160
 _BACK = '#b4bdc8'
 # Gates that stand out; single signals stay in the background.
-_SHOWN = {
+_SHOWN: dict[str, dict[str, Any]] = {
     ORACLE: {'color': '#8a95a3', 'linestyle': '--', 'label': 'oracle (true gain)'},
     LEARNED: {'color': plots.COLORS[0], 'label': 'learned gate', 'marker': 'o', 'markersize': 4},
     DEFAULT: {'color': plots.COLORS[2], 'label': 'signals, no training', 'marker': 's', 'markersize': 3.5},

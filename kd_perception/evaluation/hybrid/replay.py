@@ -69,6 +69,8 @@ class SimulatedTeacher:
 
     def answer(self) -> int:
         """Return the frame of the answer that is ready, and begin with the next."""
+        if self._work is None:
+            raise ValueError('the teacher has nothing in work')
         frame, done_ns = self._work
         self._work = None
         if self._waiting is not None:
@@ -179,8 +181,9 @@ def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, se
 def _with(settings: FallbackSettings, share: float, carried: bool, drive: bool,
           refresh: bool) -> FallbackSettings:
     gate = replace(settings.gate, share=share, refresh=refresh,
-                   audit_share=min(settings.gate.audit_share, share),
-                   **({} if drive else {'leave': settings.gate.enter, 'leave_frames': 1}))
+                   audit_share=min(settings.gate.audit_share, share))
+    if not drive:
+        gate = replace(gate, leave=settings.gate.enter, leave_frames=1)
     carry = settings.carry if carried else replace(settings.carry, frames=0)
     return replace(settings, gate=gate, carry=carry)
 

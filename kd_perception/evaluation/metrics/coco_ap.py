@@ -60,6 +60,7 @@ def coco_ap(labels: ObjectTable, detections: ObjectTable,
                                   for name, value in zip(METRICS, evaluation.stats)}
     results['mean'] = {}
     for name in METRICS:
-        values = [item[name] for item in results.values() if item.get(name) is not None]
+        figures = [item.get(name) for item in results.values()]
+        values = [figure for figure in figures if figure is not None]
         results['mean'][name] = float(np.mean(values)) if values else None
     return results

@@ -270,8 +270,8 @@ class KittiEvaluator:
         # Thresholds fall: a detection counts from the first threshold that its score reaches.
         first = np.searchsorted(-thresholds, -self.detections.scores[rows], side='left')
         cell = first * count + group[_frames_of(self.detections, rows)]
-        alarms = np.bincount(cell[first < len(thresholds)], minlength=len(thresholds) * count)
-        alarms = np.cumsum(alarms.reshape(len(thresholds), count), axis=0, dtype=kind) - assigned
+        new = np.bincount(cell[first < len(thresholds)], minlength=len(thresholds) * count)
+        alarms = np.cumsum(new.reshape(len(thresholds), count), axis=0, dtype=kind) - assigned
         truths = group[_frames_of(self.labels, np.flatnonzero(truth_state == VALID))]
         return BootstrapCurve(thresholds, true_positives, alarms, np.bincount(truths, minlength=count),
                               scores, truth_group[hits], official)

@@ -8,6 +8,7 @@ every frame is matched at the same time, and only against detections that overla
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +195,7 @@ class FrameMatcher:
         for first in range(0, len(thresholds), step):
             some = np.asarray(thresholds[first:first + step])[:, None]
             matched = np.full((len(some), len(self.truth_rows)), -1, dtype=np.int32)
-            self._run(ranks, lambda scores, limit=some: scores >= limit, matched)
+            self._run(ranks, functools.partial(np.less_equal, some), matched)
             yield slice(first, first + len(some)), self._as_rows(matched)
 
     def _as_rows(self, matched: np.ndarray) -> np.ndarray:

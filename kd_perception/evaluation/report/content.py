@@ -76,7 +76,7 @@ def number(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def numbers(values: Sequence[float]) -> list[float | None]:
+def numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
     """Return floats that JSON can hold."""
     return [number(value) for value in values]
 

@@ -77,7 +77,7 @@ def _draw(frames: FrameSet, mistake: Mistake, image: np.ndarray, threshold: floa
     for name, box in zip(labels.types, labels.boxes_xyxy):
         rectangle(box, (170, 170, 170) if name.lower() == 'dontcare' else _LABEL_BGR, 1)
     found = frames.detections.frame_objects(mistake.frame)
-    for box in found.boxes_xyxy[found.scores >= threshold]:
+    for box in found.boxes_xyxy[np.asarray(found.scores) >= threshold]:
         rectangle(box, _DETECTION_BGR, 1)
     rectangle(np.array(mistake.box_xyxy), _MISTAKE_BGR, 2)
     return tile

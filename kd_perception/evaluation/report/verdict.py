@@ -265,7 +265,7 @@ def _checks(before: dict[str, Any], after: dict[str, Any],
 
 def _check(before: dict[str, Any], after: dict[str, Any], name: str, count: int, most: float,
            most_bound: float) -> Check:
-    delta, = compare(*(_with_zeros(report, name) for report in (before, after)), [name])
+    delta, = compare(_with_zeros(before, name), _with_zeros(after, name), [name])
     if delta.after is None:
         return Check(name, delta.before, None, None, None, count, 'the figure is gone')
     if delta.before is None:
