@@ -42,6 +42,12 @@ def test_teacher_states_origin_licences_and_figures_with_counts(teacher):
     assert 900_000 < weights < 1_000_000
 
 
+def test_each_camera_has_its_own_aspect_and_no_more_pixels(teacher):
+    assert teacher.input_hw((375, 1242)) == (384, 1280)
+    assert teacher.input_hw((720, 1280)) == (512, 928)
+    assert teacher.outputs(np.zeros((512, 928, 3), np.uint8))[3].shape == (1, 35, 8, 15)
+
+
 def test_teacher_finds_nothing_in_an_empty_image(teacher):
     assert len(teacher.detect(np.full((375, 1242, 3), 114, np.uint8)).detections) == 0
 
