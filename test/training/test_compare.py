@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
 
-from kd_perception.benchmark.rectangle_model import write_rectangle_model  # noqa: E402
-from kd_perception.evaluation.metrics.class_matches import ClassMatches  # noqa: E402
-from kd_perception.training.compare import paired_interval  # noqa: E402
-from kd_perception.training.data.rendered import render_dataset  # noqa: E402
+from kd_perception.benchmark.rectangle_model import write_rectangle_model
+from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.training.compare import paired_interval
+from kd_perception.training.data.rendered import render_dataset
 
 CONFIG = """\
 labels: [Car, Pedestrian, Cyclist]
