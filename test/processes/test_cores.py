@@ -21,9 +21,11 @@ import onnxruntime
 made = []
 session = onnxruntime.InferenceSession
 onnxruntime.InferenceSession = lambda *args, **named: made.append(session(*args, **named)) or made[-1]
+print(usable_cores())
 for threads in (0, 3):
+    made.clear()
     OnnxDetector.load(models_folder() / 'teacher.onnx', ExecutionOptions(threads=threads))
-print(usable_cores(), *(item.get_session_options().intra_op_num_threads for item in made))
+    print(*{item.get_session_options().intra_op_num_threads for item in made})
 """
 
 
