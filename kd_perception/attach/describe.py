@@ -142,6 +142,10 @@ def _input(found: Description, facts: GraphFacts, choices: Choices) -> None:
                          + ', '.join(f'{p.name} {list(p.shape)}' for p in facts.ports.inputs))
     source = f'input {port.name!r} {list(port.shape)}'
     axes = 'HWC' if port.shape[-1] == 3 else 'CHW'
+    batch = port.shape[0] if len(port.shape) == 4 else 1
+    if isinstance(batch, int) and batch != 1 and not facts.weights:     # an IR can have another
+        raise ModelError(f'{facts.path}: {source} takes {batch} images at once, expected 1: export it with '
+                         'batch 1, or with a dynamic one')
     found.set('input.layout', ('N' if len(port.shape) == 4 else '') + axes, source)
     found.set('input.dtype', port.dtype, source)
     sizes = [port.shape[len(port.shape) - 3 + axes.index(axis)] for axis in 'HW']

@@ -119,7 +119,7 @@ def look_at_outputs(found: Description, decoder: DecoderSpec, outputs: dict[str,
     if not len(boxes):
         tell('box_units', decoder.box_units, f'a guess: nothing found on {image.name if image else "noise"}')
         return
-    tell('box_units', 'normalised' if float(np.abs(boxes).max()) <= _MOST_SHARE else 'px')
+    tell('box_units', 'normalised' if np.median(np.abs(boxes).max(axis=1)) <= _MOST_SHARE else 'px')
     if decoder.type != 'end_to_end':
         corners = bool((boxes[:, 2:] >= boxes[:, :2] - 1e-6).all())
         tell('box_format', 'xyxy' if corners else 'cxcywh')

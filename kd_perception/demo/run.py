@@ -26,7 +26,8 @@ from kd_perception.errors import RosInterfaceError
 from kd_perception.processes.ros_environment import require_ros
 from kd_perception.transport import image_transport_environment, profiles_file
 
-READY_TIMEOUT_S = 60.0
+# Loading a model takes a second; on a computer that is busy with other things, many.
+READY_TIMEOUT_S = 180.0
 # What the replay may take beyond the time that it plays: start, discovery, a slow machine.
 REPLAY_MARGIN_S = 60.0
 # The detector reports once a second; its last report must have seen the last frame.

@@ -295,3 +295,11 @@ def _described(tmp_path):
     folder.mkdir()
     _, out = attach(folder, FAMILIES['yolo11'][0])
     return {entry.key: entry.value for entry in onnx.load(str(out)).metadata_props}
+
+
+def test_an_export_of_several_images_is_refused_by_its_batch(tmp_path, capsys):
+    status, out = attach(tmp_path, graph({'output0': channels_first()}, shape=(4, 3, HEIGHT, WIDTH),
+                                         metadata=ultralytics()))
+    error = capsys.readouterr().err
+    assert status == 2 and not out.exists() and len(error.splitlines()) == 1
+    assert "input 'images' [4, 3, 64, 96] takes 4 images at once, expected 1: export it with batch 1" in error
