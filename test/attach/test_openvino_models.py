@@ -32,7 +32,7 @@ def attached(folder, source, size):
 
 
 def same(one, other):
-    found, expected = (each.detect(IMAGE, 0.3, max_detections=1000).detections for each in (one, other))
+    found, expected = (each.detect(IMAGE, 0.3, 1.0, 10000).detections for each in (one, other))
     assert len(found) == len(expected) > 5
     for box, score, class_id in zip(expected.boxes_xyxy, expected.scores, expected.class_ids):
         # Of equal scores the order is open.
