@@ -73,7 +73,7 @@ THIRD_PARTY = {
     'review': {'cv2', 'numpy'},
     'training': {'cv2', 'matplotlib', 'numpy', 'onnx', 'torch', 'tqdm', 'yaml'},
     'nodes': {'cv2', 'numpy', 'prometheus_client', 'psutil', 'yaml', *ROS},
-    'poc': {'cv2', 'matplotlib', 'numpy', 'yaml'},
+    'poc': {'cv2', 'matplotlib', 'numpy', 'yaml', *TORCH},
     'demo': {'cv2', 'matplotlib', 'numpy', 'psutil', 'tqdm', 'yaml', *ROS},
     'benchmark': {'cv2', 'matplotlib', 'ncnn', 'numpy', 'onnx', 'openvino', 'psutil',
                   'tqdm', 'yaml', *ROS, *TORCH},

@@ -13,6 +13,7 @@ from kd_perception.config import to_mapping
 from kd_perception.errors import ModelError, PromotionRefused
 from kd_perception.evaluation.report.promotion import promote, roll_back
 from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
+from kd_perception.models.history import history_lines
 from kd_perception.models.store import ModelStore, ROLES, SCHEME, StoreReference
 
 ACTIONS = ('promote', 'rollback', 'history', 'prune', 'swap')
@@ -97,17 +98,7 @@ def _history(args: argparse.Namespace) -> int:
         print(json.dumps({role: to_mapping(history) for role, history in histories.items()}, indent=2))
         return EXIT_OK
     for role, history in histories.items():
-        if not history.events:
-            print(f'{role}: nothing was promoted yet')
-            continue
-        print(f'{role}: version {history.current} is current; a rollback goes to '
-              f'{history.line[-2] if len(history.line) > 1 else "none"}')
-        since = max((number for number, event in enumerate(history.events)
-                     if event.version == history.current), default=None)
-        for number, event in enumerate(history.events):
-            mark = '*' if number == since else ' '
-            print(f'{mark} {event.at}  {event.action:<9}{event.version:>4}  {event.sha256[:12]}  {event.name}'
-                  f'{"" if event.before is None else f" (before: {event.before})"}')
+        print(*history_lines(role, history), sep='\n')
     return EXIT_OK
 
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 
@@ -18,7 +17,6 @@ from kd_perception.exit_codes import EXIT_CHECK_FAILED, EXIT_OK
 from kd_perception.levels import Level
 from kd_perception.monitoring.board import DiagnosticsBoard
 from kd_perception.monitoring.status_view import as_json, GraphStatus, render
-from kd_perception.processes.interrupts import remembered_interrupts
 from kd_perception.processes.ros_environment import require_ros
 
 HELP = 'Show the state of a running graph: cameras, rates, ages, drops, latency, fallback, who is silent.'
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     board = DiagnosticsBoard(
         time.monotonic_ns, round(args.stale * 1e9), FORGET_NS, _names(args.nodes) or ['*'])
     require_ros('diagnostic_msgs')
-    with _graph(board) as (spin, publishers):
+    with _listening(board) as (spin, publishers):
         def status() -> GraphStatus:
             views = board.views()
             known = {view.name for view in views}
@@ -91,6 +89,11 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
 
 
+def _listening(board: DiagnosticsBoard) -> contextlib.AbstractContextManager[tuple[Callable, Callable]]:
+    from kd_perception.nodes.shared.listener import listening
+    return listening(board)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(',') if name.strip()]
 
@@ -106,49 +109,3 @@ def _show(status: GraphStatus, as_lines: bool, live: bool) -> None:
         # Longer than the screen, it would scroll and never stand still.
         text = CLEAR + '\n'.join(text.split('\n')[:size.lines - 1])
     print(text, end='' if screen else '\n' * live, flush=True)
-
-
-@contextlib.contextmanager
-def _graph(board: DiagnosticsBoard) -> Iterator[tuple[Callable, Callable]]:
-    """
-    Listen to /diagnostics.
-
-    Yields spin(seconds, condition), which returns whether the condition came true in that time, and
-    publishers(), the fully qualified nodes that publish there.
-    """
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
-
-    from kd_perception.nodes.shared.diagnostics import subscribe_diagnostics
-    # Ctrl-C stays Python's: it ends a wait at once.
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node(f'kd_perception_status_{os.getpid()}', start_parameter_services=False,
-                             enable_rosout=False)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    subscribe_diagnostics(node, board.hear, board.refuse)
-
-    def spin(seconds: float, condition: Callable[[], bool]) -> bool:
-        end = time.monotonic() + seconds
-        while not condition():
-            if interrupted.is_set():
-                raise KeyboardInterrupt
-            left_s = end - time.monotonic()
-            if left_s <= 0:
-                return False
-            executor.spin_once(timeout_sec=min(left_s, 0.2))
-        return True
-
-    def publishers() -> set[str]:
-        found = node.get_publishers_info_by_topic('/diagnostics')
-        return {f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in found
-                if not info.node_name.startswith('_')}
-
-    try:
-        with remembered_interrupts(signal.SIGINT) as interrupted:
-            yield spin, publishers
-    finally:
-        executor.shutdown(timeout_sec=1.0)
-        node.destroy_node()
-        rclpy.try_shutdown()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Literal
 
@@ -80,3 +80,18 @@ def _line(events: Sequence[Event]) -> tuple[int, ...]:
 
 def _current(events: Sequence[Event]) -> int | None:
     return next(reversed(_line(events)), None)
+
+
+def history_lines(role: str, history: RoleHistory) -> Iterator[str]:
+    """Yield the history of a role as lines for people; a star marks what made the current version so."""
+    if not history.events:
+        yield f'{role}: nothing was promoted yet'
+        return
+    yield (f'{role}: version {history.current} is current; a rollback goes to '
+           f'{history.line[-2] if len(history.line) > 1 else "none"}')
+    since = max((number for number, event in enumerate(history.events) if event.version == history.current),
+                default=None)
+    for number, event in enumerate(history.events):
+        before = '' if event.before is None else f' (before: {event.before})'
+        yield (f'{"*" if number == since else " "} {event.at}  {event.action:<9}{event.version:>4}  '
+               f'{event.sha256[:12]}  {event.name}{before}')

@@ -11,10 +11,10 @@ import yaml
 pytest.importorskip('onnx', reason='onnx, which writes the test models, is not installed')
 
 from kd_perception.benchmark.rectangle_model import draw_rectangles, write_rectangle_model
-from kd_perception.cli.committee import committee_file
 from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.detection.committee import CommitteeSettings, MemberSettings
+from kd_perception.evaluation.committee import committee_file
 from kd_perception.labels.kitti_text import read_label_file
 
 HW = (96, 128)

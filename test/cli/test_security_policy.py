@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from kd_perception.cli.main import main
-from kd_perception.cli.security_policy import EXAMPLE_CAMERAS, policy_text
+from kd_perception.nodes.shared.security_policy import EXAMPLE_CAMERAS, policy_text
 from policy_names import names
 
 SHIPPED = Path(__file__).resolve().parents[2] / 'config' / 'security' / 'kd_perception_policy.xml'

@@ -34,7 +34,7 @@ def graph(monkeypatch):
                     raise KeyboardInterrupt
                 return condition()
             yield spin, lambda: set(publishers)
-        monkeypatch.setattr(command, '_graph', listen)
+        monkeypatch.setattr(command, '_listening', listen)
         monkeypatch.setattr(command, 'require_ros', lambda *packages: None)
         return main(['status', *arguments])
     return run

@@ -20,6 +20,7 @@ from kd_perception.demo import plan as demo_plan
 from kd_perception.demo import report as demo_report
 from kd_perception.demo import timeline as demo_timeline
 from kd_perception.demo.answers import Answer, answers_of, detections_of, states_of, verified_figures
+from kd_perception.demo.play import failure, output_folder, Playing, playing_limit_s
 from kd_perception.demo.run import Child, prepare_environment
 from kd_perception.demo.table import table
 from kd_perception.demo.wire import DemoRun, PROVENANCE, STUDENT, TEACHER, VERIFIED
@@ -169,9 +170,9 @@ def test_the_hybrids_summary_and_table(hybrid_run):
                  '2 to the teacher (50.0 %, at most 20 % and a burst), 1 answers used', 'timeline.png',
                  'latency of front: teacher', '1 deadline, 1 teacher_unavailable', 'front: NOMINAL'):
         assert told in text, text
-    assert demo._verdict(found, Path('logs')) == 1
+    assert failure(found, Path('logs')).startswith('of 5 results of the student 1 have no verified message')
     found['verified'].update(lost=0, doubled=0)
-    assert demo._verdict(found, Path('logs')) == 0
+    assert failure(found, Path('logs')) == ''
 
 
 def frames(count, sent=()):
@@ -286,21 +287,21 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path):
     out.mkdir()
     for name in (*demo_report.FILES[:3], 'logs'):
         (out / name).touch()
-    with demo.output_folder(out) as folder:       # interrupted before its summary
+    with output_folder(out) as folder:       # interrupted before its summary
         folder.make_room(True, alone=False)
     assert [item.name for item in out.iterdir()] == ['logs']
     (out / 'thesis.txt').touch()
     with pytest.raises(ConfigError, match='not an earlier demo'):
-        with demo.output_folder(out) as folder:
+        with output_folder(out) as folder:
             folder.make_room(True, alone=False)
     assert sorted(item.name for item in out.iterdir()) == ['logs', 'thesis.txt']
 
 
 def test_in_lockstep_each_frame_may_wait_for_the_teacher():
     source = SimpleNamespace(frame_count=10)
-    assert demo._playing_limit_s(source, 0.0, arguments('--lockstep')) >= 10
-    assert demo._playing_limit_s(source, 0.0, arguments('--lockstep', '--deadline-ms', '3000')) == 40
-    assert demo._playing_limit_s(source, 8.0, arguments('--rate', '2')) == 4
+    assert playing_limit_s(source, 0.0, Playing(lockstep=True)) >= 10
+    assert playing_limit_s(source, 0.0, Playing(lockstep=True, deadline_ms=3000)) == 40
+    assert playing_limit_s(source, 8.0, Playing(rate=2)) == 4
 
 
 def test_without_ros_it_says_what_to_do(monkeypatch, tmp_path, capsys):

@@ -14,10 +14,10 @@ pytest.importorskip('prometheus_client', reason='prometheus-client, for metrics_
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 
-from kd_perception.cli.security_policy import policy_text
 from kd_perception.nodes.detector_node import DetectorNode
 from kd_perception.nodes.fallback_node import FallbackNode
 from kd_perception.nodes.metrics_node import MetricsNode
+from kd_perception.nodes.shared.security_policy import policy_text
 from policy_names import names
 from ros_harness import own_domain
 

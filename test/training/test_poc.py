@@ -20,6 +20,7 @@ from kd_perception.errors import ConfigError, EvaluationError
 from kd_perception.evaluation.report.compare import load_report
 from kd_perception.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from kd_perception.poc import steps as poc_steps
+from kd_perception.poc.run import run
 from kd_perception.training.data.rendered import render_dataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'config' / 'training'
@@ -67,7 +68,7 @@ def test_before_and_after_in_one_page(site, capsys):
         'poc', '--images', str(folder / 'images'), '--labels', str(folder / 'label_2'), '--out', str(out),
         '--model', str(site / 'student.onnx'), '--teacher', str(site / 'student.onnx'), '--steps', '2',
         '--config', str(site / 'adapt.yaml'), '--block', '4', '--gap', '1', '--cameras', '3', '--quiet']
-    assert poc.run(parsed(words), execute) == EXIT_OK
+    run(poc.proof(parsed(words)), words, execute)
     printed = capsys.readouterr().out
     page, found = (out / 'poc.html').read_text(), json.loads((out / 'poc.json').read_text())
     assert '3 cameras at 10 Hz' in printed and 'poc.html' in printed
@@ -75,13 +76,13 @@ def test_before_and_after_in_one_page(site, capsys):
     assert found['frames']['usable'] == 23 and found['adapted'] and found['training']['steps'] == 2
     assert found['frames']['train'] + found['frames']['held_out'] + found['frames']['left_out'] == 23
     assert any('000005.txt:1: 3 columns, 15 expected' in gap['finding'] for gap in found['gaps'])
-    for run in ('before', 'after', 'teacher'):
-        report = load_report(out / run / 'report.json')
+    for role in ('before', 'after', 'teacher'):
+        report = load_report(out / role / 'report.json')
         assert report['frames']['processed'] == found['frames']['held_out']
         assert report['protocol']['resampled'] == 'scene groups'
-        item = found['accuracy']['kitti']['Car'][run]
+        item = found['accuracy']['kitti']['Car'][role]
         assert item['ap_r40'] == report['results']['Car']['moderate']['ap_r40']
-    before, after = (found['models'][run]['sha256'] for run in ('before', 'after'))
+    before, after = (found['models'][role]['sha256'] for role in ('before', 'after'))
     assert before == found['models']['teacher']['sha256'] != after
     student = found['footprint']['student']['cpu_ms']
     row = found['cost']['rows'][0]
@@ -92,7 +93,8 @@ def test_before_and_after_in_one_page(site, capsys):
     state = json.loads((out / 'poc_state.json').read_text())
     (out / 'poc.html').unlink()
     times = {path: path.stat().st_mtime_ns for path in out.rglob('report.json')}
-    assert poc.run(parsed(words), fail) == EXIT_OK and (out / 'poc.html').is_file()  # the page alone
+    run(poc.proof(parsed(words)), words, fail)
+    assert (out / 'poc.html').is_file()  # the page alone
     assert times == {path: path.stat().st_mtime_ns for path in out.rglob('report.json')}
     assert json.loads((out / 'poc_state.json').read_text()) == state
     capsys.readouterr()

@@ -50,10 +50,9 @@ def _lines(reference: DriftReference, measured: MeasuredFrames) -> Iterator[str]
            f'{"independent":>13}{"correlated":>12}')
     lags = {}
     for q in reference.quantities:
-        single = [isinstance(values.get(q.name), float) for values in measured.values]
-        lags[q.name] = correlation_frames(
-            [values[q.name] for values, one in zip(measured.values, single) if one],
-            [drive for drive, one in zip(measured.drives, single) if one])
+        found = [(value, drive) for value, drive in zip(
+            (values.get(q.name) for values in measured.values), measured.drives) if isinstance(value, float)]
+        lags[q.name] = correlation_frames([value for value, _ in found], [drive for _, drive in found])
         middle = q.edges[len(q.edges) // 2]
         yield (f'{q.name:<22}{q.edges[0]:>10.4g}{middle:>10.4g}{q.edges[-1]:>10.4g}{q.per_frame:>10.3g}'
                f'{q.independent:>13.1f}{_frames(lags[q.name]):>12}')

@@ -81,7 +81,7 @@ def evaluate_drift(sets: Sets, detector: Any, teacher: Any, options: DriftOption
         'warnings': [line for item in (unchanged, *conditions.values()) for line in item.problems]}
 
 
-def report_files(report: Mapping[str, Any]) -> dict[str, str | bytes]:
+def report_files(report: dict[str, Any]) -> dict[str, str | bytes]:
     """Return the files of a report by name, report.json last."""
     files = {'delays.png': png(draw, report)} if report['conditions'] else {}
     return {**files, 'report.md': markdown(report),

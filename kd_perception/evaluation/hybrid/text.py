@@ -13,7 +13,7 @@ from kd_perception.evaluation.hybrid.page import render
 from kd_perception.evaluation.report.folder import REPORT_HTML, REPORT_JSON
 
 
-def report_files(report: Mapping[str, Any], title: str) -> dict[str, str | bytes]:
+def report_files(report: dict[str, Any], title: str) -> dict[str, str | bytes]:
     """Return the files of a report by name, report.json last."""
     metric = next(iter(report['metrics'].values()))
     replay = next(iter(report['replay'].values()))

@@ -70,7 +70,7 @@ def evaluate(inputs: Inputs, options: EvaluationOptions, folder: OutputFolder, p
     frames = _frame_set(inputs)
     if inputs.renamed:
         frames.warnings += account_of_renames(frames.detections, inputs.renamed)
-        frames.detections = frames.detections.renamed(inputs.renamed)
+        frames.detections = frames.detections.renamed(dict(inputs.renamed))
     if own_threshold and 'score_threshold' in frames.model:
         options = dataclasses.replace(options, score_threshold=frames.model['score_threshold'])
     info = load_frame_info(inputs.frame_info) if inputs.frame_info else None
@@ -95,9 +95,9 @@ def _runtime(started: float) -> dict[str, float]:
 
 
 def _frame_set(inputs: Inputs) -> FrameSet:
-    sources = inputs.bags or ([inputs.images] if inputs.model else [])
+    sources = inputs.bags or ([inputs.images] if inputs.model and inputs.images else [])
     if not sources:
-        return read_frame_set(inputs.labels, inputs.detections, inputs.images)
+        return read_frame_set(inputs.labels, inputs.detections or '', inputs.images)
     # Imported here: finished text files are evaluated without OpenCV, onnxruntime and rosbags.
     from kd_perception.evaluation.replay import replay_frame_set, ReplayJob
     from kd_perception.models.manifest import pinned_sha256, resolve_model
