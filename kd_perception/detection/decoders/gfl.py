@@ -26,7 +26,7 @@ def decode_gfl(outputs: Sequence[np.ndarray], decoder: DecoderSpec, classes: int
                score_threshold: float) -> Detections:
     """Return the candidates of all levels; see the module's text and `detection.decode.decode`."""
     parts = []
-    levels = _levels(outputs, decoder, classes, input_hw)
+    levels = gfl_levels(outputs, decoder, classes, input_hw)
     for stride, (values, distributions) in zip(decoder.strides, levels):
         width = -(-input_hw[1] // stride)
         least = logit(score_threshold) if decoder.activation == 'sigmoid' else score_threshold
@@ -35,7 +35,7 @@ def decode_gfl(outputs: Sequence[np.ndarray], decoder: DecoderSpec, classes: int
             continue
         scores = values[class_ids, positions]
         scores = sigmoid(scores) if decoder.activation == 'sigmoid' else np.minimum(scores, 1)
-        distances = _expected_distances(distributions[:, positions], decoder) * stride
+        distances = expected_distances(distributions[:, positions], decoder) * stride
         x = (positions % width + decoder.cell_offset) * stride
         y = (positions // width + decoder.cell_offset) * stride
         boxes = np.stack([x - distances[0], y - distances[1], x + distances[2], y + distances[3]], axis=1)
@@ -43,8 +43,8 @@ def decode_gfl(outputs: Sequence[np.ndarray], decoder: DecoderSpec, classes: int
     return Detections.concatenate(parts)
 
 
-def _levels(outputs: Sequence[np.ndarray], decoder: DecoderSpec, classes: int, input_hw: tuple[int, int]
-            ) -> list[tuple[np.ndarray, np.ndarray]]:
+def gfl_levels(outputs: Sequence[np.ndarray], decoder: DecoderSpec, classes: int, input_hw: tuple[int, int]
+               ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return for each stride the class values (C, cells) and the distributions (4 * bins, cells)."""
     if decoder.arrangement == 'rows':
         half = len(decoder.strides)
@@ -62,7 +62,7 @@ def cell_counts(strides: Sequence[int], input_hw: tuple[int, int]) -> list[int]:
     return [(-(-input_hw[0] // stride)) * (-(-input_hw[1] // stride)) for stride in strides]
 
 
-def _expected_distances(logits: np.ndarray, decoder: DecoderSpec) -> np.ndarray:
+def expected_distances(logits: np.ndarray, decoder: DecoderSpec) -> np.ndarray:
     """(4 * bins, N) logits -> (4, N) expected distances (left, top, right, bottom) in cells."""
     bins = decoder.reg_max + 1
     logits = logits.reshape(4, bins, -1)

@@ -42,16 +42,18 @@ class TaughtLabels:
 
     :param detector: the teacher; classes that the student does not learn are left out.
     :param folder: of the run; the detections are kept there, by the digests of model and image.
+    :param needed: an error where every class is labelled already; else there are no more labels.
     :raises TrainingError: the teacher has nothing to add.
     """
 
-    def __init__(self, detector: OnnxDetector, settings: TrainingSettings, folder: Path):
+    def __init__(self, detector: OnnxDetector, settings: TrainingSettings, folder: Path,
+                 needed: bool = True):
         self.detector, self.settings, self.cache = detector, settings, folder / CACHE_NAME
         self.taught = tuple(name for name in detector.spec.labels if name in settings.labels)
         if not self.taught:
             raise TrainingError(f'{detector.path}: the teacher knows {list(detector.spec.labels)}, the '
                                 f'student is to learn {list(settings.labels)}')
-        if all(set(self.taught) <= set(dataset.labelled) for dataset in settings.datasets):
+        if needed and all(set(self.taught) <= set(dataset.labelled) for dataset in settings.datasets):
             raise TrainingError(f'{detector.path}: teaches by labels, and every data set has its classes '
                                 'labelled throughout; take them out of `labelled` of a set')
         self.thresholds = _thresholds(detector.spec.labels, settings.pseudo_labels)
@@ -77,8 +79,7 @@ class TaughtLabels:
         """Say in one line what came of it."""
         added, ignored = (', '.join(f'{counts[name]} {name}' for name in self.taught)
                           for counts in (self.added, self.ignored))
-        return (f'{self.detector.path}: its head compares with no loss, so it teaches by labels: {added}; '
-                f'left out of the loss: {ignored}')
+        return f'{self.detector.path}: teaches by labels: {added}; left out of the loss: {ignored}'
 
     def _labelled(self, dataset: DatasetSettings) -> DatasetSettings:
         if set(self.taught) <= set(dataset.labelled):

@@ -19,6 +19,7 @@ from kd_perception.training.binary.binarization import (
 )
 from kd_perception.training.distillation.distiller import distiller_for
 from kd_perception.training.distillation.frozen_teacher import FrozenTeacher, taught_maps
+from kd_perception.training.distillation.onnx_teacher import OnnxTeacher
 from kd_perception.training.losses.detection_loss import DetectionLoss, ImageTargets
 from kd_perception.training.losses.yolov2_loss import YoloV2Loss
 from kd_perception.training.networks.yolov2_head import YoloV2
@@ -30,11 +31,13 @@ class StudentMethods:
     Binarisation schedule and knowledge transfer of one run; idle where the settings ask for neither.
 
     :param network: the network in training.
-    :param teacher: frozen, in evaluation mode; needed where the settings distil.
+    :param teacher: frozen, in evaluation mode, or a detector of another family; needed where the settings
+        distil.
     :raises TrainingError: there is no teacher, or a term does not fit the two networks.
     """
 
-    def __init__(self, settings: TrainingSettings, network: nn.Module, teacher: nn.Module | None):
+    def __init__(self, settings: TrainingSettings, network: nn.Module,
+                 teacher: nn.Module | OnnxTeacher | None):
         self.settings, self.teacher = settings, None
         self.schedule = self.activations = self.distiller = None
         if settings.binarization is not None:
@@ -45,6 +48,9 @@ class StudentMethods:
             if teacher is None:
                 raise TrainingError('the configuration distils: give the checkpoint of its teacher with '
                                     '--teacher')
+            if isinstance(teacher, OnnxTeacher):
+                self.teacher, self.distiller = teacher, teacher.distiller(network)
+                return
             self.teacher = FrozenTeacher(teacher, taught_maps(settings.distillation))
             self.distiller = distiller_for(settings.distillation, network, teacher)
 

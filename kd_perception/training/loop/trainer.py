@@ -36,6 +36,7 @@ from kd_perception.training.data.datasets import (
     unknown_types,
 )
 from kd_perception.training.distillation.label_teacher import label_teacher, TaughtLabels
+from kd_perception.training.distillation.onnx_teacher import onnx_teacher
 from kd_perception.training.export.unfold import calibrate
 from kd_perception.training.loop.autocast import autocast, choose_precision
 from kd_perception.training.loop.averaging import MovingAverage
@@ -67,7 +68,8 @@ class Trainer:
     :param init_path: the published weights, for `init.kind: picodet_onnx` and for sets whose labels are
         completed or verified.
     :param teacher_path: checkpoint or model file of the teacher, where the configuration distils; or any
-        attached detector, which then teaches by labels (see `label_teacher`).
+        attached detector, which teaches by labels (see `label_teacher`), and by the losses that its head
+        and its graph allow (see `onnx_teacher`).
     :param start_path: checkpoint or model file to go on from, for `init.kind: model`.
     :param processes: the processes that train together, joined; all see the same files, the main one writes.
     """
@@ -89,14 +91,19 @@ class Trainer:
                 if unknown and processes.is_main:
                     print(f'warning: {dataset.folder}: labels of no class, taken as background: {unknown}',
                           file=sys.stderr)
-            taught = settings
+            taught, foreign = settings, None
             detector = label_teacher(teacher_path, settings.labels, settings.threads)
             if detector is not None:
-                teaching = TaughtLabels(detector, settings, run_folder)
+                foreign = onnx_teacher(detector, settings)
+                compares = foreign is not None and foreign.serves
+                teaching = TaughtLabels(detector, settings, run_folder, needed=not compares)
                 training = teaching.apply(training)
                 taught = teaching.settings_with()
+                if compares:
+                    taught = dataclasses.replace(taught, distillation=foreign.settings)
                 if processes.is_main:
-                    print(teaching.report(), file=sys.stderr)
+                    print(teaching.report(), *([] if foreign is None else [foreign.report()]), sep='\n',
+                          file=sys.stderr)
             view = pretrained_view(settings, pretrained, training, run_folder)
         self.development = [image for _, held in groups for image in held]
         self.stream = MixedStream(taught, training, view)
@@ -106,8 +113,8 @@ class Trainer:
             images = collate([self.stream[i] for i in range(min(_CALIBRATION_IMAGES, len(self.stream)))])[0]
             calibrate(self.network, self._normalise(images))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        teacher = None
-        if taught.distillation is not None and teacher_path is not None:
+        teacher = foreign
+        if foreign is None and taught.distillation is not None and teacher_path is not None:
             teacher = load_teacher(teacher_path, settings.labels, init_path)
         self.methods = StudentMethods(taught, self.network, teacher)
         self.optimiser = make_optimiser(self.network, settings, self.methods.parameters())
