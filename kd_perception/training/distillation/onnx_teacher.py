@@ -174,8 +174,8 @@ class OnnxTeacher:
         have = [len(levels[stride].scores) if stride in levels else 0 for stride in strides]
         if have != list(wanted):
             return (f'its head, whose cells at {own.width}x{own.height} px are not those of the training '
-                    f'images of {self.image_hw[1]}x{self.image_hw[0]}: export it at that size, or with a dynamic '
-                    'height and width')
+                    f'images of {self.image_hw[1]}x{self.image_hw[0]}: export it at that size, or with '
+                    'a dynamic height and width')
         return ''
 
 
