@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 import sys
 
-from kd_perception.cli import attach, attach_reference, free_size, model_store
+from kd_perception.cli import attach, attach_reference, calibrate, free_size, model_store
 from kd_perception.config import to_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.verify import verify
@@ -28,7 +28,7 @@ EXAMPLES = """\
   kd_perception model verify my_model.onnx --sha256 0f3a...
                                                    exit code 0 sound, 1 not
   kd_perception model attach-reference --help      write the drift monitors' reference into a copy
-""" + attach.EXAMPLES + model_store.EXAMPLES
+""" + attach.EXAMPLES + calibrate.EXAMPLES + '\n' + model_store.EXAMPLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'attach', help='describe a detector of another origin, and write the description into its file'))
     attach_reference.add_arguments(actions.add_parser(
         'attach-reference', help="write the drift monitors' reference statistics into a copy of a model"))
+    calibrate.add_arguments(actions.add_parser(
+        'calibrate', help='fit what the scores mean, or put them on the scale of another model'))
     free_size.add_arguments(actions.add_parser(
         'free-size', help='let a fully convolutional model have other input sizes'))
     model_store.add_arguments(actions)
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         return attach_reference.run(args)
     if args.action == 'free-size':
         return free_size.run(args)
+    if args.action == 'calibrate':
+        return calibrate.run(args)
     if args.action == 'attach':
         return attach.run(args)
     path = resolve_model(args.model, models_folder())

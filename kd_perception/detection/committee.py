@@ -27,13 +27,13 @@ import numpy as np
 
 from kd_perception.boxes.detections import Detections
 from kd_perception.boxes.fusion import FusedDetections, FUSION_IOU, weighted_boxes_fusion
+from kd_perception.boxes.score_calibration import calibrated_scores
 from kd_perception.config import load_config
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.detection.openvino_ir import IrDetector
 from kd_perception.errors import ConfigError
 
 LOWEST_SCORE = 0.05
-_EDGE = 1e-4    # a score of 0 or 1 has no logit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +160,8 @@ def load_committee(path: Path, options: ExecutionOptions = ExecutionOptions()) -
 
 def calibrated(detections: Detections, settings: MemberSettings, labels: Sequence[str]) -> Detections:
     """Return detections whose scores are probabilities, where the settings hold a calibration."""
-    if not settings.calibration:
-        return detections
-    slope, offset = np.array([settings.calibration.get(label, (1.0, 0.0)) for label in labels]).T
-    scores = np.clip(detections.scores.astype(np.float64), _EDGE, 1 - _EDGE)
-    logits = np.log(scores / (1 - scores)) * slope[detections.class_ids] + offset[detections.class_ids]
-    return Detections(detections.boxes_xyxy, 1 / (1 + np.exp(-logits)), detections.class_ids)
+    scores = calibrated_scores(detections.scores, detections.class_ids, settings.calibration, labels)
+    return Detections(detections.boxes_xyxy, scores, detections.class_ids)
 
 
 def _member(settings: MemberSettings, labels: Sequence[str], path: Path, options: ExecutionOptions) -> Member:

@@ -16,6 +16,7 @@ import numpy as np
 from kd_perception.boxes.detections import Detections
 from kd_perception.boxes.nms import nms
 from kd_perception.boxes.overlap import clip_boxes
+from kd_perception.boxes.score_calibration import calibrated_scores, least_raw_score
 from kd_perception.detection.decode import decode, output_shapes, shape_fits
 from kd_perception.detection.graph_ports import show_shape
 from kd_perception.detection.input_size import allowed_sizes, input_hw, InputSize
@@ -32,6 +33,8 @@ __all__ = ['DetectionResult', 'ExecutionOptions', 'OnnxDetector', 'PROVIDERS', '
 
 # Sizes of input that a detector keeps sessions for: as many aspects as its cameras have.
 _KEPT_SIZES = 8
+# Below it, candidates are too many to look at, whatever a calibration makes of them.
+LEAST_RAW_SCORE = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +242,10 @@ class OnnxDetector:
                     max_detections: int) -> Detections:
         """Return what is left of the candidates after suppression, with our class ids, px of the input."""
         classes, labels = self.spec.classes, self.spec.labels
-        least = score_threshold if classes is None else classes.least_score(score_threshold)
+        curves = self.spec.calibration
+        raw = score_threshold if not curves else max(
+            LEAST_RAW_SCORE, least_raw_score(score_threshold, curves, labels))
+        least = raw if classes is None else classes.least_score(raw)
         try:
             candidates = decode([_as_float32(output) for output in outputs], spec, least)
         except ValueError as error:
@@ -248,7 +254,11 @@ class OnnxDetector:
             candidates = classes.relabelled(candidates, labels)
         kept = candidates.select(nms(
             candidates.boxes_xyxy, candidates.scores, candidates.class_ids, nms_iou, max_detections))
-        return kept if classes is None else classes.finished(kept, labels, score_threshold)
+        found = kept if classes is None else classes.finished(kept, labels, raw)
+        if not curves:
+            return found
+        scores = calibrated_scores(found.scores, found.class_ids, curves, labels)
+        return dataclasses.replace(found, scores=scores).above(score_threshold).by_score()
 
     def _check_shapes(self, outputs: list[np.ndarray], spec: ModelSpec) -> None:
         for output, (name, shape) in zip(outputs, output_shapes(spec).items()):

@@ -19,8 +19,8 @@ from kd_perception.detection.onnx_detector import ExecutionOptions
 from kd_perception.errors import ConfigError
 from kd_perception.evaluation.metrics.committee_report import fit_calibration, match_heights, report_rows
 from kd_perception.files import write_whole
+from kd_perception.labels.image_sets import list_labelled_images
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
-from kd_perception.labels.label_folder import list_frames
 from kd_perception.output_folder import cannot_be_written, OutputFolder
 from kd_perception.progress import progress
 from kd_perception.sources.folders import read_image_file
@@ -44,7 +44,7 @@ def evaluate_committee(path: Path, sets: Sequence[Path], out: Path, neutral: Map
     with OutputFolder(out, 'kd_perception committee', lambda: [
             name for name in (REPORT_NAME, TABLE_NAME) if (out / name).exists()]) as folder:
         committee = load_committee(path, options)
-        frames = [frame for item in sets for frame in _frames(item)]
+        frames = [frame for item in sets for frame in list_labelled_images(item)]
         types = _neutral_types(neutral, committee.labels)
         truths = [_renamed(read_label_file(label, scores=False), types) for _, label in frames]
         raw = [committee.find_raw(read_image_file(image)) for image, _ in progress(
@@ -106,19 +106,6 @@ def committee_file(settings: CommitteeSettings, source: Path, target: Path) -> d
         if not Path(member.model).is_absolute() and (source / member.model).is_file():
             entry['model'] = os.path.relpath(source / member.model, target)
     return mapping
-
-
-def _frames(folder: Path) -> list[tuple[Path, Path]]:
-    """Return image and label file of each labelled frame of a set."""
-    if not (folder / 'images').is_dir() or not (folder / 'label_2').is_dir():
-        raise ConfigError(f'{folder}: expected a set with images/ and label_2/')
-    images = {path.stem: path for path in sorted((folder / 'images').iterdir())
-              if path.suffix.lower() in ('.png', '.jpg', '.jpeg')}
-    labels = list_frames(folder / 'label_2')
-    both = [(images[name], Path(path)) for name, path in labels.items() if name in images]
-    if not both:
-        raise ConfigError(f'{folder}: no label file has an image')
-    return both
 
 
 def _neutral_types(neutral: Mapping[str, str], labels: Sequence[str]) -> dict[str, str]:

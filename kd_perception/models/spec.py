@@ -152,6 +152,8 @@ class ModelSpec:
     :param labels: class names; the index is the class id.
     :param licence: SPDX expression or a sentence.
     :param classes: the network's own classes and what they are called here; None where they are the labels.
+    :param calibration: label -> (a, b): what its scores become, see `boxes.score_calibration`; thresholds are
+        on the scale that results.
     :param external_data: sha256 of each file beside the model's that holds its weights, by plain file name.
     :param documents: the JSON documents of `DOCUMENT_KEYS`, as far as given.
     """
@@ -165,6 +167,7 @@ class ModelSpec:
     licence: str = ''
     spec_version: int = SPEC_VERSION
     classes: ClassMap | None = None
+    calibration: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     external_data: dict[str, str] = dataclasses.field(default_factory=dict)
     documents: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -178,6 +181,10 @@ class ModelSpec:
         _require(all(label and label == label.strip() for label in self.labels), 'labels must not be empty')
         if self.classes is not None:
             self.classes.check_labels(self.labels)
+        for label, (slope, offset) in self.calibration.items():
+            _require(label in self.labels, f'calibration: {label!r} is none of the labels')
+            _require(0 < slope <= 100 and abs(offset) <= 100,
+                     f'calibration.{label}: expected a slope in (0, 100] and an offset in -100..100')
         for name, digest in self.external_data.items():
             _require(name == PurePath(name).name and name not in ('', '.', '..') and '\\' not in name,
                      f'external_data: expected plain file names, got {name!r}')

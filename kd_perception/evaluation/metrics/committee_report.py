@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.score_calibration import logits_of
 from kd_perception.evaluation.metrics.class_matches import ClassMatches, IOU, match_class
 from kd_perception.evaluation.metrics.kitti_eval import (
     ClassProtocol,
@@ -23,7 +24,6 @@ from kd_perception.labels.object_table import ObjectTable
 # toolbox.
 HEIGHTS_PX = ((25.0, float('inf')), (15.0, 25.0), (25.0, 50.0), (50.0, 100.0), (100.0, float('inf')))
 _SLACK = 1.25
-_EDGE = 1e-4
 _ROUNDS = 50
 _PULL = 1.0     # of the fit towards leaving scores as they are: a few objects must not turn a curve round
 _LEAST_HITS = 10
@@ -99,8 +99,7 @@ def fit_calibration(matches: ClassMatches) -> tuple[float, float] | None:
     hits = matches.hits.astype(np.float64)
     if hits.sum() < _LEAST_HITS:
         return None
-    scores = np.clip(matches.scores.astype(np.float64), _EDGE, 1 - _EDGE)
-    design = np.stack([np.log(scores / (1 - scores)), np.ones(len(scores))], axis=1)
+    design = np.stack([logits_of(matches.scores), np.ones(len(hits))], axis=1)
     prior = np.array([1.0, 0.0])
     values = prior.copy()
     for _ in range(_ROUNDS):
