@@ -5,17 +5,21 @@ Write what follows from the parameter tables: config/NODE.yaml, and the tables i
     python tools/parameter_files.py            # write them; `make params`
     python tools/parameter_files.py --check    # say which are not current
 
-The tables are kd_perception/nodes/*/parameters.py and kd_perception/monitoring/metric_table.py. In a page, a
-table stands between `<!-- make params: NAME -->` and `<!-- end of NAME -->`.
+The tables are kd_perception/nodes/*/parameters.py, kd_perception/monitoring/metric_table.py and the alerts of
+config/monitoring/alerts.yaml. In a page, a table stands between
+`<!-- make params: NAME -->` and `<!-- end of NAME -->`.
 
 Exit code 0, or 1 with one line for each file that was not current under --check.
 """
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+import re
 import sys
 import textwrap
 from typing import Any, NamedTuple
+
+import yaml
 
 from kd_perception.monitoring import metric_table
 from kd_perception.nodes.detector.parameters import DETECTOR_PARAMETERS
@@ -87,29 +91,49 @@ def _comment(text: str, indent: str) -> list[str]:
 
 def parameter_table(table: Sequence[ParameterSpec]) -> str:
     """Return the table of a page."""
-    lines = ['| parameter | type | default | bounds | changes | meaning |', '|---|---|---|---|---|---|']
+    lines = ['| parameter | type, bounds | default | changes | meaning |', '|---|---|---|---|---|']
     for spec in table:
-        lines.append(f'| `{spec.name}` | {spec.type} | `{scalar(spec.default)}` | {spec.bounds} | '
-                     f'{spec.changes} | {spec.description} |')
+        kind = f'{spec.type}, {spec.bounds}' if spec.bounds else spec.type
+        lines.append(f'| `{spec.name}` | {kind} | `{scalar(spec.default)}` | {spec.changes} | '
+                     f'{spec.description} |')
     return '\n'.join(lines)
 
 
 def metrics_tables() -> str:
-    """Return the tables of the exported metrics: those of every node, and one row a diagnostic key."""
+    """Return the tables of the exported metrics: those of every node, and one for each component."""
     prefix = metric_table.PREFIX
     lines = ['| metric | type | labels | meaning |', '|---|---|---|---|']
     lines += [f'| `{prefix}{name}` | {kind} | {", ".join(sorted(labels))} | {text} |'
               for name, (kind, labels, text) in metric_table.COMMON.items()]
-    lines += ['', '| component | key | metric | type | labels | meaning |', '|---|---|---|---|---|---|']
-    for spec in metric_table.TABLE:
-        kind = 'gauge' if spec.type == 'states' else spec.type
-        lines.append(f'| {spec.source} | `{spec.key}` | `{prefix}{spec.name}` | {kind} | '
-                     f'{", ".join(metric_table.labels_of(spec))} | {spec.description} |')
-    for source, name, text, keys in metric_table.INFOS:
-        lines.append(f'| {source} | {", ".join(f"`{key}`" for key in keys.values())} | `{prefix}{name}` | '
-                     f'gauge | {", ".join(sorted([*keys, "node"]))} | {text} Always 1. |')
-    lines += [f'| {source} | `{key}` | | | | {why} |'
-              for (source, key), why in metric_table.OMITTED.items()]
+    for component in dict.fromkeys(spec.source for spec in metric_table.TABLE):
+        lines += ['', f'**{component}**', '',
+                  '| key | metric | type | labels | meaning |', '|---|---|---|---|---|']
+        for spec in metric_table.TABLE:
+            if spec.source == component:
+                kind = 'gauge' if spec.type == 'states' else spec.type
+                labels = ', '.join(name for name in metric_table.labels_of(spec)
+                                   if name not in ('camera', 'node'))
+                lines.append(f'| `{spec.key}` | `{prefix}{spec.name}` | {kind} | {labels} | '
+                             f'{spec.description} |')
+        for source, name, text, keys in metric_table.INFOS:
+            if source == component:
+                lines.append(f'| {", ".join(f"`{key}`" for key in keys.values())} | `{prefix}{name}` | '
+                             f'gauge | {", ".join(sorted(keys))} | {text} Always 1. |')
+        lines += [f'| `{key}` | | | | {why} |'
+                  for (source, key), why in metric_table.OMITTED.items() if source == component]
+    return '\n'.join(lines)
+
+
+def alerts_table() -> str:
+    """Return the table of the alerts of config/monitoring/alerts.yaml."""
+    group, = yaml.safe_load((ROOT / 'config' / 'monitoring' / 'alerts.yaml').read_text())['groups']
+    lines = ['| alert | severity | after | meaning |', '|---|---|---|---|']
+    for rule in group['rules']:
+        # Prometheus fills in labels and the value.
+        summary = re.sub(r'\{\{ \$labels\.(\w+) \}\}', r'*\1*', rule['annotations']['summary'])
+        summary = re.sub(r'\{\{ \$value.*?\}\}', '...', summary)
+        severity, lasting = rule['labels']['severity'], rule.get('for', '')
+        lines.append(f'| `{rule["alert"]}` | {severity} | {lasting} | {summary} |')
     return '\n'.join(lines)
 
 
@@ -130,7 +154,8 @@ def current_texts() -> dict[str, str]:
         text = (ROOT / node.page).read_text(encoding='utf-8')
         texts[node.page] = with_table(text, 'parameters', parameter_table(node.table))
     page = NODES['metrics'].page
-    texts[page] = with_table(texts[page], 'metrics', metrics_tables())
+    for name, table in (('alerts', alerts_table()), ('metrics', metrics_tables())):
+        texts[page] = with_table(texts[page], name, table)
     return texts
 
 

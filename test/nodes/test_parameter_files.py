@@ -53,7 +53,7 @@ def test_what_is_written_of_a_parameter(monkeypatch):
                            maximum=2, model_default=-1, section='First'),
              ParameterSpec('names', 'string_list', ["it's", ''], 'What.')]
     assert parameter_files.parameter_table(table[1:]).splitlines()[-1] == \
-        "| `names` | string_list | `['it''s', '']` |  | unconfigured | What. |"
+        "| `names` | string_list | `['it''s', '']` | unconfigured | What. |"
     monkeypatch.setitem(parameter_files.NODES, 'detector', parameter_files.Node(table, 'README.md'))
     lines = parameter_files.config_file('detector').splitlines()
     assert max(map(len, lines)) <= parameter_files.WIDTH
