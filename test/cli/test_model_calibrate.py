@@ -11,8 +11,8 @@ from kd_perception.boxes.score_calibration import calibrated_scores, least_raw_s
 from kd_perception.cli.main import main
 from kd_perception.detection.onnx_detector import OnnxDetector
 
-onnx = pytest.importorskip('onnx', reason='the models are made here')
-from onnx import helper, numpy_helper, TensorProto
+pytest.importorskip('onnx', reason='the models are made here')
+from constant_model import attached_constant
 
 HEIGHT, WIDTH, IMAGES = 128, 192, 60
 PLACES = [(8 + 26 * column, 6 + 30 * row) for row in range(4) for column in range(7)]
@@ -47,21 +47,9 @@ def test_nothing_that_reaches_a_threshold_is_left_out_before(curves, threshold):
 
 
 def model(folder, name, scores):
-    """A detector that finds these boxes of cars in any image, attached."""
+    """A detector that finds these boxes of cars in any image."""
     rows = [[x, y, x + 20, y + 24, score, 2] for (x, y), score in zip(PLACES, scores)]
-    graph = helper.make_graph(
-        [helper.make_node('ReduceMean', ['images'], ['mean'], keepdims=0),
-         helper.make_node('Mul', ['mean', 'zero'], ['nothing']),
-         helper.make_node('Add', ['rows', 'nothing'], ['output0'])], 'g',
-        [helper.make_tensor_value_info('images', TensorProto.FLOAT, (1, 3, HEIGHT, WIDTH))],
-        [helper.make_tensor_value_info('output0', TensorProto.FLOAT, (1, len(rows), 6))],
-        [numpy_helper.from_array(np.array(0, np.float32), 'zero'),
-         numpy_helper.from_array(np.array([rows], np.float32), 'rows')])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
-    made.ir_version = 9
-    onnx.save(made, str(folder / 'foreign.onnx'))
-    assert main(['model', 'attach', str(folder / 'foreign.onnx'), '--out', str(folder / f'{name}.onnx')]) == 0
-    return folder / f'{name}.onnx'
+    return attached_constant(folder, name, (HEIGHT, WIDTH), rows)
 
 
 @pytest.fixture(scope='module')

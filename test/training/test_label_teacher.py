@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='the training toolkit needs torch')
-onnx = pytest.importorskip('onnx', reason='the teacher is made here')
+pytest.importorskip('onnx', reason='the teacher is made here')
 pytest.importorskip('onnxruntime', reason='the teacher is run')
-from onnx import helper, numpy_helper, TensorProto
-
+from constant_model import attached_constant
 from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.detection.onnx_detector import OnnxDetector
@@ -29,22 +28,8 @@ CAR, GIVEN, PERSON, TRUCK = ((10, 20, 60, 50), (100, 60, 160, 100), (70, 10, 90,
 FOUND = [(*CAR, .9, 2), (*GIVEN, .8, 2), (*PERSON, .3, 0), (*TRUCK, .9, 7)]
 
 
-def attached(folder, found, *options):
-    """An end-to-end detector that answers with these rows whatever it sees, attached."""
-    graph = helper.make_graph(
-        [helper.make_node('ReduceMean', ['images'], ['mean'], keepdims=0),
-         helper.make_node('Mul', ['mean', 'zero'], ['nothing']),
-         helper.make_node('Add', ['rows', 'nothing'], ['output0'])], 'g',
-        [helper.make_tensor_value_info('images', TensorProto.FLOAT, (1, 3, HEIGHT, WIDTH))],
-        [helper.make_tensor_value_info('output0', TensorProto.FLOAT, (1, len(found), 6))],
-        [numpy_helper.from_array(np.array(0, np.float32), 'zero'),
-         numpy_helper.from_array(np.array([found], np.float32), 'rows')])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
-    model.ir_version = 9
-    onnx.save(model, str(folder / 'foreign.onnx'))
-    assert main(['model', 'attach', str(folder / 'foreign.onnx'), '--out', str(folder / 'teacher.onnx'),
-                 *options]) == 0
-    return folder / 'teacher.onnx'
+def attached(folder, found):
+    return attached_constant(folder, 'teacher', (HEIGHT, WIDTH), found)
 
 
 @pytest.fixture()
