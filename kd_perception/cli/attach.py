@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from kd_perception.config import load_config
@@ -64,10 +63,11 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.attach.graph_facts import read_facts
     from kd_perception.attach.probe import look_at_outputs, run_once
     from kd_perception.attach.write import write_described
+    from kd_perception.benchmark.model_check import check_on_images, read_images
     if args.labels is not None and args.check is None:
         raise ConfigError('--labels: give their images with --check')
     facts = read_facts(Path(args.model))
-    images = _images(args.check)
+    images = {} if args.check is None else read_images(args.check, '--check')
     if args.spec is not None:
         spec = load_config(ModelSpec, args.spec)
     else:
@@ -82,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     detector = write_described(facts, spec, args.out)
     print(f'{args.out}: {args.out.stat().st_size:,} bytes, sha256 {detector.sha256}')
     if images:
-        _check(detector, images, args.labels, args.out)
+        check_on_images(detector, images, args.labels, args.out.with_suffix('.check.jpg'))
+    else:
+        print(f'see whether it is right: kd_perception model check {args.out} --images FOLDER')
     return EXIT_OK
 
 
@@ -108,64 +110,3 @@ def _fields(texts: list[str]) -> dict[str, Any]:
 def _size(text: str) -> tuple[int, int]:
     from kd_perception.benchmark.models import parse_size
     return parse_size(text)
-
-
-def _images(path: Path | None) -> dict[Path, np.ndarray]:
-    if path is None:
-        return {}
-    from kd_perception.sources.folders import images_in, read_image_file
-    if not path.exists():
-        raise ConfigError(f'--check {path}: no such image or folder')
-    files = images_in(path) if path.is_dir() else [path]
-    if not files:
-        raise ConfigError(f'--check {path}: holds no images')
-    return {file: read_image_file(file) for file in files}
-
-
-def _check(detector: Any, images: dict[Path, np.ndarray], labels: Path | None, out: Path) -> None:
-    """Draw what is found, and with labels compare the description with the common mistakes."""
-    import cv2
-
-    from kd_perception.attach.check import measured, mistakes
-    from kd_perception.detection.drawing import contact_sheet, draw_detections
-    drawn, counts = [], dict.fromkeys(detector.spec.labels, 0)
-    for image in list(images.values())[:9]:
-        found = detector.detect(image).detections
-        drawn.append(draw_detections(image, found, detector.spec.labels))
-        for class_id in found.class_ids:
-            counts[detector.spec.labels[class_id]] += 1
-    picture = out.with_suffix('.check.jpg')
-    sheet = drawn[0] if len(drawn) == 1 else contact_sheet(drawn)
-    if not cv2.imwrite(str(picture), sheet):
-        raise ConfigError(f'{picture}: cannot be written')
-    print(f'{picture}: {len(drawn)} images; found {", ".join(f"{n} {label}" for label, n in counts.items())}')
-    if labels is None:
-        return
-    results = measured(detector, lambda each: _mean_ap(each, images, labels))
-    for variant, ap in results:
-        print(f'  {variant.name:<20} mean AP {ap:5.1f}')
-    problems = mistakes(results)
-    for problem in problems:
-        print(f'warning: {problem}')
-    if not problems:
-        print('no common mistake does better')
-
-
-def _mean_ap(detector: Any, images: dict[Path, np.ndarray], labels: Path) -> float:
-    """Return AP at IoU 0.5 in percent, a mean over the classes by their objects."""
-    from kd_perception.benchmark.accuracy import LabelledImage, LOWEST_SCORE
-    from kd_perception.labels.kitti_text import read_label_file
-    from kd_perception.training.loop.validation import match_all, report
-    labelled = []
-    for path, image in images.items():
-        file = labels / f'{path.stem}.txt' if labels.is_dir() else labels
-        if not file.is_file():
-            raise ConfigError(f'{file}: no such label file for {path.name}')
-        labelled.append(LabelledImage(image, read_label_file(file)))
-    figures = report(match_all(lambda pixels: detector.detect(pixels, LOWEST_SCORE).detections, labelled,
-                               detector.spec.labels))
-    counted = [(entry['ap50'], entry['objects']) for entry in figures.values() if entry['ap50'] is not None]
-    if not counted:
-        raise ConfigError(f'{labels}: holds no object of {", ".join(detector.spec.labels)}')
-    # By objects: a class of three objects would decide the mean.
-    return 100 * sum(ap * count for ap, count in counted) / sum(count for _, count in counted)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 import sys
 
-from kd_perception.cli import attach, attach_reference, calibrate, free_size, model_store
+from kd_perception.cli import attach, attach_reference, calibrate, free_size, model_check, model_store
 from kd_perception.config import to_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.verify import verify
@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'attach-reference', help="write the drift monitors' reference statistics into a copy of a model"))
     calibrate.add_arguments(actions.add_parser(
         'calibrate', help='fit what the scores mean, or put them on the scale of another model'))
+    model_check.add_arguments(actions.add_parser(
+        'check', help='draw what a model finds in images; with labels, try the common mistakes'))
     free_size.add_arguments(actions.add_parser(
         'free-size', help='let a fully convolutional model have other input sizes'))
     model_store.add_arguments(actions)
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         return attach_reference.run(args)
     if args.action == 'free-size':
         return free_size.run(args)
+    if args.action == 'check':
+        return model_check.run(args)
     if args.action == 'calibrate':
         return calibrate.run(args)
     if args.action == 'attach':

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 
@@ -303,3 +304,27 @@ def test_an_export_of_several_images_is_refused_by_its_batch(tmp_path, capsys):
     error = capsys.readouterr().err
     assert status == 2 and not out.exists() and len(error.splitlines()) == 1
     assert "input 'images' [4, 3, 64, 96] takes 4 images at once, expected 1: export it with batch 1" in error
+
+
+def test_a_picture_shows_what_is_found(tmp_path, capsys):
+    """Boxes drawn where the objects are; what is in doubt where nothing is sure."""
+    status, out = attach(tmp_path, FAMILIES['yolox'][0])
+    assert status == 0 and f'model check {out}' in capsys.readouterr().out
+    image, picture = tmp_path / 'image.png', tmp_path / 'found.png'
+    assert cv2.imwrite(str(image), np.full((HEIGHT, WIDTH, 3), 50, np.uint8))
+    assert main(['model', 'check', str(out), '--images', str(image), '--out', str(picture)]) == 0
+    assert 'found.png: 1 images; found 2 Car, 1 Pedestrian, 0 Cyclist' in capsys.readouterr().out
+    drawn = np.abs(cv2.imread(str(picture)).astype(int) - 50).max(axis=2) > 20
+    for x_min, y_min, x_max, y_max in BOXES.astype(int):
+        edges = [drawn[y_min, x_min:x_max], drawn[y_max, x_min:x_max], drawn[y_min:y_max, x_min],
+                 drawn[y_min:y_max, x_max]]
+        assert all(edge.mean() > .8 for edge in edges)
+    unsure = tmp_path / 'unsure'
+    unsure.mkdir()
+    status, out = attach(unsure, FAMILIES['yolox'][0], '--set', 'thresholds.score=0.95')
+    assert main(['model', 'check', str(out), '--images', str(image), '--out', str(picture)]) == 0
+    assert 'from score 0.05 on, since nothing reaches 0.95' in capsys.readouterr().out
+    for words, message in ((['--images', str(tmp_path / 'none')], 'no such image or folder'),
+                           (['--images', str(image), '--out', str(tmp_path / 'x.mov')], 'cannot be written')):
+        assert main(['model', 'check', str(out), *words]) == 2
+        assert message in capsys.readouterr().err
