@@ -56,3 +56,8 @@ class TrainingError(KdPerceptionError):
 
 class RosInterfaceError(KdPerceptionError):
     """A ROS parameter, topic or environment is unusable."""
+
+
+def one_line(error: object, limit: int = 500) -> str:
+    """Return the text of an error (or of anything) without line breaks and of bounded length."""
+    return ' '.join(str(error).split())[:limit] or type(error).__name__

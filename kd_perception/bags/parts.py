@@ -21,7 +21,7 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader
 
 from kd_perception.bags.salvage import note_foreign, Record, salvage_mcap, salvage_sqlite3
-from kd_perception.errors import BagError
+from kd_perception.errors import BagError, one_line
 
 MCAP, SQLITE3, ROSBAG1 = '.mcap', '.db3', '.bag'
 STORAGE_SUFFIXES = (MCAP, SQLITE3)
@@ -254,11 +254,6 @@ def unpack_message(record: Record, limit: int) -> Record:
     if not decoder.eof or len(raw) > limit:
         raise BagError(f'a compressed message is cut, or longer than {limit} bytes')
     return record._replace(raw=raw)
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's text on one line, of bounded length."""
-    return ' '.join(str(error).split())[:200] or type(error).__name__
 
 
 def _walk(path: Path, problems) -> Iterator[Record]:

@@ -17,7 +17,6 @@ import yaml
 from kd_perception.bags.inventory import metadata_file, METADATA_NAME, open_folder
 from kd_perception.bags.parts import (
     is_storage_name,
-    one_line,
     open_part,
     ROSBAG1,
     Scratch,
@@ -26,7 +25,7 @@ from kd_perception.bags.parts import (
     unpack_message,
 )
 from kd_perception.bags.salvage import Record
-from kd_perception.errors import BagError
+from kd_perception.errors import BagError, one_line
 from kd_perception.files import read_text
 
 MAX_METADATA_BYTES = 16 * 2 ** 20

@@ -2,16 +2,15 @@
 """
 Folders of KITTI text files into an `ObjectTable`, thousands of files at once.
 
-Parsing line by line costs more than the whole evaluation, so files are joined and their numbers
-read with array operations. Whatever is not plain decimal text goes through `parse_label_text`, which
-gives the same values or the error with file and line.
+Parsing line by line costs more than the whole evaluation, so files are joined and NumPy reads them.
+What it refuses, and what is out of range, goes through `parse_label_text`, which gives the same values
+or the error with file and line.
 """
 from collections.abc import Sequence
 import hashlib
-import math
 import os
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 
@@ -19,162 +18,53 @@ from kd_perception.errors import LabelError
 from kd_perception.labels.kitti_text import (
     decode_label_bytes,
     DETECTION_COLUMNS,
+    KittiObjects,
     LABEL_COLUMNS,
     parse_label_text,
     read_label_bytes,
 )
 from kd_perception.labels.object_table import concatenate_tables, ObjectTable
 
-# Two MB keep the temporary arrays inside the processor's cache.
+# What is joined and parsed at once: bounds the memory that it takes.
 _BATCH_BYTES = 2 * 1024 * 1024
-# A decimal of at most 15 digits is an integer below 2**53 over a power of ten up to 10**22: both are exact
-# doubles, so that one division rounds exactly as strtod does (Clinger 1990).
-_EXACT_DIGITS = 15
-_MAX_TOKEN = 24
-_MAX_TYPE_BYTES = 16
-_POWERS = 10.0 ** np.arange(23)
-_TRUNCATION, _OCCLUSION, _SCORE = 1, 2, 15
-_SPACE, _MINUS, _DOT, _NEWLINE = ord(' '), ord('-'), ord('.'), ord('\n')
-# What may stand in a batch on the fast path: digits, letters, '_', '-', '+', '.', blanks, line ends.
-_PLAIN = np.zeros(256, dtype=bool)
-_PLAIN[[ord(c) for c in ' \t\r\n-+._0123456789']] = True
-_PLAIN[[*range(ord('A'), ord('Z') + 1), *range(ord('a'), ord('z') + 1)]] = True
-_IS_DIGIT = np.zeros(256, dtype=bool)
-_IS_DIGIT[ord('0'):ord('9') + 1] = True
+_MAX_TYPE_CHARS = 64
+_MAX_INT = 2 ** 31 - 1
+_TRUNCATION, _OCCLUSION, _BOX, _SCORE = 0, 1, slice(3, 7), 14
 
 
 class _NotPlain(Exception):
     """The batch holds something that only the line parser can judge."""
 
 
-class _Tokens(NamedTuple):
-    """Tokens of a batch's lines: (L, columns) start and end positions in the text."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-
-
-def _tokenize(text: np.ndarray, columns: int) -> _Tokens:
-    """Find the tokens of a text (B,) uint8 that begins with a blank and ends with a line end."""
-    blank = text <= _SPACE
-    edges = np.flatnonzero(blank[1:] != blank[:-1]) + 1
-    starts, ends = edges[::2], edges[1::2]
-    per_line = np.diff(np.searchsorted(starts, np.flatnonzero(text == _NEWLINE)), prepend=0)
-    if (per_line[per_line > 0] != columns).any():
-        raise _NotPlain
-    return _Tokens(starts.reshape(-1, columns), ends.reshape(-1, columns))
-
-
-def _take_odd_numbers(text: np.ndarray, tokens: _Tokens) -> list[tuple[int, int, float]]:
-    """
-    Read the numbers with an exponent or a sign `+` one by one and overwrite them with zeros.
-
-    :return: (line, column, value) of each.
-    """
-    odd = np.flatnonzero((text >= ord('A')) | (text == ord('+')))
-    columns = tokens.starts.shape[1]
-    starts, ends = tokens.starts.ravel(), tokens.ends.ravel()
-    found = []
-    for i in np.unique(np.searchsorted(starts, odd, side='right') - 1).tolist():
-        token = bytes(text[starts[i]:ends[i]])
-        try:
-            value = float(token)
-        except ValueError:
-            raise _NotPlain from None
-        if not math.isfinite(value) or b'_' in token:
-            raise _NotPlain
-        found.append((i // columns, i % columns, value))
-        text[starts[i]:ends[i]] = ord('0')
-    return found
-
-
-def _check_numbers(text: np.ndarray, tokens: _Tokens) -> None:
-    """Raise _NotPlain unless every token is ``-?[0-9]*[.]?[0-9]+``."""
-    if not _IS_DIGIT[text[tokens.ends - 1]].all():
-        raise _NotPlain
-    if (text[np.flatnonzero(text == _MINUS) - 1] > _SPACE).any():
-        raise _NotPlain
-    dot = text == _DOT
-    marks = dot[np.flatnonzero(dot | (text <= _SPACE))]
-    if (marks[1:] & marks[:-1]).any():  # two dots and no blank between them
-        raise _NotPlain
-
-
-def _parse_decimals(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return the values of tokens (M,) that `_check_numbers` accepts, rounded as strtod rounds."""
-    negative = text[starts] == _MINUS
-    position = starts + negative
-    length = ends - position
-    longest = int(length.max()) if len(length) else 0
-    if longest > _MAX_TOKEN:
-        raise _NotPlain
-    mantissa = np.zeros(len(starts), dtype=np.int64)
-    decimals = np.zeros(len(starts), dtype=np.int64)
-    digits = np.zeros(len(starts), dtype=np.int64)
-    seen_dot = np.zeros(len(starts), dtype=bool)
-    last = len(text) - 1
-    for i in range(longest):
-        active = length > i
-        char = text[np.minimum(position + i, last)]
-        seen_dot |= active & (char == _DOT)
-        digit = active & (char != _DOT)
-        mantissa = np.where(digit & (digits < 18), mantissa * 10 + (char - np.uint8(ord('0'))), mantissa)
-        digits += digit & ((mantissa > 0) | (char != ord('0')))
-        decimals += digit & seen_dot
-    values = mantissa / _POWERS[np.minimum(decimals, 22)]
-    for i in np.flatnonzero((digits > _EXACT_DIGITS) | (decimals > 22)):
-        values[i] = float(bytes(text[position[i]:ends[i]]))
-    return np.where(negative, -values, values)
-
-
-def _take_types(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the distinct type names and each line's index into them; overwrite the names with zeros."""
-    length = ends - starts
-    if len(length) and length.max() > _MAX_TYPE_BYTES:
-        raise _NotPlain
-    place = np.arange(_MAX_TYPE_BYTES)
-    inside = place < length[:, None]
-    at = np.minimum(starts[:, None] + place, len(text) - 1)
-    words = np.where(inside, text[at], 0).astype(np.uint8).view(np.uint64)
-    ids = np.full(len(starts), -1, dtype=np.int32)
-    names: list[str] = []
-    first = 0
-    while first < len(ids):
-        ids[(words == words[first]).all(axis=1)] = len(names)
-        names.append(bytes(text[starts[first]:ends[first]]).decode('ascii'))
-        rest = ids[first:] < 0
-        first = first + int(np.argmax(rest)) if rest.any() else len(ids)
-        if len(names) > 100:
-            raise _NotPlain
-    text[at[inside]] = ord('0')
-    return tuple(names), ids
-
-
 def _parse_batch(names: Sequence[str], contents: Sequence[bytes], scores: bool) -> ObjectTable:
     """Parse joined files on the fast path; raise _NotPlain where the line parser must judge."""
-    sizes = [len(content) + 1 for content in contents]
-    text = np.frombuffer(bytearray(b' ' + b'\n'.join(contents) + b'\n'), dtype=np.uint8)
-    if not _PLAIN[text].all():
+    columns = DETECTION_COLUMNS if scores else LABEL_COLUMNS
+    lines: list[str] = []
+    offsets = [0]
+    try:
+        for content in contents:
+            lines += [line for line in content.decode().split('\n') if line and not line.isspace()]
+            offsets.append(len(lines))
+        if not lines:
+            return ObjectTable.from_objects([KittiObjects.empty(scores) for _ in names], names)
+        # One more character than is taken, so that nothing is cut off unseen.
+        rows = np.loadtxt(lines, [('type', f'U{_MAX_TYPE_CHARS + 1}'), ('numbers', np.float64, columns - 1)],
+                          comments=None, ndmin=1)
+    except ValueError:  # UnicodeDecodeError is one
+        raise _NotPlain from None
+    types, numbers = rows['type'].tolist(), rows['numbers']
+    ids: dict[str, int] = {}
+    type_ids = np.array([ids.setdefault(name, len(ids)) for name in types], np.int32)
+    boxes, occlusion = numbers[:, _BOX], numbers[:, _OCCLUSION]
+    # NumPy ends a line at a carriage return, the line parser does not.
+    if len(rows) != len(lines) or max(map(len, ids)) > _MAX_TYPE_CHARS or not np.isfinite(numbers).all() or (
+            boxes[:, 2:] < boxes[:, :2]).any() or (
+            occlusion != np.clip(np.rint(occlusion), -_MAX_INT, _MAX_INT)).any():
         raise _NotPlain
-    tokens = _tokenize(text, DETECTION_COLUMNS if scores else LABEL_COLUMNS)
-    type_names, type_ids = _take_types(text, tokens.starts[:, 0], tokens.ends[:, 0])
-    odd = _take_odd_numbers(text, tokens)
-    _check_numbers(text, tokens)
-    wanted = [_OCCLUSION, *range(4, 8), _SCORE if scores else _TRUNCATION]
-    values = _parse_decimals(text, tokens.starts[:, wanted].T.ravel(), tokens.ends[:, wanted].T.ravel())
-    columns = dict(zip(wanted, values.reshape(len(wanted), -1)))
-    for line, column, value in odd:
-        if column in columns:
-            columns[column][line] = value
-    count = len(tokens.starts)
-    boxes = np.stack([columns[i] for i in range(4, 8)], axis=1)
-    occlusion = columns[_OCCLUSION].astype(np.int64)
-    if (boxes[:, 2:] < boxes[:, :2]).any() or (occlusion != columns[_OCCLUSION]).any():
-        raise _NotPlain
-    offsets = np.searchsorted(tokens.starts[:, 0], 1 + np.cumsum([0] + sizes))
-    return ObjectTable(tuple(names), offsets.astype(np.int64), type_names, type_ids, boxes,
-                       np.full(count, -1.0) if scores else columns[_TRUNCATION], occlusion,
-                       columns[_SCORE] if scores else np.zeros(count))
+    return ObjectTable(tuple(names), np.array(offsets, np.int64), tuple(ids), type_ids, boxes.copy(),
+                       np.full(len(rows), -1.0) if scores else numbers[:, _TRUNCATION].copy(),
+                       occlusion.astype(np.int64),
+                       numbers[:, _SCORE].copy() if scores else np.zeros(len(rows)))
 
 
 def parse_label_files(frames: Sequence[str], sources: Sequence[str], contents: Sequence[bytes],

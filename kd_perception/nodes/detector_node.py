@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from kd_perception.detection.model_loading import OPENVINO
 from kd_perception.detection.onnx_detector import OnnxDetector, PROVIDERS
-from kd_perception.errors import KdPerceptionError
+from kd_perception.errors import KdPerceptionError, one_line
 from kd_perception.health.model_monitor import model_facts, ModelMonitor
 from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.nodes.detector.camera_channel import CameraChannel
@@ -27,7 +27,7 @@ from kd_perception.nodes.detector.parameters import check_combination, DETECTOR_
 from kd_perception.nodes.shared import parameters, qos
 from kd_perception.nodes.shared.diagnostics import diagnostics_message
 from kd_perception.nodes.shared.model_swap import Loaded, ModelSwap
-from kd_perception.nodes.shared.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.shared.runtime import logs_errors, RobustLifecycleNode, run_node
 from kd_perception.nodes.shared.throttle import Throttle
 from kd_perception.resources import models_folder
 

@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.drift.fallback_drift import FallbackDrift
-from kd_perception.errors import KdPerceptionError
+from kd_perception.errors import KdPerceptionError, one_line
 from kd_perception.fallback.ambiguity import FeatureExtractor
 from kd_perception.fallback.breaker import TeacherBreaker
 from kd_perception.fallback.camera_fallback import CameraFallback
@@ -38,7 +38,7 @@ from kd_perception.nodes.fallback.parameters import (
 from kd_perception.nodes.shared import parameters, qos
 from kd_perception.nodes.shared.diagnostics import diagnostics_message
 from kd_perception.nodes.shared.model_swap import Loaded, ModelSwap
-from kd_perception.nodes.shared.runtime import logs_errors, one_line, RobustLifecycleNode, run_node
+from kd_perception.nodes.shared.runtime import logs_errors, RobustLifecycleNode, run_node
 from kd_perception.nodes.shared.throttle import Throttle
 from kd_perception.recording.recorder import HardFrameRecorder
 from kd_perception.resources import models_folder

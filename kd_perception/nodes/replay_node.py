@@ -25,14 +25,14 @@ from rclpy.node import Node
 
 from kd_perception.bags.salvage import Record
 from kd_perception.bags.writer import BagWriter
-from kd_perception.errors import ImageError
+from kd_perception.errors import ImageError, one_line
 from kd_perception.messages.typestore import canonical, DETECTION_ARRAY
 from kd_perception.nodes.replay.images import image_cdr
 from kd_perception.nodes.replay.pacer import Pacer
 from kd_perception.nodes.replay.parameters import check_combination, REPLAY_PARAMETERS, ReplaySettings
 from kd_perception.nodes.replay.topics import Lockstep, ReplayTopics, wanted_topic
 from kd_perception.nodes.shared import parameters
-from kd_perception.nodes.shared.runtime import exempt_from_collection, one_line, run_node
+from kd_perception.nodes.shared.runtime import exempt_from_collection, run_node
 from kd_perception.nodes.shared.signals import Interruption
 from kd_perception.sources.any_source import BagSource, open_source
 from kd_perception.sources.frames import Frame

@@ -18,8 +18,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.errors import ImageError, RosInterfaceError
+from kd_perception.errors import ImageError
 from kd_perception.limits import MAX_IMAGE_PIXELS
+from kd_perception.messages.wire import read_result
 from kd_perception.nodes.shared import conversions
 from kd_perception.nodes.shared.conversions import (
     bgr_to_image,
@@ -27,12 +28,9 @@ from kd_perception.nodes.shared.conversions import (
     detections_to_message,
     image_to_bgr,
     label_info_message,
-    label_info_to_labels,
-    message_to_detections,
     ns_to_stamp,
     stamp_to_ns,
 )
-from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345678901), frame_id='camera_optical')
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
@@ -178,7 +176,6 @@ def test_detections_to_message():
 def test_nothing_found_is_a_message_with_a_header():
     message = detections_to_message(Detections.empty(), LABELS, HEADER)
     assert message.header == HEADER and message.detections == []
-    assert len(message_to_detections(message, LABELS)) == 0
 
 
 coordinates = st.floats(-100, 10000, width=32)
@@ -191,70 +188,15 @@ def test_detections_survive_the_round_trip_over_the_wire(rows):
     boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
     before = Detections(boxes, rows[:, 4], rows[:, 5].astype(int))
     message = detections_to_message(before, LABELS, HEADER)
-    received = deserialize_message(serialize_message(message), Detection2DArray)
-    after = message_to_detections(received, LABELS)
+    after = read_result(serialize_message(message), LABELS, 10).detections
     np.testing.assert_allclose(after.boxes_xyxy, before.boxes_xyxy, rtol=1e-7, atol=1e-5)
     assert (after.scores == before.scores).all() and (after.class_ids == before.class_ids).all()
 
 
-def test_the_best_hypothesis_counts():
-    message = detections_to_message(DETECTIONS, LABELS, HEADER)
-    other = detections_to_message(Detections([[0, 0, 1, 1]], [0.95], [1]), LABELS, HEADER)
-    message.detections[0].results.append(other.detections[0].results[0])
-    found = message_to_detections(message, LABELS)
-    assert found.class_ids.tolist() == [1, 0] and found.scores.tolist() == pytest.approx([0.95, 0.25])
-
-
-def _spoilt(spoil):
-    message = detections_to_message(DETECTIONS, LABELS, HEADER)
-    spoil(message.detections[1])
-    return message
-
-
-def _set(path, value):
-    def spoil(detection):
-        *parents, name = path.split('.')
-        for parent in parents:
-            detection = getattr(detection, parent)
-        setattr(detection, name, value)
-    return spoil
-
-
-@pytest.mark.parametrize('spoil,what', [
-    (_set('results', []), 'detection 1: 0 hypotheses'),
-    (_set('bbox.size_x', float('nan')), 'detection 1: box .*is not a box'),
-    (_set('bbox.size_y', -1.0), 'is not a box'),
-    (_set('bbox.center.position.x', float('inf')), 'is not a box'),
-    (_set('bbox.center.theta', 0.1), 'is rotated by 0.1'),
-    (lambda d: setattr(d.results[0].hypothesis, 'class_id', 'Tram'), "class 'Tram' is none of Car, Ped"),
-    (lambda d: setattr(d.results[0].hypothesis, 'score', float('nan')), 'is not a box'),
-])
-def test_bad_results_of_peers_are_refused(spoil, what):
-    with pytest.raises(RosInterfaceError, match=what):
-        message_to_detections(_spoilt(spoil), LABELS)
-
-
-def test_a_flood_of_detections_is_refused_unread():
-    message = Detection2DArray(header=HEADER)
-    message.detections = [detections_to_message(DETECTIONS, LABELS, HEADER).detections[0]] * 10_001
-    with pytest.raises(RosInterfaceError, match='10001 detections'):
-        message_to_detections(message, LABELS)
-
-
-def test_label_info_there_and_back():
+def test_label_info_has_every_class_by_id():
     message = label_info_message(LABELS, 0.4, HEADER)
     assert message.header == HEADER and message.threshold == pytest.approx(0.4)
     assert [(c.class_id, c.class_name) for c in message.class_map] == list(enumerate(LABELS))
-    assert label_info_to_labels(message) == LABELS
-    message.class_map.reverse()
-    assert label_info_to_labels(message) == LABELS
-
-
-@pytest.mark.parametrize('ids', [[1], [0, 0], [0, 2]])
-def test_label_info_with_holes_is_refused(ids):
-    message = LabelInfo(class_map=[VisionClass(class_id=i, class_name=f'c{i}') for i in ids])
-    with pytest.raises(RosInterfaceError, match='are not 0..N-1'):
-        label_info_to_labels(message)
 
 
 @given(st.integers(0, 2**31 * 10**9 - 1))

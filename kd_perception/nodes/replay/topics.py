@@ -15,13 +15,13 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from kd_perception.bags.salvage import Record
-from kd_perception.errors import BagError, RosInterfaceError
+from kd_perception.errors import BagError, one_line, RosInterfaceError
 from kd_perception.messages import build as messages
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
 from kd_perception.nodes.replay.images import with_stamp
 from kd_perception.nodes.replay.parameters import ReplaySettings
 from kd_perception.nodes.shared import qos
-from kd_perception.nodes.shared.runtime import one_line, RCLError
+from kd_perception.nodes.shared.runtime import RCLError
 from kd_perception.sources.any_source import BagSource
 from kd_perception.sources.frames import FrameSource, NS_PER_S
 from vision_msgs.msg import Detection2DArray

@@ -12,7 +12,6 @@ from __future__ import annotations
 import array
 from collections.abc import Callable, Sequence
 import functools
-import math
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -21,14 +20,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.errors import ImageError, RosInterfaceError
+from kd_perception.errors import ImageError, one_line
 from kd_perception.images import raw as image_decoding
 from kd_perception.images.compressed import decode_compressed
 from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
-
-# More detections in one message than any camera frame holds: a broken or hostile peer.
-MAX_DETECTIONS = 10_000
-MAX_HYPOTHESES = 1_000
 
 
 @functools.lru_cache(maxsize=1)
@@ -71,7 +66,7 @@ def image_to_bgr(message: Image, bridge: Callable[[], Any] = load_cv_bridge) -> 
         bgr = np.asarray(converter.imgmsg_to_cv2(message, desired_encoding='bgr8'))
     except Exception as error:  # cv_bridge raises its own, OpenCV's and Python's errors
         raise ImageError(
-            'unsupported_encoding', f'cv_bridge refuses {encoding!r}: {_one_line(error)}') from error
+            'unsupported_encoding', f'cv_bridge refuses {encoding!r}: {one_line(error)}') from error
     if bgr.dtype != np.uint8 or bgr.shape != (message.height, message.width, 3):
         raise ImageError('unsupported_encoding', f'cv_bridge gives {bgr.dtype} {bgr.shape} for {encoding!r}')
     return bgr
@@ -134,40 +129,6 @@ def detections_to_message(detections: Detections, labels: Sequence[str], header:
     return message
 
 
-def message_to_detections(message: Detection2DArray, labels: Sequence[str]) -> Detections:
-    """
-    Read a result back; of several hypotheses the best counts.
-
-    :param labels: class names by class id, as LabelInfo or the model gives them.
-    :raises RosInterfaceError: too many detections, an unknown class, a rotated or non-finite box, no
-        hypothesis.
-    """
-    count = len(message.detections)
-    if count > MAX_DETECTIONS:
-        raise RosInterfaceError(f'{count} detections in one message, expected at most {MAX_DETECTIONS}')
-    ids = {label: index for index, label in enumerate(labels)}
-    boxes, scores, class_ids = np.empty((count, 4)), np.empty(count), np.empty(count, dtype=np.int64)
-    for i, item in enumerate(message.detections):
-        if not 1 <= len(item.results) <= MAX_HYPOTHESES:
-            raise RosInterfaceError(
-                f'detection {i}: {len(item.results)} hypotheses, expected 1 to {MAX_HYPOTHESES}')
-        best = max(item.results, key=lambda result: result.hypothesis.score).hypothesis
-        box = item.bbox
-        x, y, w, h = box.center.position.x, box.center.position.y, box.size_x, box.size_y
-        if not all(map(math.isfinite, (x, y, w, h, best.score))) or w < 0 or h < 0:
-            raise RosInterfaceError(
-                f'detection {i}: box ({x}, {y}, {w}, {h}) with score {best.score} is not a box')
-        if box.center.theta != 0:
-            raise RosInterfaceError(
-                f'detection {i}: is rotated by {box.center.theta}, expected an upright box')
-        if best.class_id not in ids:
-            raise RosInterfaceError(
-                f'detection {i}: class {best.class_id!r:.60} is none of {", ".join(labels)}')
-        boxes[i] = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-        scores[i], class_ids[i] = best.score, ids[best.class_id]
-    return Detections(boxes, scores, class_ids)
-
-
 def label_info_message(labels: Sequence[str], threshold: float, header: Header) -> LabelInfo:
     """
     Make the class map.
@@ -181,19 +142,6 @@ def label_info_message(labels: Sequence[str], threshold: float, header: Header) 
     return message
 
 
-def label_info_to_labels(message: LabelInfo) -> tuple[str, ...]:
-    """
-    Return the class names by id.
-
-    :raises RosInterfaceError: the ids are not 0..N-1, each once.
-    """
-    names = {entry.class_id: entry.class_name for entry in message.class_map}
-    if sorted(names) != list(range(len(message.class_map))):
-        raise RosInterfaceError(
-            f'class ids {sorted(names)[:10]} of {len(message.class_map)} classes are not 0..N-1')
-    return tuple(names[i] for i in range(len(names)))
-
-
 def stamp_to_ns(stamp: Time) -> int:
     """Return a stamp in nanoseconds."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
@@ -203,7 +151,3 @@ def ns_to_stamp(stamp_ns: int) -> Time:
     """Return the stamp of a time in nanoseconds."""
     sec, nanosec = divmod(int(stamp_ns), 1_000_000_000)
     return Time(sec=sec, nanosec=nanosec)
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:200] or type(error).__name__

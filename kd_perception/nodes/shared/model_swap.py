@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from rclpy.parameter import Parameter
 
-from kd_perception.errors import KdPerceptionError, ModelError
+from kd_perception.errors import KdPerceptionError, ModelError, one_line
 from kd_perception.levels import Level, Report
-from kd_perception.nodes.shared.runtime import InvalidHandle, one_line
+from kd_perception.nodes.shared.runtime import InvalidHandle
 
 IDLE, LOADING, DONE, FAILED = 'idle', 'loading', 'done', 'failed'
 # A load that takes longer is taken for hung; a process that ends in the middle of one would abort.

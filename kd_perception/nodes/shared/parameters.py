@@ -16,7 +16,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from kd_perception.errors import RosInterfaceError
+from kd_perception.errors import one_line, RosInterfaceError
 
 MAX_STRING_CHARS = 4096
 MAX_LIST_ITEMS = 64
@@ -155,7 +155,7 @@ def declare_parameters(node: Any, table: Sequence[ParameterSpec]) -> dict[str, A
             start, given = _start_value(node, spec)
             value = node.declare_parameter(spec.name, start, descriptor, ignore_override=given).value
         except ParameterException as error:
-            raise RosInterfaceError(f'parameter {spec.name}: {_one_line(error)}') from error
+            raise RosInterfaceError(f'parameter {spec.name}: {one_line(error)}') from error
         values[spec.name] = _plain(spec, value)
     reason = check_values(table, values)
     if reason:
@@ -258,7 +258,3 @@ def guard_changes(node: Any, table: Sequence[ParameterSpec], is_unconfigured: Ca
         node.add_pre_set_parameters_callback(before_set)
     node.add_on_set_parameters_callback(on_set)
     node.add_post_set_parameters_callback(lambda _: apply(values()))
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:300]

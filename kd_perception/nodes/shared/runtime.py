@@ -19,7 +19,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
-from kd_perception.errors import KdPerceptionError, RosInterfaceError
+from kd_perception.errors import KdPerceptionError, one_line, RosInterfaceError
 from kd_perception.nodes.shared.signals import interruptible, Interruption
 
 # Not exported by rclpy.exceptions in every release.
@@ -31,11 +31,6 @@ EXIT_BAD_INPUT = 2
 MAX_FAILURES_IN_A_ROW = 100
 # Beyond it the ports of DDS are no ports any more (DDSI-RTPS 2.5, 9.6.1).
 MAX_DOMAIN_ID = 232
-
-
-def one_line(text: Any, limit: int = 500) -> str:
-    """Return text without line breaks and of bounded length, fit for a log line."""
-    return ' '.join(str(text).split())[:limit]
 
 
 def logs_errors(transition: Callable) -> Callable:
