@@ -5,13 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from pathlib import Path
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 
+from kd_perception.attach.graph_facts import read_facts
+from kd_perception.attach.probe import needed_multiple, rounded
+from kd_perception.attach.write import write_described
 from kd_perception.detection.decode import output_shapes
+from kd_perception.detection.model_loading import is_ir
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.detection.onnx_session import create_session, ExecutionOptions
 from kd_perception.errors import ModelError
@@ -116,18 +122,44 @@ def write_resized(path: Path, input_hw: tuple[int, int], folder: Path) -> Path:
     Write a fully convolutional model file for another input size.
 
     :return: the new file's path; the file's own where the size is its own.
-    :raises ModelError: its graph is made for one size only.
+    :raises ModelError: its graph is made for one size only, or needs a multiple, which the message names.
     """
     content, _ = read_model(path, pinned_sha256(path))
     spec = OnnxDetector.from_bytes(content, path).spec
     if spec.input.hw == input_hw:
         return path
-    resized = dataclasses.replace(spec, input=dataclasses.replace(spec.input, height=input_hw[0],
-                                                                  width=input_hw[1], size_step=None))
-    target = folder / f'{path.stem}_{input_hw[1]}x{input_hw[0]}.onnx'
-    target.write_bytes(_with_shapes(content, resized, 1))
+    height, width = input_hw
+    if spec.input.constants:
+        raise ModelError(f'{path}: takes {", ".join(spec.input.constants)} beside the image, whose values '
+                         f'go with the size: attach it with --size {width}x{height}')
     try:
-        OnnxDetector.load(target).warm_up(1)
+        return _write_at(path, content, spec, input_hw, folder)
     except ModelError as error:
-        raise ModelError(f'{path}: cannot be run at {input_hw[1]}x{input_hw[0]}: {error}') from error
+        multiple = needed_multiple(input_hw, functools.partial(_runs_at, path, content, spec))
+        if multiple is None:
+            raise ModelError(f'{path}: cannot be run at {width}x{height}, nor at sizes near: is its graph '
+                             f'made for {spec.input.width}x{spec.input.height} alone?') from error
+        high, wide = rounded(input_hw, multiple)
+        raise ModelError(f'{path}: cannot take {width}x{height} px: its height and width must be multiples '
+                         f'of {multiple}, such as {wide}x{high}') from error
+
+
+def _runs_at(path: Path, content: bytes, spec: ModelSpec, input_hw: tuple[int, int]) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _write_at(path, content, spec, input_hw, Path(folder))
+        except ModelError:
+            return False
+    return True
+
+
+def _write_at(path: Path, content: bytes, spec: ModelSpec, input_hw: tuple[int, int], folder: Path) -> Path:
+    size = dataclasses.replace(spec.input, height=input_hw[0], width=input_hw[1], size_step=None)
+    resized = dataclasses.replace(spec, input=size)
+    target = folder / f'{path.stem}_{input_hw[1]}x{input_hw[0]}{path.suffix}'
+    if is_ir(path):
+        write_described(read_facts(path), resized, target)
+    else:
+        target.write_bytes(_with_shapes(content, resized, 1))
+        OnnxDetector.load(target).warm_up(1)
     return target

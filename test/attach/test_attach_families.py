@@ -328,3 +328,15 @@ def test_a_picture_shows_what_is_found(tmp_path, capsys):
                            (['--images', str(image), '--out', str(tmp_path / 'x.mov')], 'cannot be written')):
         assert main(['model', 'check', str(out), *words]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('opset', [12, 14, 16, 18, 20, 22])
+def test_opsets_of_the_last_years(opset, tmp_path, capsys):
+    if opset > onnx.defs.onnx_opset_version():
+        pytest.skip(f'this onnx writes opsets up to {onnx.defs.onnx_opset_version()}')
+    model = onnx.ModelProto()
+    model.CopyFrom(FAMILIES['yolo11'][0])
+    model.opset_import[0].version = opset
+    status, out = attach(tmp_path, model)
+    assert status == 0, capsys.readouterr().err
+    assert len(OnnxDetector.load(out).detect(np.zeros((9, 9, 3), np.uint8)).detections) == 2

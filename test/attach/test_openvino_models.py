@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from test_ncnn import small_nanodet
 
+from kd_perception.benchmark.variants import write_resized
 from kd_perception.cli.main import main
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
+from kd_perception.errors import ModelError
 
 openvino = pytest.importorskip('openvino', reason='OpenVINO is optional: requirements/openvino.txt')
 pytest.importorskip('onnx', reason='the graph is written with onnx')
@@ -53,3 +55,12 @@ def test_onnx_runs_in_openvino_by_provider(network):
     by_provider = OnnxDetector.load(path, ExecutionOptions(provider='openvino'))
     assert by_provider.provider in ('OpenVINO', 'OpenVINOExecutionProvider')
     same(by_provider, OnnxDetector.load(path))
+
+
+def test_benchmarks_resize_an_ir_and_name_the_multiple(network):
+    path = attached(network, 'ir.xml', '96x64')
+    resized = OnnxDetector.load(write_resized(path, (64, 160), network))
+    assert resized.spec.input.hw == (64, 160)
+    same(resized, OnnxDetector.load(attached(network, 'net.param', '160x64')))
+    with pytest.raises(ModelError, match='cannot take 100x60 px: .* must be multiples of 16, such as 112x64'):
+        write_resized(path, (60, 100), network)
