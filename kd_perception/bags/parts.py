@@ -8,10 +8,11 @@ A part serves its messages as stored; what a message holds is the reader's busin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 import shutil
 import tempfile
+from typing import Any
 
 try:
     from compression import zstd  # Python 3.14
@@ -157,14 +158,17 @@ class IndexedPart:
         self.path, self.name = path, name
         self._reader = Reader(path)
         self._reader.open()
-        self._connections, foreign = [], {}
-        for item in self._reader.connections:
+        self._connections: list[Any] = []
+        foreign = {}
+        connections: Iterable[Any] = self._reader.connections
+        for item in connections:
             if item.ext.serialization_format == 'cdr':
                 self._connections.append(item)
             else:
                 foreign[item.topic] = f'{item.msgtype}, {item.ext.serialization_format}'
         note_foreign(name, foreign, problems)
-        self.counts, self.types = Counter(), {}
+        self.counts: Counter = Counter()
+        self.types: dict[str, str] = {}
         for item in self._connections:
             self.counts[item.topic] += item.msgcount
             self.types[item.topic] = item.msgtype
@@ -179,7 +183,9 @@ class IndexedPart:
         wanted = [item for item in self._connections if topics is None or item.topic in topics]
         if not wanted:
             return
-        served, last_ns, at_last = Counter(), None, Counter()
+        served: Counter = Counter()
+        at_last: Counter = Counter()
+        last_ns = None
         try:
             for connection, log_ns, raw in self._reader.messages(wanted, start=start_ns):
                 if log_ns != last_ns:
@@ -218,7 +224,9 @@ class SalvagedPart:
 
     def __init__(self, path: Path, name: str, problems: list[str]):
         self.path, self.name = path, name
-        self.counts, self.types, self.latched = Counter(), {}, set()
+        self.counts: Counter = Counter()
+        self.types: dict[str, str] = {}
+        self.latched: set[str] = set()
         self.start_ns = self.end_ns = None
         for record in _walk(path, problems):
             self.counts[record.topic] += 1

@@ -91,7 +91,9 @@ class BagReader:
             raise BagError(f'{self.path}: not a readable recording: {one_line(error)}') from None
 
     def _count(self) -> None:
-        counts, types, latched = Counter(), {}, set()
+        counts: Counter = Counter()
+        types: dict[str, str] = {}
+        latched: set[str] = set()
         for part in self._parts:
             counts.update(part.counts)
             types.update(part.types)
@@ -131,7 +133,7 @@ class BagReader:
         self._listed, self._others = [], []
         self._scratch.close()
 
-    def messages(self, topics=None, start_ns: int = None) -> Iterator[Record]:
+    def messages(self, topics=None, start_ns: int | None = None) -> Iterator[Record]:
         """
         Yield the messages in stamp order (file order where the index is lost).
 
@@ -139,7 +141,8 @@ class BagReader:
         :param start_ns: skip what was logged earlier.
         """
         topics = None if topics is None else set(topics)
-        served, lost = Counter(), 0
+        served: Counter = Counter()
+        lost = 0
         for record in self._records(topics, start_ns):
             try:
                 if len(record.raw) > MAX_MESSAGE_BYTES:

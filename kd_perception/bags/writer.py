@@ -3,6 +3,7 @@
 from pathlib import Path
 import shutil
 import tempfile
+from typing import Any
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -29,7 +30,7 @@ class BagWriter:
     it, and an exception inside the `with` block leaves nothing behind.
     """
 
-    def __init__(self, path, storage: str = None, overwrite: bool = False):
+    def __init__(self, path, storage: str | None = None, overwrite: bool = False):
         self.path = Path(path)
         self._single_file = self.path.suffix in _SUFFIXES
         storage = storage or _SUFFIXES.get(self.path.suffix, 'mcap')
@@ -39,8 +40,8 @@ class BagWriter:
             raise BagError(f'{self.path}: the suffix contradicts storage {storage!r}')
         if self.path.exists() and not overwrite:
             raise BagError(f'{self.path}: exists already, and overwriting was not asked for')
-        self._connections = {}
-        self._types = {}
+        self._connections: dict[str, Any] = {}
+        self._types: dict[str, str] = {}
         self.message_count = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +49,9 @@ class BagWriter:
         except OSError as error:
             raise BagError(f'{self.path}: cannot be written: {error.strerror}') from None
         name = self.path.stem if self._single_file else self.path.name
-        self._writer = Writer(self._work / name, version=9, storage_plugin=_STORAGES[storage])
-        self._writer.open()
+        writer = Writer(self._work / name, version=9, storage_plugin=_STORAGES[storage])
+        writer.open()
+        self._writer: Any = writer      # None once the recording is closed
 
     def __enter__(self):
         return self

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from kd_perception.errors import LabelError
 from kd_perception.files import decode_text, read_bytes
@@ -72,7 +73,7 @@ class KittiObjects:
                    columns[:, 7:10], columns[:, 10:13], columns[:, 13], columns[:, 14] if scored else None)
 
     @classmethod
-    def from_boxes(cls, types: Sequence[str], boxes_xyxy: np.ndarray,
+    def from_boxes(cls, types: Sequence[str], boxes_xyxy: ArrayLike,
                    scores: np.ndarray | None = None) -> 'KittiObjects':
         """
         Build from 2D boxes alone; every 3D column takes KITTI's value for unknown.

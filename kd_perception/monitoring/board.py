@@ -158,8 +158,9 @@ class DiagnosticsBoard:
         node.reports[component] = (report, now_ns)
         return name, report
 
-    def _no(self, reason: str) -> None:
+    def _no(self, reason: str) -> tuple[str, Report] | None:
         self._refused[reason] += 1
+        return None
 
     def _values(self, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         values: dict[str, str] = {}

@@ -130,7 +130,8 @@ def _named(source: str, key: str) -> tuple[MetricSpec | None, dict[str, str]]:
         match = spec.pattern.fullmatch(key) if spec.source == source else None
         if match:
             labels = match.groupdict()
-            chosen = {label: CHOICES[label].get(text) for label, text in labels.items() if label in CHOICES}
+            chosen = {label: CHOICES[label].get(text, '')
+                      for label, text in labels.items() if label in CHOICES}
             if all(chosen.values()):
                 return spec, {**labels, **chosen}
     return None, {}

@@ -68,7 +68,7 @@ def render(status: GraphStatus, colour: bool = False, width: int = 0) -> str:
     head = f'{len(status.views) - len(silent)} of {len(status.views) + len(status.missing)} nodes report'
     head += f', {len(silent)} silent: {", ".join(silent)}' if silent else ''
     head += f', missing: {", ".join(status.missing)}' if status.missing else ''
-    blocks = [[(_Cell(status.level.name, status.level), _Cell(head))]]
+    blocks: list[list[tuple[_Cell, ...]]] = [[(_Cell(status.level.name, status.level), _Cell(head))]]
     for title, rows in (
             (('NODE', 'LIFECYCLE', 'REPORT s', 'LEVEL', 'MODEL'), _nodes(status)),
             (('CAMERA', 'NODE', 'LEVEL', 'STATE', 'IN Hz', 'OUT Hz', 'AGE ms', 'p50 ms', 'p95 ms', 'DROPPED'),
@@ -85,7 +85,7 @@ def render(status: GraphStatus, colour: bool = False, width: int = 0) -> str:
 
 
 def _nodes(status: GraphStatus) -> list[tuple[_Cell, ...]]:
-    rows = []
+    rows: list[tuple[_Cell, ...]] = []
     for view in status.views:
         models = [' '.join(filter(None, map(dict(report.values).get, ('name', 'version', 'provider'))))
                   for report in view.reports if report.name == MODEL]
@@ -143,8 +143,9 @@ def _remarks(status: GraphStatus) -> list[tuple[_Cell, ...]]:
             if report.level > Level.OK or not shown:
                 told.append((report.level, view.name, report))
     told.sort(key=lambda item: (-item[0], item[1], item[2].name))
-    rows = [(_Cell(level.name, level), _Cell(f'{name}: {report.name}' if report.name else name),
-             _Cell(report.message)) for level, name, report in told]
+    rows: list[tuple[_Cell, ...]] = [
+        (_Cell(level.name, level), _Cell(f'{name}: {report.name}' if report.name else name),
+         _Cell(report.message)) for level, name, report in told]
     unheard = 'publishes on /diagnostics, and nothing was heard of it'
     return rows + [(_Cell('note'), _Cell(name), _Cell(unheard)) for name in status.unheard]
 
@@ -161,8 +162,8 @@ def _lines(rows: Sequence[Sequence[_Cell]], colour: bool, width: int) -> list[st
             text = cell.text if i == len(row) - 1 else cell.text.ljust(widths[i])
             text = text[:left]
             left -= len(text) + 2
-            paint = colour and cell.level is not None and text
-            parts.append(f'\x1b[{_COLOURS[cell.level]}m{text}\x1b[0m' if paint else text)
+            colour_code = _COLOURS[cell.level] if colour and cell.level is not None else ''
+            parts.append(f'\x1b[{colour_code}m{text}\x1b[0m' if colour_code and text else text)
             if left <= 0:
                 break
         lines.append('  '.join(parts).rstrip() + '\n')

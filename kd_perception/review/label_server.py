@@ -183,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: Any) -> None:
         try:
-            status, kind, content = HTTPStatus.OK, *method(self._path())
+            status = HTTPStatus.OK
+            kind, content = method(self._path())
         except _Refused as refusal:
             # What the client still sends is not read: it must not be taken for the next request.
             self.close_connection = True

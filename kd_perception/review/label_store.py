@@ -82,7 +82,7 @@ def checked_boxes(items: Any, classes: Sequence[str], image_hw: tuple[int, int])
         if not (right - left >= MIN_SIDE_PX and bottom - top >= MIN_SIDE_PX):
             raise ConfigError(f'boxes[{i}]: {" ".join(f"{value:g}" for value in box)} has less than '
                               f'{MIN_SIDE_PX:g} px inside the image of {width}x{height} px')
-        found.append(LabelBox(name, tuple(round(value, 2) for value in (left, top, right, bottom))))
+        found.append(LabelBox(name, (round(left, 2), round(top, 2), round(right, 2), round(bottom, 2))))
     return tuple(found)
 
 
@@ -254,12 +254,14 @@ def _read_decision(path: Path) -> Decision:
         if path.stat().st_size > _MAX_DECISION_BYTES:
             raise ValueError(f'larger than {_MAX_DECISION_BYTES} bytes')
         document = json.loads(path.read_text(encoding='utf-8'))
-        boxes = tuple(LabelBox(str(item['class']), tuple(float(value) for value in item['box_xyxy']))
-                      for item in document['boxes'])
+        boxes = []
+        for item in document['boxes']:
+            left, top, right, bottom = map(float, item['box_xyxy'])
+            boxes.append(LabelBox(str(item['class']), (left, top, right, bottom)))
         if document['status'] not in STATUSES or not all(
-                len(box.box_xyxy) == 4 and all(map(math.isfinite, box.box_xyxy)) for box in boxes):
+                all(map(math.isfinite, box.box_xyxy)) for box in boxes):
             raise ValueError('a status or box that no editor writes')
-        return Decision(document['status'], boxes, int(document['revision']))
+        return Decision(document['status'], tuple(boxes), int(document['revision']))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f'{path}: is not a decision of the editor ({error}); remove it to decide again'
                           ) from None

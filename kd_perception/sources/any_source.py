@@ -58,7 +58,8 @@ def open_source(path, cameras: Sequence[str] | None = None, fps: float | None = 
         if path.is_dir() and not images_in(path):
             _refuse_ros1_bags(path)
         if path.is_dir() or is_image_file(path):
-            return FolderSource(path, cameras, fps or DEFAULT_FPS, timestamps)
+            stamps = Path(timestamps) if timestamps else None
+            return FolderSource(path, cameras, fps or DEFAULT_FPS, stamps)
         if timestamps is not None:
             raise BagError(f'{path}: a video has stamps of its own; no file of stamps applies')
         return VideoSource(path, cameras, fps)

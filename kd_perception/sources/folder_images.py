@@ -72,7 +72,8 @@ def list_images(folder: Path) -> FolderImages:
 
     :raises OSError: it cannot be read. :raises BagError: it holds more than `MAX_IMAGES`.
     """
-    found, unnamed = FolderImages(), []
+    found = FolderImages()
+    unnamed: list[Path] = []
     for item in sorted(folder.iterdir(), key=lambda item: natural_key(item.name)):
         reason = _sort(item, found.files, unnamed)
         if reason:

@@ -65,7 +65,7 @@ def read_timestamps(path: Path) -> list[int]:
         begins before one second is shifted by one second, since ROS takes stamp 0 as "not set".
     :raises BagError: `file:line:` and what was expected.
     """
-    stamps = []
+    stamps: list[int] = []
     for number, line in enumerate(read_text(path, MAX_TIMESTAMP_BYTES, BagError).split('\n'), 1):
         text = line.strip()
         if not text:
@@ -87,7 +87,8 @@ def _parse_stamp(text: str) -> int:
     match = _DATE_LINE.match(text)
     if match:
         *date, fraction = match.groups()
-        moment = datetime.datetime(*(int(part) for part in date), tzinfo=datetime.timezone.utc)
+        year, month, day, hour, minute, second = (int(part) for part in date)
+        moment = datetime.datetime(year, month, day, hour, minute, second, tzinfo=datetime.timezone.utc)
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
         delta = moment - epoch
         return (delta.days * 86400 + delta.seconds) * NS_PER_S + int((fraction or '0').ljust(9, '0'))

@@ -46,8 +46,8 @@ class Frame:
     topic: str = ''
     msgtype: str = ''
     raw_cdr: bytes = dataclasses.field(default=b'', repr=False)
-    _decode: Callable[[], np.ndarray] = dataclasses.field(default=None, repr=False, compare=False)
-    _encoded: Callable[[], tuple] = dataclasses.field(default=None, repr=False, compare=False)
+    _decode: Callable[[], np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
+    _encoded: Callable[[], tuple] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def decode(self) -> np.ndarray:
         """
@@ -55,6 +55,8 @@ class Frame:
 
         :raises ImageError: it cannot be decoded.
         """
+        if self._decode is None:
+            raise ValueError(f'{self.name}: a frame without a decoder')
         return self._decode()
 
     def encoded(self) -> tuple[bytes, str] | None:
@@ -96,7 +98,8 @@ class FrameSource:
     def frame_count(self) -> int | None:
         """Frames of all cameras, None if unknown; an estimate for video."""
         counts = [camera.count for camera in self.cameras]
-        return None if None in counts else sum(counts)
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames."""
