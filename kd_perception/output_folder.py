@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import json
 import os
 from pathlib import Path
+import tempfile
 from typing import Any
 
 from kd_perception.errors import ConfigError
@@ -236,17 +237,25 @@ def check_file_place(path: Path) -> None:
     """
     See whether a file can be written here, before the work that makes its content.
 
-    :raises ConfigError: its folder cannot be made or written to, or there is a folder of this name.
+    :raises ConfigError: its folder cannot be made or written to, or is full, or a folder has this name.
     """
-    made = [place for place in path.parents if not place.exists()]
+    if path.is_dir():
+        raise ConfigError(f'{path}: is a folder, expected the name of a file')
+    _check_place(path, path.parent)
+
+
+def check_folder_place(folder: Path) -> None:
+    """As `check_file_place`, for a folder; one that was not there is not left."""
+    _check_place(folder, folder)
+
+
+def _check_place(named: Path, folder: Path) -> None:
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise ConfigError(f'{path}: is a folder, expected the name of a file')
-        if not os.access(path.parent, os.W_OK):
-            raise ConfigError(f'{path}: cannot be written (no permission in its folder)')
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_something(folder)
     except OSError as error:
-        raise cannot_be_written(path, error) from error
+        raise cannot_be_written(named, error) from error
     finally:
         for place in made:
             with suppress(OSError):
@@ -258,8 +267,9 @@ def folder_of_one(folder: Path) -> Iterator[None]:
     """
     Keep other runs out of a folder, which is made where it is missing; a context manager.
 
-    :raises ConfigError: one is at work there, or it cannot be made.
+    :raises ConfigError: one is at work there, or it cannot be made or written to, or is full.
     """
+    check_folder_place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder)
@@ -269,3 +279,11 @@ def folder_of_one(folder: Path) -> Iterator[None]:
         raise in_use(folder)
     with lock:
         yield
+
+
+def _write_something(folder: Path) -> None:
+    """Write a block and remove it: permissions alone do not tell of a full disk or a quota."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix='.try_writing.') as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())

@@ -21,7 +21,7 @@ from kd_perception.evaluation.metrics.committee_report import fit_calibration, m
 from kd_perception.files import write_whole
 from kd_perception.labels.image_sets import list_labelled_images
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
-from kd_perception.output_folder import cannot_be_written, OutputFolder
+from kd_perception.output_folder import cannot_be_written, check_file_place, OutputFolder
 from kd_perception.progress import progress
 from kd_perception.sources.folders import read_image_file
 
@@ -41,6 +41,8 @@ def evaluate_committee(path: Path, sets: Sequence[Path], out: Path, neutral: Map
     :param fit: also fit the members' calibration, and write the committee file with it here.
     :return: the table.
     """
+    if fit is not None:
+        check_file_place(fit)
     with OutputFolder(out, 'kd_perception committee', lambda: [
             name for name in (REPORT_NAME, TABLE_NAME) if (out / name).exists()]) as folder:
         committee = load_committee(path, options)
@@ -52,6 +54,7 @@ def evaluate_committee(path: Path, sets: Sequence[Path], out: Path, neutral: Map
         if fit is not None:
             committee = _fitted(committee, truths, raw)
             mapping = committee_file(committee.settings, path.parent, fit.parent)
+            fit.parent.mkdir(parents=True, exist_ok=True)
             _write(fit, yaml.safe_dump(mapping, sort_keys=False))
         rows = _rows(committee, truths, raw)
         report = {'members': committee.facts(), 'images': len(frames), 'sets': [str(item) for item in sets],

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from kd_perception.errors import ConfigError
 from kd_perception.files import take_lock, write_whole
 from kd_perception.labels.kitti_text import format_objects, KittiObjects
+from kd_perception.output_folder import check_folder_place
 from kd_perception.recording.recorded import MAX_BOXES
 
 OPEN, ACCEPTED, REJECTED = 'open', 'accepted', 'rejected'
@@ -111,6 +112,7 @@ class LabelStore:
             place = self.folder / name
             if not hidden.is_dir() and place.exists() and (not place.is_dir() or any(place.iterdir())):
                 raise ConfigError(f'{place}: exists and is not of an earlier review; choose another folder')
+        check_folder_place(self.folder)
         try:
             for place in (hidden / 'frames', hidden / _IMAGES, self.folder / _IMAGES, self.folder / _LABELS):
                 place.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 import dataclasses
 import json
-import multiprocessing
 import resource
 import time
 from typing import Any
@@ -21,6 +19,7 @@ from kd_perception.evaluation.report.content import evaluate_frames, Evaluation,
 from kd_perception.evaluation.report.folder import REPORT_HTML, REPORT_JSON, write_report
 from kd_perception.output_folder import OutputFolder
 from kd_perception.processes.cores import thread_count
+from kd_perception.processes.workers import worker_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +109,8 @@ def _frame_set(inputs: Inputs) -> FrameSet:
     workers = min(thread_count(inputs.jobs), len(jobs))
     if workers == 1:
         return replay_frame_set(jobs)
-    # Not forked: onnxruntime's and OpenCV's threads do not survive a fork.
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return replay_frame_set(jobs, pool.map)
+    with worker_pool(workers) as spread:
+        return replay_frame_set(jobs, spread)
 
 
 def _automatic_conditions(frames: FrameSet) -> dict[str, Any]:
