@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
+from kd_perception.evaluation.metrics.detector_matches import match_all, report
 from kd_perception.labels.kitti_text import KittiObjects, read_label_file
 from kd_perception.sources.any_source import open_source
 
@@ -54,9 +55,8 @@ def accuracy(detector: OnnxDetector, images: Sequence[LabelledImage], name: str)
     Measure one model.
 
     :return: by class AP at IoU 0.5 over objects above 25 px, its bootstrap interval, counts, and the official
-        KITTI figure (see `training.loop.validation`).
+        KITTI figure (see `evaluation.metrics.detector_matches`).
     """
-    from kd_perception.training.loop.validation import match_all, report
     bar = tqdm(images, desc=f'accuracy of {name}', unit='image')
     return report(match_all(lambda image: detector.detect(image, LOWEST_SCORE).detections, bar,
                             detector.spec.labels), intervals=True)

@@ -13,6 +13,7 @@ from kd_perception.benchmark.accuracy import LabelledImage, LOWEST_SCORE
 from kd_perception.detection.drawing import contact_sheet, draw_detections
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
+from kd_perception.evaluation.metrics.detector_matches import match_all, report
 from kd_perception.labels.kitti_text import read_label_file
 from kd_perception.sources.folders import images_in, read_image_file
 
@@ -73,7 +74,6 @@ def _draw(detector: OnnxDetector, images: list[np.ndarray], picture: Path) -> No
 
 def _mean_ap(detector: OnnxDetector, images: dict[Path, np.ndarray], labels: Path) -> float:
     """Return AP at IoU 0.5 in percent, a mean over the classes by their objects."""
-    from kd_perception.training.loop.validation import match_all, report
     labelled = []
     for path, image in images.items():
         file = labels / f'{path.stem}.txt' if labels.is_dir() else labels

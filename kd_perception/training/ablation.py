@@ -21,6 +21,7 @@ from typing import Any, Literal
 from kd_perception.config import to_mapping
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
+from kd_perception.evaluation.metrics.detector_matches import match_all, report
 from kd_perception.evaluation.metrics.miss_rate import caltech_frames, CALTECH_SUBSETS, log_average_miss_rate
 from kd_perception.files import write_whole
 from kd_perception.labels.kitti_text import KittiObjects
@@ -28,8 +29,8 @@ from kd_perception.labels.object_table import ObjectTable
 from kd_perception.training.data.datasets import LabelledImage
 from kd_perception.training.distillation.label_teacher import label_teacher
 from kd_perception.training.loop.run_inputs import data_folder, VIEW_NAME
-from kd_perception.training.loop.trainer import CHECKPOINT_NAME, detector_at, Trainer
-from kd_perception.training.loop.validation import match_all, report
+from kd_perception.training.loop.trainer import CHECKPOINT_NAME, Trainer
+from kd_perception.training.loop.validation import detector_at
 from kd_perception.training.measure import evaluation_images
 from kd_perception.training.settings.binarization import BinarizationSettings, StageSettings
 from kd_perception.training.settings.distillation import DistillationSettings, TermSchedule

@@ -18,10 +18,10 @@ import sys
 
 from kd_perception.config import load_config
 from kd_perception.errors import KdPerceptionError, TrainingError
+from kd_perception.evaluation.metrics.detector_matches import report, summary
 from kd_perception.training.assemble import calibrated_network
 from kd_perception.training.data.datasets import load_dataset
-from kd_perception.training.loop.trainer import validate
-from kd_perception.training.loop.validation import report, summary
+from kd_perception.training.loop.validation import validate
 from kd_perception.training.loop.weights import load_checkpoint, trained_network
 from kd_perception.training.settings.run import TrainingSettings
 

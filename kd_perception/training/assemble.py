@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from kd_perception.config import changed_from_defaults
 from kd_perception.detection.letterbox import Letterbox
+from kd_perception.evaluation.metrics.detector_matches import best_threshold, report
 from kd_perception.models.spec import ModelSpec, ThresholdSpec
 from kd_perception.training.binary.activations import (
     adopt_uniform_input,
@@ -29,8 +30,7 @@ from kd_perception.training.export.half_scales import fit_half_scales
 from kd_perception.training.export.unfold import rendered_images
 from kd_perception.training.loop.network_builder import build_network
 from kd_perception.training.loop.run_inputs import data_folder
-from kd_perception.training.loop.trainer import validate
-from kd_perception.training.loop.validation import best_threshold, report
+from kd_perception.training.loop.validation import validate
 from kd_perception.training.loop.weights import (
     average_weights,
     initial_network,

@@ -26,9 +26,9 @@ from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import KdPerceptionError, TrainingError
 from kd_perception.evaluation.metrics.bootstrap import percentile_interval
 from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.evaluation.metrics.detector_matches import match_all
 from kd_perception.training.data.datasets import LabelledImage, load_dataset
 from kd_perception.training.held_out import part_of
-from kd_perception.training.loop.validation import match_all
 from kd_perception.training.settings.run import TrainingSettings
 
 _RESAMPLES = 1000

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import IOU, MIN_HEIGHT_PX
+from kd_perception.evaluation.metrics.detector_matches import match_all, report
 from kd_perception.models.spec import ThresholdSpec
 from kd_perception.training.data.datasets import LabelledImage, load_dataset
 from kd_perception.training.data.targets import CAR, find_riders, PERSON
-from kd_perception.training.loop.trainer import detector_at
-from kd_perception.training.loop.validation import match_all, report
+from kd_perception.training.loop.validation import detector_at
 from kd_perception.training.networks.picodet import PicoDet
 from kd_perception.training.networks.picodet_onnx import COCO_CLASSES
 from kd_perception.training.networks.torch_detector import detection_spec, torch_detector

@@ -9,7 +9,7 @@ the mean of the processes' means; and batch norms see it, the main process's sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import copy
 import dataclasses
 import math
@@ -23,14 +23,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kd_perception.config import from_mapping, to_mapping
-from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import TrainingError
-from kd_perception.evaluation.metrics.class_matches import ClassMatches
-from kd_perception.models.spec import ThresholdSpec
+from kd_perception.evaluation.metrics.detector_matches import report, summary
 from kd_perception.processes.cores import thread_count
 from kd_perception.training.data.datasets import (
     collate,
-    LabelledImage,
     load_dataset,
     MixedStream,
     unknown_types,
@@ -44,10 +41,9 @@ from kd_perception.training.loop.distributed import Processes
 from kd_perception.training.loop.run_inputs import data_folder, pretrained_view, starting_networks
 from kd_perception.training.loop.run_log import append_row, forget_later_steps
 from kd_perception.training.loop.student import head_levels, make_loss, make_optimiser, StudentMethods
-from kd_perception.training.loop.validation import match_all, report, summary
+from kd_perception.training.loop.validation import validate
 from kd_perception.training.loop.weights import is_unfolded, load_checkpoint, load_teacher
 from kd_perception.training.networks.preprocess import FromCamera
-from kd_perception.training.networks.torch_detector import detection_spec, torch_detector
 from kd_perception.training.settings.run import at_any_pace, ExportSettings, TrainingSettings
 
 CHECKPOINT_NAME = 'last.pt'
@@ -302,23 +298,6 @@ class Trainer:
         bar.write(f'step {self.step} development: ' + summary(found))
         append_row(self.run_folder / VALIDATION_NAME,
                    {'step': self.step, **{name: e['ap50'] for name, e in found.items()}})
-
-
-def detector_at(network: nn.Module, settings: TrainingSettings,
-                input_hw: tuple[int, int] | None = None) -> OnnxDetector:
-    """Return a detector with the configured thresholds at the configured (or another) input size."""
-    export = settings.export
-    thresholds = ThresholdSpec(export.score or 0.4, export.score_low, export.nms_iou, export.max_detections)
-    return torch_detector(network, detection_spec(export.name, settings.labels, input_hw or settings.input_hw,
-                                                  network, thresholds))
-
-
-def validate(network: nn.Module, settings: TrainingSettings, images: Sequence[LabelledImage],
-             input_hw: tuple[int, int] | None = None) -> dict[str, ClassMatches]:
-    """Match a network's detections on labelled images, down to the low score threshold."""
-    detector = detector_at(network, settings, input_hw)
-    return match_all(lambda image: detector.detect(image, settings.export.score_low).detections, images,
-                     settings.labels)
 
 
 def learning_rate_share(step: int, settings: TrainingSettings) -> float:

@@ -6,13 +6,10 @@ import types
 import numpy as np
 import pytest
 
-pytest.importorskip('torch', reason='the training toolkit needs torch')
-
 from kd_perception.boxes.detections import Detections
 from kd_perception.evaluation.metrics.class_matches import ClassMatches
+from kd_perception.evaluation.metrics.detector_matches import best_threshold, match_all, report, summary
 from kd_perception.labels.kitti_text import KittiObjects
-from kd_perception.training.loop.validation import best_threshold, match_all, report, summary
-from kd_perception.training.measure import published_detector
 
 LABELS = ('Car', 'Pedestrian', 'Cyclist')
 
@@ -94,6 +91,8 @@ def test_best_threshold_is_over_all_classes():
 
 
 def test_published_network_is_read_with_and_without_the_rider_rule(monkeypatch):
+    pytest.importorskip('torch', reason='the training toolkit needs torch')
+    from kd_perception.training.measure import published_detector
     person, bicycle, car = ([100, 100, 130, 180], [90, 140, 140, 200], [200, 100, 260, 150])
     boxes = np.array([person, bicycle, car], float)
     found = Detections(boxes, np.array([0.8, 0.6, 0.9]), np.array([0, 1, 2]))
