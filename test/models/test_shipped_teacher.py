@@ -25,7 +25,7 @@ def test_teacher_is_what_the_manifest_pins(teacher):
     entry = load_manifest(MODELS).models['teacher']
     assert (MODELS / entry.file).stat().st_size == entry.size_bytes < 5_000_000
     assert entry.labels == teacher.spec.labels == ('Car', 'Pedestrian', 'Cyclist')
-    assert entry.input_hw == teacher.spec.input.hw == (384, 1280)
+    assert entry.input_hw == teacher.spec.input.hw == (640, 1152)
     assert entry.metrics == json.loads(json.dumps(teacher.spec.documents['metrics']))
 
 
@@ -42,10 +42,10 @@ def test_teacher_states_origin_licences_and_figures_with_counts(teacher):
     assert 900_000 < weights < 1_000_000
 
 
-def test_each_camera_has_its_own_aspect_and_no_more_pixels(teacher):
+def test_each_camera_has_its_own_aspect_and_no_more_pixels_than_the_file(teacher):
     assert teacher.input_hw((375, 1242)) == (384, 1280)
-    assert teacher.input_hw((720, 1280)) == (512, 928)
-    assert teacher.outputs(np.zeros((512, 928, 3), np.uint8))[3].shape == (1, 35, 8, 15)
+    assert teacher.input_hw((720, 1280)) == (640, 1152)
+    assert teacher.outputs(np.zeros((720, 1280, 3), np.uint8))[3].shape == (1, 35, 10, 18)
 
 
 def test_teacher_finds_nothing_in_an_empty_image(teacher):
