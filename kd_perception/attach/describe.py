@@ -78,8 +78,10 @@ def describe(facts: GraphFacts, choices: Choices) -> Description:
     hw = found.get('input.height'), found.get('input.width')
     family = recognise(_seen(found, facts, choices, hw))
     if family is None and choices.preset is None and 'decoder.type' not in choices.fields:
-        raise ModelError(f'{facts.path}: its outputs are of no known family: {_outputs(facts)}; describe it '
-                         'with --spec, or with --preset and --set')
+        raw = all(len(port.shape) == 5 for port in facts.ports.outputs)     # anchors beside rows and columns
+        remedy = ('they look like raw anchors: export the model with its boxes decoded' if raw else
+                  'describe it with --spec, or with --preset and --set')
+        raise ModelError(f'{facts.path}: its outputs are of no known family: {_outputs(facts)}; {remedy}')
     name = choices.preset or (family.preset if family else None)
     preset = _preset(name)
     if name:
@@ -117,7 +119,8 @@ def _seen(found: Description, facts: GraphFacts, choices: Choices, hw: tuple[int
         names = len(_names_of_exporter(facts)[0]) or None
     values: dict[str, Any] = {}
     if len(facts.ports.inputs) == 1:   # other inputs belong to families that the names of outputs tell
-        values = run_once(facts, InputSpec(*hw, layout=found.get('input.layout'),
+        layout = choices.fields.get('input.layout', found.get('input.layout'))
+        values = run_once(facts, InputSpec(*hw, layout=layout,
                                            dtype=found.get('input.dtype')))
     return Seen(facts, with_sizes(facts.ports.outputs, values), hw, values, names, told)
 
@@ -146,7 +149,8 @@ def _input(found: Description, facts: GraphFacts, choices: Choices) -> None:
     if isinstance(batch, int) and batch != 1 and not facts.weights:     # an IR can have another
         raise ModelError(f'{facts.path}: {source} takes {batch} images at once, expected 1: export it with '
                          'batch 1, or with a dynamic one')
-    found.set('input.layout', ('N' if len(port.shape) == 4 else '') + axes, source)
+    unsure = '' if 3 in port.shape else ', a guess: none of its sizes is 3; else --set input.layout=NHWC'
+    found.set('input.layout', ('N' if len(port.shape) == 4 else '') + axes, source + unsure)
     found.set('input.dtype', port.dtype, source)
     sizes = [port.shape[len(port.shape) - 3 + axes.index(axis)] for axis in 'HW']
     exported = names_in_metadata(facts.metadata.get('imgsz', ''))

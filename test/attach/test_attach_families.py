@@ -340,3 +340,14 @@ def test_opsets_of_the_last_years(opset, tmp_path, capsys):
     status, out = attach(tmp_path, model)
     assert status == 0, capsys.readouterr().err
     assert len(OnnxDetector.load(out).detect(np.zeros((9, 9, 3), np.uint8)).detections) == 2
+
+
+@pytest.mark.parametrize('shapes, message', [
+    ([(1, 3, 8, 12, 85), (1, 3, 4, 6, 85)], 'out0 .1, 3, 8, 12, 85., out1 .*raw anchors: export the model with'),
+    ([(1, 80, 16, 24), (1, 2, 16, 24)], 'of no known family: out0 .1, 80, 16, 24., .*describe it with --spec'),
+])
+def test_outputs_that_nothing_is_known_of_are_named(shapes, message, tmp_path, capsys):
+    status, out = attach(tmp_path, graph({f'out{i}': np.zeros(shape) for i, shape in enumerate(shapes)}))
+    error = capsys.readouterr().err
+    assert status == 2 and not out.exists() and len(error.splitlines()) == 1
+    assert re.search(message, error), error

@@ -241,3 +241,15 @@ def test_a_network_for_masks_or_poses_is_no_detector(tmp_path, capsys):
     status, out = attach(tmp_path, model)
     assert status == 2 and not out.exists()
     assert "its metadata say task 'pose', expected a detector" in capsys.readouterr().err
+
+
+def test_a_layout_that_no_size_tells_is_a_guess_that_the_user_can_mend(tmp_path, capsys):
+    model, raw = export('yolov8', layout='NHWC', batch='batch', dynamic=True)
+    channels = model.graph.input[0].type.tensor_type.shape.dim[3]
+    channels.Clear()
+    channels.dim_param = 'channels'
+    size = ['--size', f'{WIDTH}x{HEIGHT}']
+    status, out = attach(tmp_path, model, *MAPS, *size)
+    assert status == 2 and not out.exists(), 'taken as NCHW it does not run'
+    capsys.readouterr()
+    check('yolov8', tmp_path, capsys, model, raw, more=[*size, '--set', 'input.layout=NHWC'])
