@@ -85,7 +85,8 @@ setup(
     install_requires=['setuptools'],
     extras_require={
         # Without these the pure core, the ROS nodes but metrics_node, and the other commands still work.
-        'train': ['onnx', 'torch'],
+        'tools': ['matplotlib', 'tqdm'],
+        'train': ['matplotlib', 'onnx', 'torch', 'tqdm'],
         'openvino': ['openvino'],
         'committee': ['openvino'],
         'benchmark': ['ncnn', 'openvino'],

@@ -7,12 +7,14 @@ import json
 import os
 from pathlib import Path
 import re
+import shutil
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import pytest
 
+from installed import require
 import kd_perception
 from kd_perception.cli.main import COMMANDS
 
@@ -62,8 +64,10 @@ def distribution():
     script = ('import json, setuptools; from distutils.core import run_setup; '
               'd = run_setup("setup.py", stop_after="init"); print(json.dumps('
               '[d.get_name(), d.get_version(), d.packages, d.entry_points["console_scripts"], '
-              'd.package_data]))')
-    keys = ('name', 'version', 'packages', 'scripts', 'package_data')
+              'd.package_data, d.get_maintainer(), d.get_maintainer_email(), d.get_license(), '
+              'd.extras_require]))')
+    keys = ('name', 'version', 'packages', 'scripts', 'package_data', 'maintainer', 'email', 'license',
+            'extras')
     return dict(zip(keys, json.loads(setup('-c', script).splitlines()[-1])))
 
 
@@ -77,6 +81,9 @@ def test_versions_and_names_agree(manifest, distribution):
     assert manifest.findtext('version') == distribution['version'] == kd_perception.__version__
     assert manifest.findtext('export/build_type') == 'ament_python'
     assert (ROOT / 'resource' / distribution['name']).is_file()
+    maintainer, licence = manifest.find('maintainer'), manifest.find('license')
+    assert (maintainer.text, maintainer.get('email')) == (distribution['maintainer'], distribution['email'])
+    assert licence.text == distribution['license'] and (ROOT / licence.get('file')).is_file()
 
 
 def test_changelog_is_ahead_or_at_this_version():
@@ -110,6 +117,72 @@ def test_every_import_of_a_test_is_a_declared_dependency(manifest):
     for name in imports(ROOT / 'test') - helpers:
         key = ROSDEP_KEYS.get(name, name)
         assert key is None or key in declared, f'package.xml lacks a test dependency on {key} (import {name})'
+
+
+# What a vehicle goes without: package.xml leaves it out there, setup.py has it as an extra.
+TOOLS_ONLY = {'matplotlib', 'tqdm'}
+BLOCKED = """
+import importlib, sys
+blocked, nodes = sys.argv[1].split(','), sys.argv[2:]
+for name in blocked:
+    sys.modules[name] = None        # importing it is an error
+for node in nodes:
+    importlib.import_module(f'kd_perception.nodes.{node}')
+"""
+
+
+def test_a_vehicle_goes_without_what_only_tools_need(manifest, distribution):
+    conditions = {element.text: element.get('condition') for element in manifest
+                  if element.get('condition') is not None}
+    assert conditions == {ROSDEP_KEYS[name]: '$KD_PERCEPTION_TOOLS != off' for name in TOOLS_ONLY}
+    assert set(distribution['extras']['tools']) == TOOLS_ONLY
+    # Rooms that nodes import import none of it, in functions neither.
+    rooms = ('attach', 'bags', 'boxes', 'detection', 'drift', 'fallback', 'health', 'images', 'messages',
+             'models', 'monitoring', 'nodes', 'processes', 'recording', 'sources')
+    for room in rooms:
+        assert not imports(PACKAGE / room) & TOOLS_ONLY, room
+
+
+def test_nodes_load_without_what_only_tools_need():
+    require('vision_msgs', reason='ROS 2 with vision_msgs is not installed')
+    wanted = {name for name, key in ROSDEP_KEYS.items() if key is None or name in TOOLS_ONLY}
+    nodes = [path.stem for path in (PACKAGE / 'nodes').glob('*_node.py')]
+    setup('-c', BLOCKED, ','.join(sorted(wanted)), *nodes)
+
+
+def test_the_container_installs_what_package_xml_says(manifest):
+    text = (ROOT / 'examples' / 'container' / 'Containerfile').read_text()
+    installed = re.search(r'apt-get install ([^&\\]*)', text).group(1).split()
+    # All else comes by rosdep; its keys of this ending need pip.
+    assert [name for name in installed if not name.startswith('--')] == ['python3-pip']
+    assert any(name.endswith('-pip') for name in depends(manifest, 'depend', 'exec_depend'))
+    assert 'rosdep install --from-paths src' in text and 'KD_PERCEPTION_TOOLS=off' in text
+    distribution = re.search(r'^FROM ros:(\w+)-', text, re.MULTILINE).group(1)
+    assert set(re.findall(r'/opt/ros/(\w+)/', text)) == {distribution}
+    assert not re.search(r'\bCOPY (?!\. )', text), 'the whole repository is copied, nothing else'
+
+
+@pytest.mark.parametrize('name', ['container/Containerfile', 'systemd/kd_perception.service'])
+def test_examples_name_launch_files_and_arguments_that_there_are(name):
+    text = (ROOT / 'examples' / name).read_text()
+    files = set(re.findall(r'ros2 launch kd_perception (\S+)', text))
+    assert files == {'hybrid.launch.py'}
+    tree = ast.parse((ROOT / 'launch' / 'hybrid.launch.py').read_text())
+    declared = next(node.value for node in tree.body if isinstance(node, ast.Assign)
+                    and node.targets[0].id == 'ARGUMENTS')
+    known = {key.value for key in declared.keys if key is not None}
+    used = set(re.findall(r'(\w+):=', text))
+    assert used and used <= known
+
+
+def test_the_unit_is_one_that_systemd_takes():
+    if shutil.which('systemd-analyze') is None:
+        pytest.skip('systemd-analyze is not installed')
+    found = subprocess.run(
+        ['systemd-analyze', 'verify', ROOT / 'examples' / 'systemd' / 'kd_perception.service'],
+        capture_output=True, text=True, timeout=60)
+    told = [line for line in found.stderr.splitlines() if 'kd_perception.service' in line]
+    assert not found.returncode and not told, found.stderr
 
 
 def test_every_module_is_packaged(distribution):

@@ -18,7 +18,7 @@ try:
     from compression import zstd  # Python 3.14
 except ImportError:
     from backports import zstd
-from rosbags.interfaces import QosDurability
+from rosbags.interfaces import MessageDefinitionFormat, QosDurability
 from rosbags.rosbag2 import Reader
 
 from kd_perception.bags.salvage import note_foreign, Record, salvage_mcap, salvage_sqlite3
@@ -147,6 +147,7 @@ class IndexedPart:
     An intact storage file, read through rosbags in stamp order.
 
     :ivar counts, types: number of messages and message type by topic.
+    :ivar definitions: text of the message definition by topic, where the file has one in ROS' notation.
     :ivar latched: topics that were offered transient-local.
     :ivar start_ns, end_ns: log times of the first and last message, None without any.
     :raises Exception: of many kinds, where the file has no usable index.
@@ -172,6 +173,8 @@ class IndexedPart:
         for item in self._connections:
             self.counts[item.topic] += item.msgcount
             self.types[item.topic] = item.msgtype
+        self.definitions = {item.topic: item.msgdef.data for item in self._connections
+                            if item.msgdef.format == MessageDefinitionFormat.MSG}
         self.latched = {item.topic for item in self._connections if any(
             qos.durability == QosDurability.TRANSIENT_LOCAL for qos in item.ext.offered_qos_profiles)}
         some = self._reader.message_count

@@ -34,12 +34,17 @@ MAX_MESSAGE_BYTES = 2 ** 28
 
 @dataclass(frozen=True)
 class BagTopic:
-    """A topic of a recording; `count` messages can be read, `latched` if it was offered transient-local."""
+    """
+    A topic of a recording; `count` messages can be read, `latched` if it was offered transient-local.
+
+    :param definition: of the message, as recorded (.msg text of the type and those in it); empty: unknown.
+    """
 
     name: str
     msgtype: str
     count: int
     latched: bool = False
+    definition: str = ''
 
 
 def is_bag(path) -> bool:
@@ -93,13 +98,16 @@ class BagReader:
     def _count(self) -> None:
         counts: Counter = Counter()
         types: dict[str, str] = {}
+        definitions: dict[str, str] = {}
         latched: set[str] = set()
         for part in self._parts:
             counts.update(part.counts)
             types.update(part.types)
             latched |= part.latched
+            definitions.update(getattr(part, 'definitions', {}))
         self.topics: dict[str, BagTopic] = {
-            name: BagTopic(name, types[name], counts[name], name in latched) for name in sorted(types)}
+            name: BagTopic(name, types[name], counts[name], name in latched, definitions.get(name, ''))
+            for name in sorted(types)}
         self.lost_messages: int | None = 0 if all(part.intact for part in self._parts) else None
         if self._declared is not None:
             total = sum(self._declared.values())

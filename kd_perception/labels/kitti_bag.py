@@ -200,13 +200,17 @@ def read_bag_labels(path: Path, topic: str) -> BagLabels:
 
 
 def require_topic(bag: BagReader, topic: str, msgtype: str) -> None:
-    """Raise BagError unless the recording holds ``topic`` with that type."""
+    """Raise BagError unless the recording holds ``topic`` with that type, in the version that we read."""
     found = bag.topics.get(topic)
     if found is None:
         same = ', '.join(name for name, item in bag.topics.items() if item.msgtype == msgtype) or 'none'
         raise BagError(f'{bag.path}: no topic {topic}; topics of type {msgtype}: {same}')
     if found.msgtype != msgtype:
         raise BagError(f'{bag.path}: topic {topic} is {found.msgtype}, {msgtype} expected')
+    if ts.other_layout(msgtype, found.definition):
+        raise BagError(f'{bag.path}: topic {topic} was recorded with another version of {msgtype}'
+                       f'{", of vision_msgs before 4" if "source_img" in found.definition else ""}; '
+                       'expected that of vision_msgs 4 or later')
 
 
 def parse_objects(raw: bytes, scored: bool) -> tuple:

@@ -7,8 +7,11 @@ Foxglove's image annotations are kept here as text. Layouts: vision_msgs 4.1.1 (
 Apache-2.0); foxglove_msgs as released for Jazzy (foxglove/schemas, MIT), the fields that every later release
 still has. Only the field layout decides the type hash (REP-2016), comments do not.
 """
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
+from rosbags.interfaces import Nodetype
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -117,3 +120,38 @@ def canonical(raw: bytes, msgtype: str) -> bytes:
     :raises KeyError: the store does not know the type.
     """
     return serialize(deserialize(raw, msgtype))
+
+
+def other_layout(msgtype: str, definition: str) -> bool:
+    """
+    Tell whether messages of this recorded definition have other bytes than ours of the same name.
+
+    Names do not count, and neither does who nests whom: ``center.x`` and ``center.position.x`` are the same
+    bytes. A definition that cannot be read tells nothing.
+
+    :param definition: .msg text of the type and those in it, as recordings keep it; empty: unknown.
+    """
+    if not definition:
+        return False
+    try:
+        theirs = get_types_from_msg(definition, msgtype)
+        return _fields(theirs, msgtype) != _fields(typestore().fielddefs, msgtype)
+    except Exception:   # the parser's errors on damaged text are of many kinds
+        return False
+
+
+def _fields(types: Mapping[str, Any], msgtype: str) -> list[Any]:
+    """Return the types of all fields, in the order of the bytes; sequences as (kind, content)."""
+    flat: list[Any] = []
+    for _, (kind, content) in types[msgtype][1]:
+        flat += _flat(types, kind, content)
+    return flat
+
+
+def _flat(types: Mapping[str, Any], kind: Any, content: Any) -> list[Any]:
+    if kind == Nodetype.BASE:
+        return [content[0]]
+    if kind == Nodetype.NAME:
+        return _fields(types if content in types else typestore().fielddefs, content)
+    item, length = content
+    return [(int(kind), length, _flat(types, *item))]

@@ -47,6 +47,33 @@ def test_what_is_refused_at_start_ends_a_node_with_one_line(domain, start, tmp_p
             assert 'Traceback' not in process.log and not re.search(r'\.c:\d', last), process.log
 
 
+CLASSES = """
+class Centre: x = y = theta = 0.0
+class Box: center = Centre()
+class Detection2D: bbox = Box()
+class Detection2DArray: pass
+class ObjectHypothesisWithPose: pass
+"""
+OLD = [
+    (CLASSES, "is older than 4 .cannot import name 'LabelInfo'.*"),
+    (CLASSES + 'class LabelInfo: pass\nclass VisionClass: pass\n', 'is older than 4 .bbox.center.x in .*'),
+    ("raise ModuleNotFoundError('no', name='vision_msgs')", 'is not installed'),
+]
+
+
+@pytest.mark.parametrize('classes,told', OLD, ids=['names', 'layout', 'missing'])
+def test_messages_before_vision_msgs_4_end_a_node_with_one_line(domain, start, tmp_path, classes, told):
+    package = tmp_path / 'old' / 'vision_msgs'
+    (package / 'msg').mkdir(parents=True)
+    (package / '__init__.py').touch()
+    (package / 'msg' / '__init__.py').write_text(classes)
+    for process in [start(NODES + node, environment={'PYTHONPATH': str(package.parent)})
+                    for node in ('detector_node', 'fallback_node', 'replay_node')]:
+        assert process.wait() == 2, process.log
+        assert re.fullmatch(f'kd_perception: error: vision_msgs in {package} {told}; the nodes need version '
+                            '4 or later', process.log.strip()), process.log
+
+
 def test_a_domain_that_dds_has_no_ports_for_is_named(domain, start):
     process = start(NODES + 'metrics_node', environment={'ROS_DOMAIN_ID': '233'})
     assert process.wait() == 2

@@ -17,7 +17,7 @@ from kd_perception.nodes.shared import qos
 from kd_perception.nodes.shared.conversions import label_info_message, stamp_to_ns
 from kd_perception.nodes.shared.image_input import ImageInput
 from kd_perception.nodes.shared.throttle import Throttle
-from vision_msgs.msg import Detection2DArray, LabelInfo
+from kd_perception.nodes.shared.vision_messages import Detection2DArray, LabelInfo
 
 
 class Frame(NamedTuple):

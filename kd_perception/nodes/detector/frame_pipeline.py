@@ -26,7 +26,7 @@ from kd_perception.nodes.shared.conversions import (
     image_to_bgr,
     stamp_to_ns,
 )
-from vision_msgs.msg import Detection2DArray
+from kd_perception.nodes.shared.vision_messages import Detection2DArray
 
 # Reasons for a dropped frame beyond those of `images.raw.REASONS`.
 INFERENCE_ERROR = 'inference_error'

@@ -38,9 +38,9 @@ from kd_perception.nodes.shared.conversions import ns_to_stamp
 from kd_perception.nodes.shared.image_input import ImageInput
 from kd_perception.nodes.shared.runtime import RCLError
 from kd_perception.nodes.shared.throttle import Throttle
+from kd_perception.nodes.shared.vision_messages import Detection2DArray
 from kd_perception.recording.frames import HardFrame
 from kd_perception.recording.recorder import HardFrameRecorder
-from vision_msgs.msg import Detection2DArray
 
 # More than an 8k camera's raw frame; a result of the size of a thousand detections.
 MAX_IMAGE_BYTES = 128 * 2**20

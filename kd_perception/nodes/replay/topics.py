@@ -17,14 +17,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from kd_perception.bags.salvage import Record
 from kd_perception.errors import BagError, one_line, RosInterfaceError
 from kd_perception.messages import build as messages
-from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
+from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE, other_layout
 from kd_perception.nodes.replay.images import with_stamp
 from kd_perception.nodes.replay.parameters import ReplaySettings
 from kd_perception.nodes.shared import qos
 from kd_perception.nodes.shared.runtime import RCLError
+from kd_perception.nodes.shared.vision_messages import Detection2DArray
 from kd_perception.sources.any_source import BagSource
 from kd_perception.sources.frames import FrameSource, NS_PER_S
-from vision_msgs.msg import Detection2DArray
 
 # Reliable offers match reliable and best-effort readers alike.
 PLAYED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
@@ -110,6 +110,8 @@ class ReplayTopics:
             if not wanted_topic(name, self._settings.other_topics):
                 continue
             try:
+                if other_layout(topic.msgtype, topic.definition):
+                    raise RosInterfaceError(f'recorded with another version of {topic.msgtype}')
                 message_type = load_message_type(topic.msgtype)
             except RosInterfaceError as error:
                 self.skipped[name] = str(error)

@@ -23,7 +23,13 @@ from kd_perception.boxes.detections import Detections
 from kd_perception.errors import ImageError, one_line
 from kd_perception.images import raw as image_decoding
 from kd_perception.images.compressed import decode_compressed
-from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
+from kd_perception.nodes.shared.vision_messages import (
+    Detection2D,
+    Detection2DArray,
+    LabelInfo,
+    ObjectHypothesisWithPose,
+    VisionClass,
+)
 
 
 @functools.lru_cache(maxsize=1)
