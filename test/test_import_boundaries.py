@@ -27,7 +27,7 @@ ROS = {'ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy', 'rosb
 TORCH = {'torch', 'torchvision'}
 # From the ground up. A room imports rooms of lower floors and itself, nothing of its own floor or above.
 FLOORS = (
-    {'__init__', 'errors', 'exit_codes', 'levels', 'limits', 'progress'},
+    {'__init__', 'errors', 'exit_codes', 'html_page', 'levels', 'limits', 'progress'},
     {'files', 'processes', 'resources'},
     {'config', 'output_folder', 'transport'},
     {'boxes', 'images'},

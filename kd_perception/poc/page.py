@@ -6,16 +6,8 @@ from typing import Any
 
 from kd_perception.evaluation.hybrid import plots as hybrid_plots
 from kd_perception.evaluation.report import plots
-from kd_perception.evaluation.report.page import (
-    _count,
-    _figure,
-    _interval,
-    _plots,
-    _section,
-    _STYLE,
-    _table,
-    _text,
-)
+from kd_perception.evaluation.report.page import count, interval
+from kd_perception.html_page import document, esc, figures, number, section, STYLE, table
 from kd_perception.poc.camera_cost import LOAD
 
 _RUNS = {'before': 'before', 'after': 'adapted', 'teacher': 'teacher'}
@@ -36,7 +28,7 @@ def _runs(content: dict[str, Any]) -> list[str]:
 def _ap(item: dict[str, Any] | None) -> str:
     if item is None:
         return '<span class="none">–</span>'
-    return f'{_figure(item["ap_r40"], 1)} {_interval(item)}'
+    return f'{number(item["ap_r40"], 1)} {interval(item)}'
 
 
 def _change(item: dict[str, Any]) -> str:
@@ -55,7 +47,7 @@ def _rows(content: dict[str, Any], items: dict[str, Any], *first: str, runs: Seq
     for name, item in items.items():
         if item['before'] is None or (first and not item['before']['valid_ground_truths']):
             continue
-        rows.append([*map(_text, first), _text(name), _count(item['before']),
+        rows.append([*map(esc, first), esc(name), count(item['before']),
                      *(_ap(item[run]) for run in runs or _runs(content)),
                      *([_change(item)] if content['adapted'] else [])])
     return rows
@@ -70,11 +62,11 @@ def _tiles(content: dict[str, Any]) -> str:
     tiles = []
     for name, item in content['accuracy']['kitti'].items():
         before, after = item['before'], item['after']
-        shown = _figure(before['ap_r40'], 1)
+        shown = number(before['ap_r40'], 1)
         if after is not None:
-            shown += f' &rarr; {_figure(after["ap_r40"], 1)}'
+            shown += f' &rarr; {number(after["ap_r40"], 1)}'
         tiles.append((shown, f'{name} AP R40, {content["level"]}',
-                      f'teacher {_figure(item["teacher"]["ap_r40"], 1)}; '
+                      f'teacher {number(item["teacher"]["ap_r40"], 1)}; '
                       f'{before["valid_ground_truths"]} objects'))
     for role in ('student', 'teacher'):
         tiles.append((f'{content["speed_ms"][role]["total_ms"][1]:.1f} ms', f'{role}, one frame on one core',
@@ -85,7 +77,7 @@ def _tiles(content: dict[str, Any]) -> str:
                                                            f'{cost["rate_hz"]:g} Hz',
                   'student alone'))
     return '<div class="tiles">' + ''.join(
-        f'<div class="tile"><b>{figure}</b><span>{_text(label)}</span><small>{extra}</small></div>'
+        f'<div class="tile"><b>{figure}</b><span>{esc(label)}</span><small>{extra}</small></div>'
         for figure, label, extra in tiles) + '</div>'
 
 
@@ -115,68 +107,68 @@ def _accuracy(content: dict[str, Any]) -> str:
     training = content['training']
     how = (f'Trained {training["steps"]:,} steps of {training["batch"]} on {frames["train"]} frames in '
            f'{training["took_s"] / 60:.1f} min. ' if training else '')
-    found = [[_text(name), _text(_RUNS[run]), _figure(item['recall'], 0, 100),
-              _figure(item['precision'], 0, 100), str(item['true_positives']),
+    found = [[esc(name), esc(_RUNS[run]), number(item['recall'], 0, 100),
+              number(item['precision'], 0, 100), str(item['true_positives']),
               str(item['missed']), str(item['false_positives'])]
              for name in content['accuracy']['kitti'] for run in _runs(content)
              for item in [content['found'][run][name]]]
-    return _section(
+    return section(
         'Accuracy',
-        f'<p class="sub">{_text(how)}Measured on {frames["held_out"]} other frames, in '
+        f'<p class="sub">{esc(how)}Measured on {frames["held_out"]} other frames, in '
         f'{frames["held_out_blocks"]} '
         f'blocks of up to {frames["block_frames"]} consecutive ones that are resampled together for the 95 % '
         f'intervals; {frames["left_out"]} frames beside them were left out.</p>',
-        _plots([_bars(content, 'kitti', 'IoU 0.7 for cars, 0.5 for people'),
+        figures([_bars(content, 'kitti', 'IoU 0.7 for cars, 0.5 for people'),
                 _bars(content, 'iou50', 'IoU 0.5')]),
         f'<h3>KITTI, {content["level"]}: IoU 0.7 for cars, 0.5 for people; AP R40 [%]</h3>',
-        _table(_head(content), _rows(content, content['accuracy']['kitti'])),
+        table(_head(content), _rows(content, content['accuracy']['kitti'])),
         '<h3>At IoU 0.5 for every class</h3>',
-        _table(_head(content), _rows(content, content['accuracy']['iou50'])),
+        table(_head(content), _rows(content, content['accuracy']['iou50'])),
         '<p class="sub">The interval of a change takes both figures as independent, which is too wide on '
         'the same '
         'frames: coloured, a change is beyond chance. &#9888; under 41 objects the figure is limited by '
         'their '
         'number.</p>',
         '<h3>Objects found at the working threshold, IoU 0.5</h3>',
-        _table(('class', '', 'found [%]', 'right [%]', 'found', 'missed', 'false alarms'), found, 2))
+        table(('class', '', 'found [%]', 'right [%]', 'found', 'missed', 'false alarms'), found, 2))
 
 
 def _conditions(content: dict[str, Any]) -> str:
     rows = [row for tag, item in content['conditions'].items()
             for row in _rows(content, item['classes'], f'{tag} ({item["frames"]} frames)')]
     if not rows:
-        return _section('By condition', '<p class="sub">All held-out frames are of one condition, as far as '
-                        'light and sharpness tell.</p>')
-    return _section('By condition', _table(_head(content, 'condition'), rows, 2),
-                    '<p class="sub">Tags from brightness and sharpness of the image; AP R40 [%], KITTI\'s '
-                    'IoU.</p>')
+        return section('By condition', '<p class="sub">All held-out frames are of one condition, as far as '
+                       'light and sharpness tell.</p>')
+    return section('By condition', table(_head(content, 'condition'), rows, 2),
+                   '<p class="sub">Tags from brightness and sharpness of the image; AP R40 [%], KITTI\'s '
+                   'IoU.</p>')
 
 
 def _old(content: dict[str, Any]) -> str:
     if not content['old_ground']:
         return ''
     runs = [run for run in _runs(content) if run != 'teacher']
-    return _section('On the frames that the model was proved on',
-                    _table(_head(content, runs=runs), _rows(content, content['old_ground'], runs=runs)),
-                    '<p class="sub">What was gained on the site may have been lost here: put some of the '
-                    'old frames '
-                    'beside the new ones (docs/how-to/adapt.md).</p>' if content['adapted'] else None)
+    return section('On the frames that the model was proved on',
+                   table(_head(content, runs=runs), _rows(content, content['old_ground'], runs=runs)),
+                   '<p class="sub">What was gained on the site may have been lost here: put some of the '
+                   'old frames '
+                   'beside the new ones (docs/how-to/adapt.md).</p>' if content['adapted'] else None)
 
 
 def _hybrid(content: dict[str, Any], hybrid: dict[str, Any]) -> str:
     metric = next(iter(hybrid['metrics'].values()))
     cost, gate = content['cost'], content['hybrid']['gate']
-    rows = [[f'{100 * row["share"]:g} %', _figure(row['ap'], 1), _figure(held, 0, 100),
+    rows = [[f'{100 * row["share"]:g} %', number(row['ap'], 1), number(held, 0, 100),
              f'{row["busy_cores"]:.2f}', f'{row["cores"]:.2f}']
             for row, held in zip(cost['rows'], metric['gates'][gate]['recovered'])]
-    return _section(
-        'The share sent to the teacher, and what it costs', _plots([
+    return section(
+        'The share sent to the teacher, and what it costs', figures([
             hybrid_plots.svg(hybrid_plots.ap_share, metric, hybrid['share']), _cost_plot(content)]),
-        _table(('sent', f'AP [%], mean of {", ".join(metric["mean_over"])}', "of the teacher's gain [%]",
-                'cores busy', f'cores, each busy {100 * LOAD:.0f} %'), rows),
+        table(('sent', f'AP [%], mean of {", ".join(metric["mean_over"])}', "of the teacher's gain [%]",
+               'cores busy', f'cores, each busy {100 * LOAD:.0f} %'), rows),
         f'<p class="sub">{cost["cameras"]} cameras at {cost["rate_hz"]:g} Hz, by the processor time of a '
         "frame on this computer, without decoding the camera's images and without ROS "
-        f'(docs/reference/detector_node.md). Gate: {_text(gate)}, '
+        f'(docs/reference/detector_node.md). Gate: {esc(gate)}, '
         f'{"as trained on other frames" if gate == "learned" else "no training"}; '
         'the vertical line is at 20 % of the frames.</p>')
 
@@ -200,30 +192,30 @@ def _speed(content: dict[str, Any]) -> str:
     for role in ('student', 'teacher'):
         item, memory = content['speed_ms'][role], content['footprint'][role]
         low, middle, high = item['total_ms']
-        rows.append([_text(role), f'{item["bytes"] / 2 ** 20:.2f}',
+        rows.append([esc(role), f'{item["bytes"] / 2 ** 20:.2f}',
                      f'{item["input_hw"][1]}x{item["input_hw"][0]}', f'{item["inference_ms"][1]:.1f}',
                      f'{middle:.1f} <span class="ci">{low:.1f} to {high:.1f}</span>',
                      f'{memory["cpu_ms"]:.1f}',
                      f'{memory["model_mib"]:.0f}', f'{memory["process_mib"]:.0f}'])
     machine, (height, width) = content['machine'], content['image_hw']
-    return _section(
+    return section(
         'Speed and memory on this computer',
-        _table(('', 'file [MiB]', 'input', 'inference [ms]', 'whole frame [ms], quartiles',
-                'processor [ms]', 'model [MiB]', 'process [MiB]'), rows),
-        f'<p class="sub">{_text(machine["cpu"])}, {_text(machine["cores"])} cores, load '
-        f'{_text(machine["load_average_at_start"])} when it was measured; one thread, images of '
+        table(('', 'file [MiB]', 'input', 'inference [ms]', 'whole frame [ms], quartiles',
+               'processor [ms]', 'model [MiB]', 'process [MiB]'), rows),
+        f'<p class="sub">{esc(machine["cpu"])}, {esc(machine["cores"])} cores, load '
+        f'{esc(machine["load_average_at_start"])} when it was measured; one thread, images of '
         f'{width}x{height} px. '
         'Model: rise of the peak memory of a process by loading and running it.</p>')
 
 
 def _gaps(content: dict[str, Any]) -> str:
-    rows = [[f'<span class="{_text(gap["weight"])}">{_text(gap["weight"])}</span>', _text(gap['finding']),
-             _text(gap['advice'])]
+    rows = [[f'<span class="{esc(gap["weight"])}">{esc(gap["weight"])}</span>', esc(gap['finding']),
+             esc(gap['advice'])]
             for gap in sorted(content['gaps'], key=lambda gap: gap['weight'] != 'serious')]
     body = ''.join(f'<tr><td>{weight}</td><td class="wide">{finding}</td><td class="wide">{advice}</td></tr>'
                    for weight, finding, advice in rows)
-    covered = ', '.join(f'{_text(tag)} {count}' for tag, count in content['conditions_covered'].items())
-    return _section(
+    covered = ', '.join(f'{esc(tag)} {count}' for tag, count in content['conditions_covered'].items())
+    return section(
         'What is missing',
         '<table><thead><tr><th></th><th class="text">what</th><th class="text">what would '
         'help</th></tr></thead>'
@@ -234,12 +226,12 @@ def _gaps(content: dict[str, Any]) -> str:
 
 
 def _pictures(pictures: Sequence[tuple[str, str | None]]) -> str:
-    shown = ''.join(f'<figure class="row"><img loading="lazy" alt="{_text(name)}" '
-                    f'src="{_text(uri)}"><figcaption>'
-                    f'frame {_text(name)}</figcaption></figure>' for name, uri in pictures if uri)
-    return _section('Held-out frames with many objects', '<p class="sub key">White: labels; coloured: what '
-                                                         'the model '
-                    'says at its working threshold.</p>' if shown else None, shown or None)
+    shown = ''.join(f'<figure class="row"><img loading="lazy" alt="{esc(name)}" '
+                    f'src="{esc(uri)}"><figcaption>'
+                    f'frame {esc(name)}</figcaption></figure>' for name, uri in pictures if uri)
+    return section('Held-out frames with many objects', '<p class="sub key">White: labels; coloured: what '
+                   'the model '
+                   'says at its working threshold.</p>' if shown else None, shown or None)
 
 
 def _facts(content: dict[str, Any]) -> str:
@@ -254,12 +246,12 @@ def _facts(content: dict[str, Any]) -> str:
     rows += [(f'{run}: {key}', value)
              for run, model in content['models'].items() for key, value in model.items()]
     rows += [(f'version of {name}', value) for name, value in content['versions'].items()]
-    cells = ''.join(f'<tr><td>{_text(name)}</td><td '
-                    f'class="wrap">{_text(value)}</td></tr>' for name, value in rows)
-    steps = ''.join(f'<tr><td>{_text(name)}</td><td>{step["took_s"]:.1f} s</td><td class="wrap"><code>'
-                    f'{_text(step["command"])}</code></td></tr>'
+    cells = ''.join(f'<tr><td>{esc(name)}</td><td '
+                    f'class="wrap">{esc(value)}</td></tr>' for name, value in rows)
+    steps = ''.join(f'<tr><td>{esc(name)}</td><td>{step["took_s"]:.1f} s</td><td class="wrap"><code>'
+                    f'{esc(step["command"])}</code></td></tr>'
                     for name, step in content['commands'].items())
-    return (f'<h2>How it was made</h2><section><p><code>{_text(shlex.join(content["command"]))}</code></p>'
+    return (f'<h2>How it was made</h2><section><p><code>{esc(shlex.join(content["command"]))}</code></p>'
             f'<table><tbody>{cells}</tbody></table><details><summary>the steps, each a command to run by hand'
             f'</summary><table><tbody>{steps}</tbody></table></details></section>')
 
@@ -272,14 +264,12 @@ def render(content: dict[str, Any], hybrid: dict[str, Any],
     :param content: content of poc.json. :param hybrid: report of `evaluate hybrid`.
     :param pictures: (frame name, picture as data address or None).
     """
-    answers = ''.join(f'<li>{_text(line)}</li>' for line in content['summary'])
+    answers = ''.join(f'<li>{esc(line)}</li>' for line in content['summary'])
     frames = content['frames']
     body = ''.join([
         _tiles(content), f'<section class="answers"><ul>{answers}</ul></section>', _accuracy(content),
         _old(content), _conditions(content), _hybrid(content, hybrid), _speed(content), _gaps(content),
         _pictures(pictures), _facts(content)])
-    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{_text(content["title"])}</title><style>{_STYLE}{_MORE_STYLE}</style></head><body><main>'
-            f'<h1>{_text(content["title"])}</h1><p class="sub">{frames["usable"]} labelled frames: '
-            f'{frames["train"]} to adapt, {frames["held_out"]} to measure</p>{body}</main></body></html>\n')
+    head = (f'<p class="sub">{frames["usable"]} labelled frames: {frames["train"]} to adapt, '
+            f'{frames["held_out"]} to measure</p>')
+    return document(content['title'], head + body, STYLE + _MORE_STYLE)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-import html
 from typing import Any
 
 import cv2
 import numpy as np
 
+from kd_perception import html_page
+from kd_perception.html_page import esc
 from kd_perception.recording.disagreement import Disagreement, WorkingScores
 from kd_perception.recording.recorded import Boxes, RecordedFrame
 
@@ -113,20 +114,14 @@ def render(document: dict[str, Any], pictures: Sequence[str | None]) -> str:
     """
     counts, scores = document['counts'], document['working_scores']
     shown = f'{counts["shown"]:,} of {counts["frames"]:,} frames, sorted by {document["sort"]}'
-    warnings = ''
-    if document['problems']:
-        items = ''.join(f'<li>{_text(line)}</li>' for line in document['problems'][:20])
-        warnings = f'<div class="warn"><ul>{items}</ul></div>'
+    warnings = html_page.warning_box(document['problems'][:20])
     key = (f'<p class="sub key"><i></i>student, from score {scores["student"]:g}<i class="teacher"></i>'
            f'teacher, from score {scores["teacher"]:g}; thick: only one of them has this box '
            f'(IoU {document["min_iou"]:g}), or they name it differently</p>')
     tiles = ''.join(_tile(item, picture) for item, picture in zip(document['frames'], pictures))
-    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>Hard frames</title><style>{_STYLE}</style></head><body><main><h1>Hard frames</h1>'
-            f'<p class="sub">{_text(document["input"])}: {shown}; {counts["without_teacher"]:,} without an '
-            f'answer of the teacher</p>{warnings}{key}<div class="gallery">{tiles}</div></main></body></html>'
-            '\n')
+    return html_page.document('Hard frames', (
+            f'<p class="sub">{esc(document["input"])}: {shown}; {counts["without_teacher"]:,} without an '
+            f'answer of the teacher</p>{warnings}{key}<div class="gallery">{tiles}</div>'), _STYLE)
 
 
 def _tile(item: dict[str, Any], picture: str | None) -> str:
@@ -139,22 +134,18 @@ def _tile(item: dict[str, Any], picture: str | None) -> str:
                  (len(item['only_teacher']), 'only the teacher'),
                  (len(item['renamed']), 'named differently')]
         title = ', '.join(f'{count} {what}' for count, what in parts if count)
-    image = f'<div class="none">{_text(item["image_problem"] or "no picture")}</div>'
+    image = f'<div class="none">{esc(item["image_problem"] or "no picture")}</div>'
     if picture:
-        image = f'<img loading="lazy" alt="{_text(item["name"])}: {_text(title)}" src="{_text(picture)}">'
+        image = f'<img loading="lazy" alt="{esc(item["name"])}: {esc(title)}" src="{esc(picture)}">'
     facts = [('reason', item['reason']), ('ambiguity', _number(item['ambiguity'])),
              ('source', item['source']), ('waited', _number(item['waited_ms'], ' ms')),
              ('unverified', item['unverified'])]
-    line = ' &middot; '.join(f'{name} {_text(value)}' for name, value in facts if value)
+    line = ' &middot; '.join(f'{name} {esc(value)}' for name, value in facts if value)
     place = f'{item["camera"]} {item["stamp_ns"] // 10 ** 9}.{item["stamp_ns"] % 10 ** 9:09d}'
     bag = f' in {item["bag"]}' if item['bag'] else ''
-    return (f'<figure>{image}<figcaption><b>{_text(title)}</b><span>{line}</span>'
-            f'<span>{_text(place + bag)}</span></figcaption></figure>')
+    return (f'<figure>{image}<figcaption><b>{esc(title)}</b><span>{line}</span>'
+            f'<span>{esc(place + bag)}</span></figcaption></figure>')
 
 
 def _number(value: float | None, unit: str = '') -> str:
     return '' if value is None else f'{value:.3g}{unit}'
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
