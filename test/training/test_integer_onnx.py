@@ -24,10 +24,10 @@ from kd_perception.training.binary.activations import (
 )
 from kd_perception.training.binary.binarization import activate_all, convolutions, reestimate_batch_norm
 from kd_perception.training.binary.layers import BinaryConv2d
+from kd_perception.training.export.fold import fold
 from kd_perception.training.export.half_scales import fit_half_scales
 from kd_perception.training.export.integer_onnx import codable_scale, column_index, unrolled_codes
 from kd_perception.training.export.model_file import deviation, parity, to_onnx, write_model
-from kd_perception.training.export.packed_onnx import fold
 from kd_perception.training.export.unfold import unfold
 from kd_perception.training.loop.network_builder import build_network
 from kd_perception.training.networks.preprocess import FromCamera

@@ -20,9 +20,10 @@ from kd_perception.errors import TrainingError
 from kd_perception.models.spec import DecoderSpec, InputSpec, ModelSpec
 from kd_perception.training.binary.binarization import activate_all, binarize
 from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d, RoundedConv2d
+from kd_perception.training.export.fold import fold
 from kd_perception.training.export.half_scales import fit_half_scales
 from kd_perception.training.export.model_file import parity, to_onnx, write_model
-from kd_perception.training.export.packed_onnx import byte_table, fold, pack_signs, unpack_signs
+from kd_perception.training.export.packed_onnx import byte_table, pack_signs, unpack_signs
 from kd_perception.training.networks.plain_detector import PlainDetector
 from kd_perception.training.networks.preprocess import FromCamera
 from kd_perception.training.settings.binarization import BinarizationSettings

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kd_perception.training.binary.layers import BinaryConv2d, CodedConv2d
-from kd_perception.training.export.packed_onnx import norm_pairs
+from kd_perception.training.export.fold import norm_pairs
 
 
 @torch.no_grad()

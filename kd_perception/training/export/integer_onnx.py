@@ -79,7 +79,7 @@ class IntegerCamera(nn.Module):
     """
     A network that takes uint8 NHWC BGR and whose first layer reads these bytes.
 
-    :param network: with integer activations, folded (see `packed_onnx.fold`); it is changed, for tracing
+    :param network: with integer activations, folded (see `fold.fold`); it is changed, for tracing
         only: its first layer is traced on BGR with weights for RGB, which `unroll_columns` puts right.
     :raises TrainingError: it rounds to other than 8 bits, or nothing yet.
     """

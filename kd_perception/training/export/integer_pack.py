@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_perception.errors import TrainingError
+from kd_perception.training.export.fold import CodedWeight
 from kd_perception.training.export.integer_onnx import (
     codable_scale,
     DOMAIN,
@@ -22,7 +23,6 @@ from kd_perception.training.export.integer_onnx import (
 )
 from kd_perception.training.export.packed_onnx import (
     byte_table_nodes,
-    CodedWeight,
     is_default,
     pack_signs,
     split_halves,
@@ -47,7 +47,7 @@ def pack_integers(model: Any, coded: Mapping[str, CodedWeight], prefix: str = 'n
     A layer called L in the network stores `L.bits` (or `L.int8`), and makes `L.scale` and `L.bias`.
 
     :param model: as traced from an `IntegerCamera`; weights are named `<prefix><layer>.weight`.
-    :param half: scales and biases are float16 values (see `packed_onnx.fold`): store them as such.
+    :param half: scales and biases are float16 values (see `fold.fold`): store them as such.
     :param packed: False stores binary codes as int8, unpacked.
     :return: the coded layers that are none of them, for `packed_onnx.pack`.
     :raises TrainingError: an integer convolution has weights that are no codes.

@@ -19,10 +19,11 @@ from kd_perception.errors import TrainingError
 from kd_perception.models.free_sizes import leave_sizes_free
 from kd_perception.models.spec import ModelSpec
 from kd_perception.training.binary.activations import float_camera, INPUT_LAYER, is_quantized
+from kd_perception.training.export.fold import fold
 from kd_perception.training.export.half_floats import halve_floats
 from kd_perception.training.export.integer_onnx import IntegerCamera
 from kd_perception.training.export.integer_pack import pack_integers
-from kd_perception.training.export.packed_onnx import compact_names, fold, pack, precision_document
+from kd_perception.training.export.packed_onnx import compact_names, pack, precision_document
 from kd_perception.training.networks.preprocess import FromCamera
 
 OPSET = 17

@@ -29,7 +29,7 @@ from kd_perception.training.binary.activations import adopt_uniform_input, INPUT
 from kd_perception.training.binary.binarization import convolutions
 from kd_perception.training.binary.layers import BinaryConv2d
 from kd_perception.training.data.rendered import render_scene
-from kd_perception.training.export.packed_onnx import norm_pairs
+from kd_perception.training.export.fold import norm_pairs
 from kd_perception.training.export.stored_weights import read_stored, StoredWeight
 from kd_perception.training.networks.plain_detector import PlainDetector
 from kd_perception.training.networks.preprocess import FromCamera
