@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="class to evaluate in place of KITTI's three; may be repeated")
     how.add_argument('--bootstrap', type=int, default=0, metavar='N',
                      help='resamples of frames for 95 %% intervals (default: 0, none)')
-    how.add_argument('--burst', type=float, default=3.0, metavar='N',
+    how.add_argument('--burst', type=float, default=2.0, metavar='N',
                      help='frames that the simulated gate may send in a row after a quiet time (default: 3)')
     how.add_argument('--phases', type=int, default=5, metavar='N',
                      help='replays of each way, each begun at another frame (default: 5)')

@@ -371,7 +371,7 @@ class Arbiter:
             self._counts[f'unverified.{entry.unverified}'] += 1
         return Output(
             sequence=entry.sequence, stamp_ns=entry.stamp_ns, context=entry.context,
-            detections=merged.detections,
+            detections=merged.detections, student=entry.detections,
             provenance=Provenance(
                 source=source, reason=decision.reason, ambiguity=decision.score, ambiguous=decision.ambiguous,
                 audit=decision.audit, sent=_sent(entry),

@@ -181,8 +181,9 @@ class CameraFallback:
         ambiguity = Ambiguity(math.inf, suspect) if suspect else self.scorer.explain(features)
         if self._settings.running:
             self.gate.configure(self._running.gate(self._settings.gate))
-            self._running.add(ambiguity.score)
-        decision = self.gate.decide(ambiguity, now_ns, blocked, probe_due)
+        self._running.add(ambiguity.score)
+        decision = self.gate.decide(
+            ambiguity, now_ns, blocked, probe_due, self._running.price(self.gate.saved))
         self.temporal.expect(self.arbiter.next_sequence, view, decision.send)
         step = self.arbiter.on_student(
             stamp_ns, detections, decision, now_ns, context, image_age_ns, asked=image_at_hand)

@@ -41,8 +41,8 @@ class GateSettings:
     :param audit_share: part of `share` that is kept for frames drawn by chance, whatever their score: they
         show what the scorer misses, and prove the teacher alive on an easy road.
     :param burst: frames that can be sent in a row after a quiet time, besides up to `AUDIT_BURST` audits.
-    :param refresh: where all of that is saved already, a clear frame is sent: what is not spent is lost, and
-        the answer is carried forward.
+    :param refresh: frames are sent by the price of the moment, see `decide`: the more is saved, the clearer
+        a frame may be. What is not spent is lost, and every answer is carried forward.
     """
 
     enter: float = 0.5
@@ -50,8 +50,8 @@ class GateSettings:
     leave_frames: int = 2
     share: float = 0.2
     audit_share: float = 0.01
-    burst: float = 3.0
-    refresh: bool = False
+    burst: float = 2.0
+    refresh: bool = True
 
     def __post_init__(self):
         """Check ranges."""
@@ -123,8 +123,13 @@ class Gate:
         """Frames since the start: seen, ambiguous, sent (audited, probed, refreshed), denied by reason."""
         return dict(self._counts)
 
+    @property
+    def saved(self) -> float:
+        """How much of `burst` is saved up, 0 to 1."""
+        return self._general.fill
+
     def decide(self, ambiguity: Ambiguity, now_ns: int, blocked: str = '',
-               probe_due: bool = False) -> GateDecision:
+               probe_due: bool = False, price: float | None = None) -> GateDecision:
         """
         Judge the next frame; spends a token where it is sent.
 
@@ -132,6 +137,8 @@ class Gate:
         :param blocked: why nothing may be sent now, one of `DENIALS`; empty: nothing is in the way.
         :param probe_due: with `teacher_unavailable`, this frame may be the one that asks whether the teacher
             is back. Any frame will do: on an easy road a teacher that is back would otherwise stay out.
+        :param price: with `refresh`, the least score that is worth a token now (`RunningThreshold.price`);
+            None: ambiguous frames are, and no others.
         """
         s = self.settings
         self._rate.advance(now_ns)
@@ -144,20 +151,25 @@ class Gate:
         self._counts['ambiguous'] += self._ambiguous
 
         bucket, denied, probe = None, '', False
+        worth = not ambiguity.score < price if s.refresh and price is not None else self._ambiguous
         if probe_due and blocked == TEACHER_OUT:
             bucket, _ = self._bucket(audit=True)
             probe = bucket is not None
-        elif not blocked and (audit or self._ambiguous):
+        elif not blocked and (audit or worth):
             bucket, denied = self._bucket(audit)
-        elif not blocked and s.refresh and self._general.full and self._rate.has_token():
-            bucket, reason = self._general, REFRESH
-            self._counts['refreshed'] += 1
-        if blocked and (audit or self._ambiguous):
+            if bucket is not None and not audit and not self._ambiguous:
+                reason = REFRESH
+                self._counts['refreshed'] += 1
+        elif not blocked:
+            denied = SHARE_SPENT    # kept for a harder one
+        if blocked:
             denied = blocked
         if bucket is not None:
             bucket.spend()
             self._rate.spend()
             self._counts['sent'] += 1
+        if not (audit or self._ambiguous):
+            denied = ''
         if denied:
             self._counts[denied] += 1
         send = bucket is not None

@@ -39,6 +39,7 @@ class Provenance:
     :param contributions: (feature or signal, amount) behind `ambiguity`, largest first.
     :param carried: number of detections that are carried forward from an earlier answer of the teacher.
     :param carried_frames: age of that answer in frames; 0: nothing is carried.
+    :param refuted: number of the student's detections that have the lower score which that answer gave them.
     """
 
     source: Source
@@ -56,6 +57,7 @@ class Provenance:
     contributions: tuple[tuple[str, float], ...] = ()
     carried: int = 0
     carried_frames: int = 0
+    refuted: int = 0
 
     def values(self) -> tuple[tuple[str, str], ...]:
         """Return ordered key and value pairs, both text; times in ms, `unknown` where there is none."""
@@ -70,6 +72,7 @@ class Provenance:
             ('ambiguous', truth(self.ambiguous)), ('audit', truth(self.audit)), ('sent', self.sent),
             ('unverified', self.unverified), ('from_student', str(self.from_student)),
             ('carried', str(self.carried)), ('carried_frames', str(self.carried_frames)),
+            ('refuted', str(self.refuted)),
             ('waited_ms', ms(self.waited_ns)), ('teacher_ms', ms(self.teacher_ns)),
             ('image_age_ms', ms(self.image_age_ns)), ('deadline_met', truth(self.deadline_met)),
             *((f'contribution.{name}', f'{amount:.6g}') for name, amount in self.contributions))
@@ -83,7 +86,8 @@ class Output:
     :param sequence: 0, 1, 2 ... in the order of arrival and of release.
     :param stamp_ns: of the image. :param context: as given with the student's result.
     :param detections: class ids of the merger's labels.
-    :param track_ids: of the detections, one each; empty where nothing is tracked.
+    :param student: the student's result as it came. :param track_ids: of the detections, one each; empty
+        where nothing is tracked.
     """
 
     sequence: int
@@ -91,4 +95,5 @@ class Output:
     context: Any
     detections: Detections
     provenance: Provenance
+    student: Detections = dataclasses.field(default_factory=Detections.empty)
     track_ids: tuple[int, ...] = ()

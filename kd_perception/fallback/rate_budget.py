@@ -57,9 +57,11 @@ class ShareBucket:
         self._level -= TOKEN
 
     @property
-    def full(self) -> bool:
-        """Whether the next frame earns nothing more."""
-        return self._gain > 0 and self._level >= self._capacity
+    def fill(self) -> float:
+        """How much of what can be saved is saved, 0 to 1; 1: of the next frame's token a part would be lost."""
+        if not self._gain:
+            return 0.0
+        return min(1.0, self._level / max(self._capacity - self._gain, TOKEN))
 
     @property
     def tokens(self) -> float:

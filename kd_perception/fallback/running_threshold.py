@@ -62,6 +62,21 @@ class RunningThreshold:
         """
         return self._quantiles(self.share if share is None else share)[0]
 
+    def price(self, saved: float) -> float:
+        """
+        Return the least score of a frame that is worth sending now.
+
+        With half of the budget saved, the score that the share of the frames reaches. With less it rises,
+        so that something is left for harder ones; with more it falls, and with all saved any frame is
+        worth it: what is not spent is lost.
+
+        :param saved: 0 to 1.
+        """
+        if saved >= 1:
+            return -math.inf
+        share = self.share ** ((1 - saved) / saved) if saved > 0 else 0.0
+        return self._quantiles(share)[0]
+
     def _quantiles(self, *shares: float) -> list[float]:
         if len(self._scores) < self.least:
             return [self.prior] * len(shares)

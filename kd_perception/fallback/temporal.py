@@ -84,7 +84,8 @@ class TemporalStage:
 
     def _finish(self, output: Output, view: FlowImage | None) -> Output:
         if output.provenance.source in _FROM_TEACHER:
-            self._carrier.answered(output.stamp_ns, view, output.detections)
+            self._carrier.answered(output.stamp_ns, view, output.detections,
+                                   self._merger.student_only(output.student).detections)
         else:
             output = self._carry(output, view)
         ids = self._tracks.assign(output.detections, output.stamp_ns)
@@ -93,9 +94,9 @@ class TemporalStage:
     def _carry(self, output: Output, view: FlowImage | None) -> Output:
         found = self._carrier.unanswered(
             output.stamp_ns, view, output.detections, self._merger.settings.max_detections)
-        if not found.boxes:
+        if not found.age_frames:
             return output
         provenance = dataclasses.replace(
             output.provenance, source=Source.CARRIED, carried=found.boxes, carried_frames=found.age_frames,
-            from_student=len(found.detections) - found.boxes)
+            refuted=found.refuted, from_student=len(found.detections) - found.boxes)
         return dataclasses.replace(output, detections=found.detections, provenance=provenance)

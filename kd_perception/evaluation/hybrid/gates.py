@@ -193,7 +193,8 @@ def simulate_online(ap: HybridAp, gate: RankedGate, settings: GateSettings, opti
     for i, item in enumerate(gate.explained):
         if running:
             online.configure(follow.gate(settings))
-        sent[i] = online.decide(item, i * _FRAME_NS).send
+        price = follow.price(online.saved) if running else None
+        sent[i] = online.decide(item, i * _FRAME_NS, price=price).send
         follow.add(item.score)
     metric = ap.metric
     none, every = (metric.mean(ap.of(np.full(len(sent), value))) for value in (False, True))

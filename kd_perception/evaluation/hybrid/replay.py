@@ -26,8 +26,8 @@ from kd_perception.fallback.provenance import Output
 
 _MS = 1_000_000
 _FRAME_NS = 100 * _MS
-# How frames are chosen: by which scorer (None: the judge's), and whether what is left over is spent.
-_ASKED = (('regular', 'periodic', False), ('gated', None, False), ('refreshed', None, True))
+# How frames are chosen: by which scorer; None: the judge's.
+_ASKED = (('regular', 'periodic'), ('gated', None))
 _CARRIED = (('replaced', False), ('carried', True))
 
 
@@ -163,13 +163,13 @@ def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, se
     drive = len(np.unique(frames.drives)) < len(frames)
     facts = {'shares': list(options.shares), 'teacher_ms': options.teacher_ns / _MS, 'scorer': judge.name,
              'deadline_ms': settings.arbiter.deadline_ns / _MS, 'phases': options.phases}
-    reports: list[dict[str, Any]] = [{**facts, 'ways': {}} for _ in aps]
-    for asked, choice, refresh in _ASKED:
+    reports: List[Dict[str, Any]] = [{**facts, 'ways': {}} for _ in aps]
+    for asked, choice in _ASKED:
         chosen = judge if choice is None else Judge.of_scorer(choice, judge.settings)
         for way, carried in _CARRIED:
-            if carried and not drive or refresh and not carried:
+            if carried and not drive:
                 continue
-            runs = [_phases(frames, chosen, _with(settings, share, carried, drive, refresh), options)
+            runs = [_phases(frames, chosen, _with(settings, share, carried, drive), options)
                     for share in options.shares]
             for ap, report in zip(aps, reports):
                 points = [_point(frames, ap, phases) for phases in runs]
@@ -178,12 +178,10 @@ def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, se
     return reports
 
 
-def _with(settings: FallbackSettings, share: float, carried: bool, drive: bool,
-          refresh: bool) -> FallbackSettings:
-    gate = replace(settings.gate, share=share, refresh=refresh,
-                   audit_share=min(settings.gate.audit_share, share))
-    if not drive:
-        gate = replace(gate, leave=settings.gate.enter, leave_frames=1)
+def _with(settings: FallbackSettings, share: float, carried: bool, drive: bool) -> FallbackSettings:
+    gate = replace(settings.gate, share=share,
+                   audit_share=min(settings.gate.audit_share, share),
+                   **({} if drive else {'leave': settings.gate.enter, 'leave_frames': 1}))
     carry = settings.carry if carried else replace(settings.carry, frames=0)
     return replace(settings, gate=gate, carry=carry)
 

@@ -80,11 +80,12 @@ FALLBACK_PARAMETERS = (
         'audit_share', 'double', 0.01,
         'Part of share that is kept for frames drawn by chance.', changes='live', minimum=0.0, maximum=1.0),
     ParameterSpec(
-        'burst', 'double', 3.0,
+        'burst', 'double', GateSettings.burst,
         'Frames that may be sent in a row after a quiet time.', changes='live', minimum=1.0, maximum=1000.0),
     ParameterSpec(
         'refresh', 'bool', GateSettings.refresh,
-        'Where all of burst is saved, send a clear frame as well, so that share is used up.', changes='live'),
+        'Spend all of share: the more of burst is saved, the clearer a frame may be that is sent. False: only '
+        'ambiguous frames are.', changes='live'),
     ParameterSpec(
         'max_in_flight', 'int', 2,
         'Frames of a camera that may be with the teacher at once; its detector keeps one that waits besides '
@@ -143,14 +144,15 @@ FALLBACK_PARAMETERS = (
         section='Carrying forward'),
     ParameterSpec(
         'carry_decay', 'double', CarrySettings.decay,
-        "Factor of a carried box's score for each frame.", changes='live', minimum=0.01, maximum=1.0),
+        "Factor of a carried box's score for each second in which the student does not confirm it.",
+        changes='live', minimum=0.01, maximum=1.0),
     ParameterSpec(
         'carry_min_score', 'double', CarrySettings.min_score,
         'A box is carried while its score is at least this.', changes='live', minimum=0.0, maximum=1.0),
     ParameterSpec(
         'carry_merge_iou', 'double', CarrySettings.merge_iou,
-        'Of a carried box and one of the student of its class that overlap by more than this, the one of '
-        'lower score goes.', changes='live', minimum=0.01, maximum=1.0),
+        'A carried box and one of the student of its class are one object from this IoU on, and the score of '
+        'the teacher holds.', changes='live', minimum=0.01, maximum=1.0),
     ParameterSpec(
         'teacher_timeout_s', 'double', 2.0,
         'The teacher is taken for dead after this long without any answer.',

@@ -1,0 +1,112 @@
+# Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
+"""
+What the teacher said of each object, brought to a later frame in which only the student has looked.
+
+The teacher's verdict on an object is its score. An object that both know keeps that score, and the teacher's
+box as it has moved, which the student's draws a little towards itself. What only the teacher knows loses
+score as time goes by. Where the student alone saw something, and the teacher nothing, the student does not
+become right a frame later: there it gets the teacher's score, too. What appears is the student's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from kd_perception.detection.boxes import box_iou
+from kd_perception.detection.detections import Detections
+
+# Of a box that the teacher does not mention its score is below all that it gives.
+_UNSEEN_SCORE = 0.05
+# How far a box moves towards the student's fresher one, so that it does not drift off.
+_PULL = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+    """
+    Of one frame.
+
+    :param carried: the teacher's boxes, with its scores.
+    :param refuted: the student's boxes that none of them confirms, with the score that the teacher gives.
+    """
+
+    carried: Detections
+    refuted: Detections
+
+    def __len__(self) -> int:
+        return len(self.carried) + len(self.refuted)
+
+
+NOTHING = Verdicts(Detections.empty(), Detections.empty())
+
+
+def judge(answer: Detections, student: Detections, min_score: float, min_iou: float,
+          most: int) -> Verdicts:
+    """
+    Return the verdicts of a frame that both models have seen.
+
+    :param most: of the boxes of each kind, those of highest score.
+    """
+    carried = answer.above(min_score).by_score().select(slice(most))
+    found = student.above(min_score).by_score().select(slice(most))
+    told = np.where(_same(found, answer) >= min_iou, answer.scores[None, :], _UNSEEN_SCORE).max(
+        axis=1, initial=_UNSEEN_SCORE)
+    refuted = told < min_score
+    return Verdicts(carried, Detections(
+        found.boxes_xyxy[refuted], told[refuted], found.class_ids[refuted]))
+
+
+class Applied(NamedTuple):
+    """
+    A later frame's answer.
+
+    :param verdicts: as they are carried on from here. :param student: what is the student's alone.
+    :param refuted: how many boxes of the student got a lower score.
+    """
+
+    verdicts: Verdicts
+    student: Detections
+    refuted: int
+
+
+def apply(verdicts: Verdicts, student: Detections, min_iou: float, decay: float) -> Applied:
+    """
+    Bring verdicts, whose boxes have been moved to this frame already, and a student's result together.
+
+    :param decay: factor of the score of a box that the student does not confirm.
+    """
+    carried, refuted = verdicts.carried, verdicts.refuted
+    same = _same(student, carried)
+    partner = _partners(same, min_iou)
+    seen = partner >= 0
+    boxes = carried.boxes_xyxy.copy()
+    boxes[seen] = (1 - _PULL) * boxes[seen] + _PULL * student.boxes_xyxy[partner[seen]]
+    scores = np.where(seen, carried.scores, carried.scores * decay)
+    alone = student.select(~(same >= min_iou).any(axis=1))
+    told = np.where(_same(alone, refuted) >= min_iou, refuted.scores[None, :], np.inf).min(
+        axis=1, initial=np.inf)
+    lower = told < alone.scores
+    alone = dataclasses.replace(alone, scores=np.where(lower, told, alone.scores))
+    return Applied(Verdicts(Detections(boxes, scores, carried.class_ids), refuted), alone,
+                   int(np.count_nonzero(lower)))
+
+
+def _same(first: Detections, second: Detections) -> np.ndarray:
+    """Return the IoU (N, M) of boxes of one class, 0 for others."""
+    iou = box_iou(first.boxes_xyxy, second.boxes_xyxy)
+    iou[first.class_ids[:, None] != second.class_ids[None, :]] = 0
+    return iou
+
+
+def _partners(same: np.ndarray, min_iou: float) -> np.ndarray:
+    """Return for each carried box (M,) the student's box that is it, -1: none; one each, best first."""
+    partner = np.full(same.shape[1], -1)
+    rows, columns = np.nonzero(same >= min_iou)
+    taken = np.zeros(same.shape[0], dtype=bool)
+    for i in np.argsort(-same[rows, columns], kind='stable'):
+        if partner[columns[i]] < 0 and not taken[rows[i]]:
+            partner[columns[i]], taken[rows[i]] = rows[i], True
+    return partner
