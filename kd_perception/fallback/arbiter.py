@@ -218,10 +218,7 @@ class Arbiter:
         if entry.waiting:
             self._waiting.setdefault(stamp_ns, deque()).append(entry)
         elif decision.probe:
-            self._probes[stamp_ns] = entry.sequence
-            self._probes.move_to_end(stamp_ns)
-            if len(self._probes) > _MAX_PROBES:
-                self._probes.popitem(last=False)
+            self._remember_probe(stamp_ns, entry.sequence)
         while len(self._queue) > self._settings.max_pending:
             if self._queue[0].waiting:
                 self._give_up(self._queue[0], OVERFLOW)
@@ -248,6 +245,10 @@ class Arbiter:
         if entry is not None:
             entry.asked = True
         return entry is not None
+
+    def on_asked_later(self, sequence: int, stamp_ns: int) -> None:
+        """Report that a frame that does not wait is asked about; its answer is a probe's."""
+        self._remember_probe(stamp_ns, sequence)
 
     def on_image_lost(self, sequence: int, now_ns: int) -> tuple[Output, ...]:
         """Report that a frame's image will not come; it leaves with the student's result."""
@@ -278,6 +279,12 @@ class Arbiter:
                 self._give_up(self._queue[0], reason)
             outputs.append(self._release(elapsed_ns))
         return tuple(outputs)
+
+    def _remember_probe(self, stamp_ns: int, sequence: int) -> None:
+        self._probes[stamp_ns] = sequence
+        self._probes.move_to_end(stamp_ns)
+        if len(self._probes) > _MAX_PROBES:
+            self._probes.popitem(last=False)
 
     def _judge(self, stamp_ns: int, detections: Detections | None,
                elapsed_ns: int) -> tuple[Verdict, int | None]:
@@ -379,4 +386,4 @@ class Arbiter:
                 waited_ns=elapsed_ns - entry.arrived_ns,
                 teacher_ns=None if entry.answered_ns is None else entry.answered_ns - entry.arrived_ns,
                 image_age_ns=None if entry.image_age_ns is None else max(0, entry.image_age_ns),
-                deadline_met=lateness_ns == 0, contributions=decision.contributions))
+                deadline_met=lateness_ns == 0, contributions=decision.contributions, rank=decision.rank))

@@ -104,6 +104,11 @@ class TeacherBreaker:
         return self._reason
 
     @property
+    def alive(self) -> bool:
+        """Whether the teacher answers, be it too late."""
+        return not self._open or self._reason == LATE_ANSWERS
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """Totals since the start."""
         return dict(self._counts)
@@ -163,7 +168,9 @@ class TeacherBreaker:
         self._counts['late'] += 1
         self._life_sign()
         if self._open:
+            # It works, only too slowly: it is asked again as soon as it is free, at the pace that it bears.
             self._reason = LATE_ANSWERS
+            self._next_probe_ns, self._interval_ns = 0, self.settings.probe_interval_ns
 
     def missed(self, ticket: Hashable, now_ns: int, unusable: bool = False) -> None:
         """

@@ -32,6 +32,7 @@ from kd_perception.fallback.scores import Ambiguity, Scorer
 from kd_perception.fallback.state import StateMonitor, StateReport, StateSettings
 from kd_perception.fallback.teacher_load import LoadSettings, TeacherLoad
 from kd_perception.fallback.temporal import TemporalStage
+from kd_perception.fallback.waiting import WaitingFrame, WaitingFrames
 from kd_perception.images.scene import SceneSignals
 
 
@@ -79,6 +80,7 @@ class FrameStep:
     :param outputs: to be published now, in this order.
     :param send: the image of this stamp goes to the teacher now.
     :param sequence: number of the result.
+    :param keep: the image of this stamp may be asked for later (`ask_waiting`), and none before it.
     """
 
     outputs: tuple[Output, ...]
@@ -86,6 +88,7 @@ class FrameStep:
     decision: GateDecision
     features: FeatureVector
     sequence: int
+    keep: bool = False
 
 
 class CameraFallback:
@@ -97,13 +100,13 @@ class CameraFallback:
     :param rate: bound of requests a second, shared between cameras where it is the same object.
     :param breaker: of the teacher, shared between its cameras where it is the same object; its settings
         are then the owner's concern. None: one for this camera alone.
-    :param load: of the teacher, likewise.
+    :param load: of the teacher, likewise. :param waiting: frames that wait for it, likewise.
     """
 
     def __init__(self, camera: str, labels: LabelMap, extractor: FeatureExtractor, scorer: Scorer,
                  now_ns: int, settings: FallbackSettings = FallbackSettings(), seed: int = 0,
                  rate: RateBucket | None = None, breaker: TeacherBreaker | None = None,
-                 load: TeacherLoad | None = None):
+                 load: TeacherLoad | None = None, waiting: WaitingFrames | None = None):
         """Start; silence of camera and student counts from `now_ns`."""
         self.camera = camera
         self.extractor, self.scorer = extractor, scorer
@@ -114,6 +117,7 @@ class CameraFallback:
         self.breaker = TeacherBreaker(settings.breaker_settings()) if breaker is None else breaker
         self._owns_load = load is None
         self.load = TeacherLoad(settings.load) if load is None else load
+        self.waiting = WaitingFrames() if waiting is None else waiting
         self.arbiter = Arbiter(Merger(labels, settings.merge), settings.arbiter)
         self.temporal = TemporalStage(self.arbiter.merger, settings.carry)
         self._state = StateMonitor(settings.state, now_ns)
@@ -181,10 +185,13 @@ class CameraFallback:
         ambiguity = Ambiguity(math.inf, suspect) if suspect else self.scorer.explain(features)
         if self._settings.running:
             self.gate.configure(self._running.gate(self._settings.gate))
-        self._running.add(ambiguity.score)
         decision = self.gate.decide(
             ambiguity, now_ns, blocked, probe_due, self._running.price(self.gate.saved))
-        self.temporal.expect(self.arbiter.next_sequence, view, decision.send)
+        decision = dataclasses.replace(decision, rank=self._running.rank(ambiguity.score))
+        self._running.add(ambiguity.score)
+        keep = image_at_hand and self._waits(decision, blocked) and self.waiting.offer(
+            self.camera, self.arbiter.next_sequence, ambiguity.score, now_ns)
+        self.temporal.expect(self.arbiter.next_sequence, view, decision.send or keep)
         step = self.arbiter.on_student(
             stamp_ns, detections, decision, now_ns, context, image_age_ns, asked=image_at_hand)
         # What expired by now is heard of before the new request is.
@@ -192,7 +199,26 @@ class CameraFallback:
         if decision.send and image_at_hand:
             self.breaker.sent((self.camera, step.sequence), now_ns, decision.probe)
             self.load.asked(self.camera, now_ns)
-        return FrameStep(self.temporal.finish(step.outputs), decision.send, decision, features, step.sequence)
+        return FrameStep(
+            self.temporal.finish(step.outputs), decision.send, decision, features, step.sequence, keep)
+
+    def may_ask_waiting(self, now_ns: int) -> bool:
+        """Return whether the teacher is free for a frame that waits (`WaitingFrames.ask`)."""
+        free = self.breaker.available(now_ns) or self.breaker.probe_due(now_ns)
+        return self._settings.teacher and free and self.load.idle(now_ns) and self.load.has_credit(now_ns)
+
+    def ask_waiting(self, frame: WaitingFrame, stamp_ns: int, now_ns: int) -> bool:
+        """
+        Ask about a frame that had to wait; return whether its image goes to the teacher now.
+
+        Its output leaves as it would have; the answer is carried forward.
+        """
+        if not self.gate.spend_later():
+            return False
+        self.arbiter.on_asked_later(frame.sequence, stamp_ns)
+        self.breaker.sent((self.camera, frame.sequence), now_ns, probe=not self.breaker.available(now_ns))
+        self.load.asked(self.camera, now_ns)
+        return True
 
     def on_late_image(self, sequence: int, now_ns: int,
                       view: Callable[[], FlowImage | None] | None = None) -> bool:
@@ -276,6 +302,11 @@ class CameraFallback:
                 return TEACHER_BUSY, False
             return '' if self.load.has_credit(now_ns) else TIME_SPENT, False
         return TEACHER_OUT, self.breaker.probe_due(now_ns)
+
+    def _waits(self, decision: GateDecision, blocked: str) -> bool:
+        """Return whether a frame was not sent only because the teacher is busy, or slow."""
+        busy = blocked == TEACHER_BUSY or blocked == TEACHER_OUT and self.breaker.alive
+        return decision.wanted and not decision.send and busy
 
     def _tell_misses(self, outputs: Sequence[Output], now_ns: int) -> None:
         for output in outputs:

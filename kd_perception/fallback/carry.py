@@ -2,8 +2,9 @@
 """
 The teacher's boxes carried forward to the frames that it was not asked about.
 
-The boxes of its last answer move with the image (`flow`) and meet the student's there (`verdict`). An answer that comes too late for its own frame is carried
-on from there to the newest one: it revises nothing that left, and still helps what comes.
+The boxes of its last answer move with the image (`flow`) and meet the student's there (`verdict`). An
+answer that comes too late for its own frame is carried on from there to the newest one: it revises nothing
+that left, and still helps what comes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_perception.detection.boxes import clip_boxes
-from kd_perception.detection.detections import Detections
+from kd_perception.boxes.detections import Detections
+from kd_perception.boxes.overlap import clip_boxes
 from kd_perception.fallback.flow import FlowImage, is_cut, move_boxes
 from kd_perception.fallback.verdict import apply, judge, NOTHING, Verdicts
 
@@ -134,24 +135,30 @@ class Carrier:
         """
         Take a frame that leaves with the teacher's answer.
 
-        :param view: None: its image is not known. :param student: what would have been published without.
+        :param view: None: its image is not known. :param student: its result, down to the low threshold.
         """
         self._advance(stamp_ns, view, student)
         self._verdicts = NOTHING
         if view is not None:
             self._take(answer, student, self._number)
 
-    def unanswered(self, stamp_ns: int, view: FlowImage | None, student: Detections,
-                   max_detections: int = 1000) -> Carried:
-        """Take a frame that leaves without the teacher's answer; return what is published of it."""
+    def unanswered(self, stamp_ns: int, view: FlowImage | None, published: Detections,
+                   student: Detections | None = None, max_detections: int = 1000) -> Carried:
+        """
+        Take a frame that leaves without the teacher's answer; return what is published of it.
+
+        :param published: what that would be by itself. :param student: the result that it is of, down to the
+            low threshold; None: the same.
+        """
+        student = published if student is None else student
         before = self._seen[-1] if self._seen else None
         self._advance(stamp_ns, view, student)
         age = self._number - self._of
         if age > self._settings.frames:
             self._verdicts = NOTHING
         if view is None or before is None or not len(self._verdicts):
-            return Carried(student)
-        alone, refuted = self._step(before, self._seen[-1])
+            return Carried(published)
+        alone, refuted = self._step(before, self._seen[-1], published)
         own = self._verdicts.carried
         own = dataclasses.replace(own, boxes_xyxy=clip_boxes(own.boxes_xyxy, view.image_hw))
         together = Detections.concatenate([own, alone])
@@ -177,7 +184,7 @@ class Carrier:
         # Few long steps rather than many: results that are due meanwhile wait for it.
         way = [*after[:-1:-(-len(after) // _LATE_STEPS)], after[-1]]
         for earlier, later in zip(way, way[1:]):
-            self._step(earlier, later)
+            self._step(earlier, later, later.student)
         self._counts['late_answers'] += 1
         return True
 
@@ -197,10 +204,11 @@ class Carrier:
 
     def _take(self, answer: Detections, student: Detections, number: int) -> None:
         s = self._settings
-        self._verdicts = judge(answer, student, s.min_score, s.merge_iou, s.max_boxes) if s.frames else NOTHING
+        self._verdicts = NOTHING if not s.frames else judge(
+            answer, student, s.min_score, s.merge_iou, s.max_boxes)
         self._of = number
 
-    def _step(self, before: _Seen, after: _Seen) -> tuple[Detections, int]:
+    def _step(self, before: _Seen, after: _Seen, published: Detections) -> tuple[Detections, int]:
         """Bring the verdicts from one frame to another; return what is the student's alone, and refuted."""
         s = self._settings
         carried, refuted = self._verdicts.carried, self._verdicts.refuted
@@ -208,9 +216,10 @@ class Carrier:
             before.view, after.view, np.concatenate([carried.boxes_xyxy, refuted.boxes_xyxy]))
         mine = slice(len(carried)), slice(len(carried), None)
         self._counts['lost'] += int(np.count_nonzero(~found[mine[0]]))
-        moved = Verdicts(*(dataclasses.replace(part, boxes_xyxy=boxes[i]).select(found[i])
-                           for part, i in zip((carried, refuted), mine)))
-        applied = apply(moved, after.student, s.merge_iou, s.decay ** ((after.stamp_ns - before.stamp_ns) / 1e9))
-        self._verdicts = dataclasses.replace(
-            applied.verdicts, carried=applied.verdicts.carried.above(s.min_score))
+        parts = (dataclasses.replace(part, boxes_xyxy=boxes[i]).select(found[i])
+                 for part, i in zip((carried, refuted), mine))
+        moved = Verdicts(*parts, self._verdicts.known[found[mine[0]]])
+        seconds = (after.stamp_ns - before.stamp_ns) / 1e9
+        applied = apply(moved, published, after.student, s.merge_iou, s.decay, seconds)
+        self._verdicts = applied.verdicts.above(s.min_score)
         return applied.student, applied.refuted

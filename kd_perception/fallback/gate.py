@@ -77,6 +77,8 @@ class GateDecision:
     :param audit: drawn by chance, ambiguous or not.
     :param probe: sent only to learn whether the teacher is back; its answer is not waited for.
     :param held: ambiguous by hysteresis alone.
+    :param wanted: worth a token that is there, whether or not something is in the way.
+    :param rank: share of the camera's last frames that scored higher; None: unknown.
     :param denied: why a frame that should have gone does not, one of `DENIALS`; empty otherwise.
     """
 
@@ -89,6 +91,8 @@ class GateDecision:
     held: bool = False
     denied: str = ''
     contributions: tuple[tuple[str, float], ...] = ()
+    wanted: bool = False
+    rank: float | None = None
 
 
 class Gate:
@@ -107,7 +111,7 @@ class Gate:
         self._ambiguous = False
         self._calm_frames = 0
         self._counts = dict.fromkeys((
-            'frames', 'ambiguous', 'audited', 'probed', 'refreshed', 'sent', *DENIALS), 0)
+            'frames', 'ambiguous', 'audited', 'probed', 'refreshed', 'later', 'sent', *DENIALS), 0)
         self.settings = settings
         self._general = ShareBucket(*_general(settings))
         self._audits = ShareBucket(settings.audit_share, AUDIT_BURST)
@@ -120,7 +124,7 @@ class Gate:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Frames since the start: seen, ambiguous, sent (audited, probed, refreshed), denied by reason."""
+        """Frames since the start: seen, ambiguous, sent (audited, probed, refreshed, later), denied."""
         return dict(self._counts)
 
     @property
@@ -150,20 +154,18 @@ class Gate:
         self._counts['frames'] += 1
         self._counts['ambiguous'] += self._ambiguous
 
-        bucket, denied, probe = None, '', False
         worth = not ambiguity.score < price if s.refresh and price is not None else self._ambiguous
+        # Where it is not worth a token: kept for a harder one.
+        bucket, denied = self._bucket(audit) if audit or worth else (None, SHARE_SPENT)
+        wanted, probe = bucket is not None, False
+        if blocked:
+            bucket, denied = None, blocked
         if probe_due and blocked == TEACHER_OUT:
             bucket, _ = self._bucket(audit=True)
             probe = bucket is not None
-        elif not blocked and (audit or worth):
-            bucket, denied = self._bucket(audit)
-            if bucket is not None and not audit and not self._ambiguous:
-                reason = REFRESH
-                self._counts['refreshed'] += 1
-        elif not blocked:
-            denied = SHARE_SPENT    # kept for a harder one
-        if blocked:
-            denied = blocked
+        elif bucket is not None and not audit and not self._ambiguous:
+            reason = REFRESH
+            self._counts['refreshed'] += 1
         if bucket is not None:
             bucket.spend()
             self._rate.spend()
@@ -177,7 +179,18 @@ class Gate:
         self._counts['audited'] += send and audit and not probe
         return GateDecision(
             send=send, ambiguous=self._ambiguous, audit=audit, probe=probe, held=held, denied=denied,
-            reason=reason, score=ambiguity.score, contributions=ambiguity.contributions)
+            wanted=wanted, reason=reason, score=ambiguity.score, contributions=ambiguity.contributions)
+
+    def spend_later(self) -> bool:
+        """Pay for a frame that was wanted before; return whether there is a token for it."""
+        bucket, _ = self._bucket(audit=False)
+        if bucket is None:
+            return False
+        bucket.spend()
+        self._rate.spend()
+        self._counts['sent'] += 1
+        self._counts['later'] += 1
+        return True
 
     def _update(self, score: float) -> bool:
         """Advance the hysteresis; return whether the frame is ambiguous only because an earlier one was."""

@@ -27,7 +27,8 @@ class Provenance:
     Where one output comes from.
 
     :param reason: why the frame is ambiguous or audited, or `clear`; see `fallback.gate`.
-    :param ambiguity: the scorer's score.
+    :param ambiguity: the scorer's score: how much the teacher is expected to better.
+    :param rank: share of the camera's last frames that scored higher; None: nothing to compare with.
     :param sent: whether its image went to the teacher; `probe`: to see if it is back, not waited for.
     :param unverified: why the teacher's answer is not in it though it was wanted; else empty.
     :param from_student: number of detections that are the student's.
@@ -58,6 +59,7 @@ class Provenance:
     carried: int = 0
     carried_frames: int = 0
     refuted: int = 0
+    rank: float | None = None
 
     def values(self) -> tuple[tuple[str, str], ...]:
         """Return ordered key and value pairs, both text; times in ms, `unknown` where there is none."""
@@ -73,6 +75,7 @@ class Provenance:
             ('unverified', self.unverified), ('from_student', str(self.from_student)),
             ('carried', str(self.carried)), ('carried_frames', str(self.carried_frames)),
             ('refuted', str(self.refuted)),
+            ('rank', 'unknown' if self.rank is None else f'{self.rank:.3f}'),
             ('waited_ms', ms(self.waited_ns)), ('teacher_ms', ms(self.teacher_ns)),
             ('image_age_ms', ms(self.image_age_ns)), ('deadline_met', truth(self.deadline_met)),
             *((f'contribution.{name}', f'{amount:.6g}') for name, amount in self.contributions))

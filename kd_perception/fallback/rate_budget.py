@@ -58,7 +58,7 @@ class ShareBucket:
 
     @property
     def fill(self) -> float:
-        """How much of what can be saved is saved, 0 to 1; 1: of the next frame's token a part would be lost."""
+        """How much of what can be saved is saved, 0 to 1; 1: the next frame could not earn in full."""
         if not self._gain:
             return 0.0
         return min(1.0, self._level / max(self._capacity - self._gain, TOKEN))

@@ -62,6 +62,12 @@ class RunningThreshold:
         """
         return self._quantiles(self.share if share is None else share)[0]
 
+    def rank(self, score: float) -> float | None:
+        """Return the share of the remembered frames that scored higher; None: nothing to compare with."""
+        if not self._scores or math.isnan(score):
+            return None
+        return float(np.mean(np.array(self._scores) > score))
+
     def price(self, saved: float) -> float:
         """
         Return the least score of a frame that is worth sending now.

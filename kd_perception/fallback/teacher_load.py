@@ -17,6 +17,8 @@ from kd_perception.fallback.steady import SteadyTime
 
 # Answers whose time is remembered; a few tell it, and it changes with the load of the computer.
 _WINDOW, _QUANTILE = 20, 0.8
+# A request without an answer is given up after so many times what others take, at least a second.
+_GIVE_UP, _GIVE_UP_NS = 4, 1_000_000_000
 # Credit that can be saved for a hard stretch.
 CREDIT_NS = 2_000_000_000
 
@@ -93,10 +95,8 @@ class TeacherLoad:
 
         A detector keeps one image of each camera that waits: another request would undo it.
         A teacher that has nothing to do may always be asked: else it would never be seen to be faster again.
-        Requests older than that time are given up.
         """
         elapsed_ns = self._advance(now_ns)
-        self._asked = [item for item in self._asked if elapsed_ns - item[1] < within_ns]
         if not self._asked or not self._settings.pace:
             return True
         service_ns = self.service_ns
@@ -105,6 +105,11 @@ class TeacherLoad:
         begun_ns = max(self._asked[0][1], self._free_ns)
         left_ns = max(0, service_ns - (elapsed_ns - begun_ns))
         return left_ns + len(self._asked) * service_ns < within_ns
+
+    def idle(self, now_ns: int) -> bool:
+        """Return whether all requests are answered, or given up."""
+        self._advance(now_ns)
+        return not self._asked
 
     def has_credit(self, now_ns: int) -> bool:
         """Return whether the share of time allows another request."""
@@ -116,4 +121,6 @@ class TeacherLoad:
         earned_ns = (elapsed_ns - self._earned_until_ns) * self._settings.time_share
         self._credit_ns = min(float(CREDIT_NS), self._credit_ns + earned_ns)
         self._earned_until_ns = elapsed_ns
+        give_up_ns = max(_GIVE_UP_NS, _GIVE_UP * (self.service_ns or 0)) if self._asked else 0
+        self._asked = [item for item in self._asked if elapsed_ns - item[1] < give_up_ns]
         return elapsed_ns

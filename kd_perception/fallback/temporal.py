@@ -84,8 +84,7 @@ class TemporalStage:
 
     def _finish(self, output: Output, view: FlowImage | None) -> Output:
         if output.provenance.source in _FROM_TEACHER:
-            self._carrier.answered(output.stamp_ns, view, output.detections,
-                                   self._merger.student_only(output.student).detections)
+            self._carrier.answered(output.stamp_ns, view, output.detections, output.student)
         else:
             output = self._carry(output, view)
         ids = self._tracks.assign(output.detections, output.stamp_ns)
@@ -93,7 +92,7 @@ class TemporalStage:
 
     def _carry(self, output: Output, view: FlowImage | None) -> Output:
         found = self._carrier.unanswered(
-            output.stamp_ns, view, output.detections, self._merger.settings.max_detections)
+            output.stamp_ns, view, output.detections, output.student, self._merger.settings.max_detections)
         if not found.age_frames:
             return output
         provenance = dataclasses.replace(

@@ -119,6 +119,10 @@ TABLE = (
                'Sent to probe the teacher.'),
     MetricSpec(FALLBACK, 'gate.refreshed', 'fallback_frames_refreshed_total', 'counter',
                'Sent because the budget was there.'),
+    MetricSpec(FALLBACK, 'gate.later', 'fallback_frames_sent_later_total', 'counter',
+               'Sent once the teacher was free; the answer is carried forward.'),
+    MetricSpec(FALLBACK, 'budget_saved', 'fallback_budget_saved_ratio', 'gauge',
+               'Part of burst that is saved up.'),
     MetricSpec(FALLBACK, 'gate.<reason>', 'fallback_frames_denied_total', 'counter',
                'Not sent although they should have been.'),
     MetricSpec(FALLBACK, 'arbiter.students', 'fallback_student_results_total', 'counter',
@@ -137,12 +141,14 @@ TABLE = (
     MetricSpec(FALLBACK, 'arbiter.answer.<verdict>', 'fallback_teacher_answers_total', 'counter',
                'What became of the answers of the teacher.'),
     MetricSpec(FALLBACK, 'carry.<event>', 'fallback_carried_total', 'counter',
-               'Outputs with carried boxes (frames), these boxes, late answers carried on, boxes lost on the '
-               'way, and fresh starts (resets).'),
+               'Outputs with carried boxes (frames), these boxes, boxes of the student that an answer '
+               'refuted, late answers carried on, boxes lost on the way, and fresh starts (resets).'),
     MetricSpec(TEACHER, 'breaker', 'breaker_state', 'states', 'State of the breaker before the teacher.',
                states=tuple(state.value for state in BreakerState)),
     MetricSpec(TEACHER, 'breaker.<event>', 'breaker_events_total', 'counter',
                'What the breaker saw and did.'),
+    MetricSpec(TEACHER, 'waiting.<event>', 'teacher_waiting_frames_total', 'counter',
+               'Frames that waited until the teacher was free: offered, asked, stale, displaced by another.'),
     MetricSpec(RECORDER, 'offered', 'recorder_frames_offered_total', 'counter',
                'Frames offered to the recorder.'),
     # Frames of a recording that had to be abandoned are taken back: no counter.

@@ -26,6 +26,7 @@ from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.merge import LabelMap
 from kd_perception.fallback.rate_budget import RateBucket
 from kd_perception.fallback.teacher_load import TeacherLoad
+from kd_perception.fallback.waiting import WaitingFrames
 from kd_perception.health.fallback_monitor import recorder_report, teacher_report
 from kd_perception.models.manifest import pinned_sha256, resolve_model
 from kd_perception.models.spec import ModelSpec
@@ -83,6 +84,7 @@ class FallbackNode(RobustLifecycleNode):
         self._breaker = TeacherBreaker()
         self._rate = RateBucket(None)
         self._load_of_teacher = TeacherLoad()
+        self._waiting = WaitingFrames()
         self._recorder: HardFrameRecorder | None = None
         self._states: dict[str, str] = {}
         self._due_ns: int | None = None
@@ -183,7 +185,7 @@ class FallbackNode(RobustLifecycleNode):
         for camera, logic in self._logics().items():
             self._channels[camera] = FallbackChannel(
                 self, self.settings, logic, self._judge.wants_scene, self._throttle, self._set_alarm,
-                self._tick_due, self._recorder, self._drift(camera), self._steady_ns)
+                self._teacher_free, self._tick_due, self._recorder, self._drift(camera), self._steady_ns)
 
     def _drift(self, camera: str) -> FallbackDrift:
         settings, spec = self.settings, self._student.spec
@@ -201,10 +203,11 @@ class FallbackNode(RobustLifecycleNode):
         self._breaker = TeacherBreaker(fallback.breaker_settings())
         self._rate = RateBucket(settings.teacher_rate_hz, RATE_BURST)
         self._load_of_teacher = TeacherLoad(fallback.load)
+        self._waiting = WaitingFrames()
         return {camera: CameraFallback(
             camera, labels, FeatureExtractor(judge.settings, spec.labels), judge.scorer,
             self._steady_ns(), fallback, settings.seed + index, self._rate, self._breaker,
-            self._load_of_teacher)
+            self._load_of_teacher, self._waiting)
             for index, camera in enumerate(settings.cameras)}
 
     def _complete(self) -> Any:
@@ -245,6 +248,12 @@ class FallbackNode(RobustLifecycleNode):
             channel.tick()
         self._set_alarm()
 
+    def _teacher_free(self) -> None:
+        """Ask about what waits most worthily, of all cameras."""
+        now_ns = self._steady_ns()
+        if any(channel.logic.may_ask_waiting(now_ns) for channel in self._channels.values()):
+            self._waiting.ask(now_ns, lambda frame: self._channels[frame.camera].ask_waiting(frame))
+
     def _tick_due(self) -> None:
         if self._due_ns is not None and self._steady_ns() >= self._due_ns:
             self._tick()
@@ -264,7 +273,8 @@ class FallbackNode(RobustLifecycleNode):
         active = self.state == 'active'
         facts = () if self._student is None else (
             ('student', self._student.spec.name), ('student_sha256', self._student.sha256),
-            ('scorer', self._judge.name))
+            ('scorer', self._judge.name),
+            *((f'waiting.{key}', str(count)) for key, count in self._waiting.counts.items()))
         teacher = teacher_report(self._breaker, facts, self._fault, active,
                                  self.settings.fallback.teacher, self._steady_ns())
         reports = [self._swap.annotate(teacher), *recorder_report(self._recorder)]

@@ -95,7 +95,7 @@ class Drive:
         shown = (self.view() if view is True else view) or None
         if answer is None:
             return self.carrier.unanswered(self.stamp_ns, shown, student)
-        return self.carrier.answered(self.stamp_ns, shown, answer)
+        return self.carrier.answered(self.stamp_ns, shown, answer, student)
 
     def answer(self):
         """Return the teacher's answer to the next frame."""
@@ -104,7 +104,7 @@ class Drive:
 
 
 def test_boxes_are_carried_lose_score_and_expire():
-    drive = Drive(frames=4, decay=0.9, min_score=0.45)
+    drive = Drive(frames=4, decay=0.9 ** 10, min_score=0.45)
     assert drive.frame().boxes == 0
     drive.frame(answer=drive.answer())
     for age in range(1, 5):
@@ -113,7 +113,7 @@ def test_boxes_are_carried_lose_score_and_expire():
         assert (found.age_frames, found.boxes) == (age, kept.sum())
         assert np.allclose(found.detections.scores, ANSWER.scores[kept] * 0.9 ** age, atol=1e-5)
         assert np.diag(box_iou(found.detections.boxes_xyxy, drive.expected()[kept])).min() > 0.85
-    assert drive.frame().boxes == 0 == len(drive.carrier._boxes)
+    assert drive.frame().boxes == 0 == len(drive.carrier._verdicts)
     drive.frame(answer=drive.answer())
     drive.frame(answer=NONE)
     assert drive.frame().boxes == 0, 'an answer without boxes is an answer'
@@ -127,11 +127,40 @@ def test_carried_and_own_boxes_meet_class_by_class():
     # The same car, surer; another class in the same place; a car of its own.
     student = Detections(np.array([at[0], at[1], [10, 150, 60, 200]]), [0.95, 0.5, 0.7], [0, 0, 0])
     found = drive.frame(student=student)
-    assert found.boxes == 2 and len(found.detections) == 5
-    assert found.detections.scores.tolist() == sorted(found.detections.scores.tolist(), reverse=True)
-    # And less sure: the carried one stays, once.
+    assert found.boxes == 3 and len(found.detections) == 5
+    unseen = ANSWER.scores * 0.6 ** 0.1
+    assert found.detections.scores == pytest.approx(
+        np.sort([0.9, 0.5, 0.7, *unseen[1:]])[::-1]), 'the teacher told how sure of the car one may be'
+    # And less sure: the same. What the student confirms loses no score, the others do.
     found = drive.frame(student=Detections(moved_boxes(BOXES[:1], dx=18), [0.5], [0]))
     assert found.boxes == 3 == len(found.detections)
+    assert found.detections.scores == pytest.approx([0.9, *ANSWER.scores[1:] * 0.6 ** 0.2])
+
+
+def test_what_the_teacher_refuted_gets_no_surer_until_it_is_asked_again():
+    ghost, new = Detections([[10, 150, 60, 200]], [0.8], [0]), Detections([[500, 150, 560, 200]], [0.7], [0])
+    drive = Drive(frames=3)
+
+    def seen(*found):
+        return drive.frame(student=Detections.concatenate(
+            [dataclasses.replace(item, boxes_xyxy=item.boxes_xyxy + [6 * drive.number + 6, 0] * 2)
+             for item in found]))
+
+    def answer(boxes):
+        at = [6 * drive.number + 6, 0] * 2
+        drive.frame(answer=dataclasses.replace(boxes, boxes_xyxy=boxes.boxes_xyxy + at),
+                    student=dataclasses.replace(ghost, boxes_xyxy=ghost.boxes_xyxy + at))
+    answer(NONE)
+    for age in range(1, 4):
+        found = seen(ghost, new)
+        assert (found.boxes, found.refuted, found.age_frames) == (0, 1, age)
+        assert found.detections.scores == pytest.approx([0.7, 0.05]), "what is new is the student's"
+    found = seen(ghost, new)
+    assert found.refuted == 0 and found.detections.scores == pytest.approx([0.8, 0.7]), 'expired'
+    answer(dataclasses.replace(ghost, scores=np.array([0.2])))
+    assert seen(ghost).detections.scores == pytest.approx([0.2]), 'nearly refuted: what the teacher thought'
+    answer(ghost)
+    assert seen(ghost).refuted == 0
 
 
 @pytest.mark.parametrize('break_it', [
@@ -153,10 +182,10 @@ def test_nothing_is_carried_across_a_break(break_it):
 def test_a_frame_without_its_image_is_passed_over():
     drive = Drive()
     drive.frame(answer=drive.answer())
-    assert drive.frame(view=False) == (NONE, 0, 0)
+    assert drive.frame(view=False) == (NONE, 0, 0, 0)
     found = drive.frame()
     assert (found.boxes, found.age_frames) == (3, 2)
-    assert found.detections.scores[0] == pytest.approx(0.9 * 0.95 ** 2)
+    assert found.detections.scores[0] == pytest.approx(0.9 * 0.6 ** 0.2)
     drive.frame(answer=drive.answer(), view=False)
     assert drive.frame().boxes == 0, 'the answer to an image that is not known cannot be moved'
 
@@ -170,7 +199,7 @@ def test_a_late_answer_is_carried_on_to_the_newest_frame():
     assert drive.carrier.late(stamp_ns, answer)
     found = drive.frame()
     assert (found.boxes, found.age_frames) == (3, 5)
-    assert found.detections.scores[0] == pytest.approx(0.9 * 0.95 ** 5)
+    assert found.detections.scores[0] == pytest.approx(0.9 * 0.6 ** 0.5)
     assert np.diag(box_iou(found.detections.boxes_xyxy, drive.expected())).min() > 0.8
     assert not drive.carrier.late(stamp_ns, answer), 'a second time'
     drive.frame(answer=NONE)
@@ -182,7 +211,7 @@ def test_a_late_answer_is_carried_on_to_the_newest_frame():
 def test_images_are_wanted_only_where_they_are_of_use():
     off = Carrier(CarrySettings(frames=0))
     assert not off.wants_view(True) and not off.wants_view(False)
-    off.answered(1, flow_image(SCENE), ANSWER)
+    off.answered(1, flow_image(SCENE), ANSWER, NONE)
     assert off.unanswered(2, flow_image(SCENE), NONE).boxes == 0
     carrier = Carrier(CarrySettings(frames=3))
     assert not carrier.wants_view(False)
@@ -225,3 +254,21 @@ def test_ids_end_with_their_track_and_are_not_given_again():
     first = [give(walk[i], 31 + i) for i in range(4)][0]
     assert [give(NONE, 35), give(NONE, 36)] == [[], []] and give(walk[6], 37) == first
     assert len(tracks._ids) <= 3
+
+
+def test_what_the_student_saw_and_sees_no_more_is_soon_gone():
+    """It was moved to where its object is not; what the student never saw stays."""
+    drive = Drive()
+    drive.frame(answer=drive.answer(), student=Detections(moved_boxes(BOXES[:1], dx=6), [0.1], [0]))
+    scores = [dict(zip(found.detections.class_ids.tolist(), found.detections.scores.tolist()))
+              for found in (drive.frame() for _ in range(3))]
+    assert scores[0][1] > scores[1][1] > scores[2][1] > 0.6
+    confirmed = Drive()
+    at = [Detections(moved_boxes(BOXES[:1], dx=6 * i), [0.1], [0]) for i in range(1, 5)]
+    confirmed.frame(answer=confirmed.answer(), student=at[0])
+    found = [confirmed.carrier.unanswered(
+        i * PERIOD_NS, flow_image(moved(dx=6 * i)), NONE, at[i - 1]) for i in (2, 3, 4)]
+    assert [item.detections.scores[0] for item in found] == pytest.approx([0.9] * 3), 'weakly, but it sees it'
+    lost = Drive()
+    lost.frame(answer=dataclasses.replace(lost.answer().select([0])), student=at[0])
+    assert [lost.frame().boxes for _ in range(4)] == [1, 0, 0, 0]

@@ -6,6 +6,7 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from kd_perception.fallback.gate import (
@@ -20,6 +21,7 @@ from kd_perception.fallback.gate import (
     TEACHER_OUT,
 )
 from kd_perception.fallback.rate_budget import RateBucket
+from kd_perception.fallback.running_threshold import RunningThreshold
 from kd_perception.fallback.scores import Ambiguity
 
 FREE = GateSettings(share=1.0, audit_share=0.0)
@@ -66,8 +68,8 @@ def test_share_budget():
     assert [d.send for d in decisions] == [i % 4 == 0 for i in range(9)]
     assert {d.denied for d in decisions if not d.send} == {SHARE_SPENT}
     assert all(d.ambiguous for d in decisions)
-    assert gate.counts == {'frames': 9, 'ambiguous': 9, 'audited': 0, 'probed': 0, 'refreshed': 0, 'sent': 3,
-                           **dict.fromkeys(DENIALS, 0), SHARE_SPENT: 6}
+    assert gate.counts == {'frames': 9, 'ambiguous': 9, 'audited': 0, 'probed': 0, 'refreshed': 0, 'later': 0,
+                           'sent': 3, **dict.fromkeys(DENIALS, 0), SHARE_SPENT: 6}
 
 
 def test_full_share_sends_all_even_with_audits():
@@ -196,16 +198,40 @@ def test_budget_holds_in_every_window(share, part, burst, frames, seed):
 
 
 def test_what_is_left_over_is_spent_where_that_is_wanted():
-    """Of clear frames as many as the share earns, once the burst is saved; a hard stretch finds it whole."""
-    settings = GateSettings(share=0.25, audit_share=0.0, burst=3.0, refresh=True)
-    gate = Gate(settings)
-    sent = [gate.decide(Ambiguity(0.0, 'clear'), i) for i in range(40)]
-    assert [i for i, decision in enumerate(sent) if decision.send] == list(range(0, 40, 4))
-    assert {decision.reason for decision in sent if decision.send} == {'refresh'}
-    assert not any(decision.ambiguous or decision.denied for decision in sent)
-    assert gate.counts['refreshed'] == gate.counts['sent'] == 10
-    hard = [gate.decide(Ambiguity(1.0, 'band'), 40 + i).send for i in range(4)]
-    assert sum(hard) == 3
-    assert not gate.decide(Ambiguity(0.0, 'clear'), 50, blocked='teacher_busy').send
-    assert not Gate(GateSettings(share=0.0, audit_share=0.0, refresh=True)).decide(
-        Ambiguity(0.0, 'clear'), 0).send
+    """By the price: what falls short of it waits, what reaches it is sent, clear or not."""
+    gate = Gate(GateSettings(share=0.25, audit_share=0.0, burst=3.0, refresh=True))
+    assert gate.saved == 1
+    cheap = [gate.decide(Ambiguity(0.1, 'clear'), i, price=-math.inf) for i in range(40)]
+    assert {decision.reason for decision in cheap if decision.send} == {'refresh'}
+    assert not any(decision.ambiguous or decision.denied for decision in cheap)
+    assert gate.counts['refreshed'] == gate.counts['sent'] == 3 + 9 and gate.saved < 0.3
+    dear = decide(gate, 0.7, price=0.8)
+    assert (dear.send, dear.ambiguous, dear.denied) == (False, True, SHARE_SPENT), 'kept for a harder one'
+    assert not decide(gate, 0.3, price=0.2, blocked='teacher_busy').send
+    assert decide(gate, 0.3, price=0.2).send
+    assert not Gate(GateSettings(share=0.0, audit_share=0.0)).decide(
+        Ambiguity(1.0, 'clear'), 0, price=-math.inf).send
+    only = Gate(GateSettings(share=0.25, audit_share=0.0, refresh=False))
+    assert not decide(only, 0.1, price=-math.inf).send and decide(only, 0.7, price=0.8).send
+
+
+def test_the_price_rises_with_what_was_spent_and_falls_with_what_was_saved():
+    running = RunningThreshold(0.2, 0.5)
+    for score in np.linspace(0, 1, 101):
+        running.add(score)
+    prices = [running.price(saved) for saved in (0.0, 0.25, 0.5, 0.75, 0.99)]
+    assert prices == sorted(prices, reverse=True) and running.price(1.0) == -math.inf
+    assert prices[0] == 1.0 and prices[2] == pytest.approx(running.at()) and prices[4] < 0.05
+
+
+@pytest.mark.parametrize('burst,share', [(1.5, 0.1), (2.0, 0.2), (3.0, 0.5), (10.0, 0.3)])
+def test_all_of_the_budget_is_spent_on_any_road(burst, share):
+    """Scores that fall all the time reach no threshold that follows them; some are sent all the same."""
+    rng = np.random.default_rng(0)
+    for scores in (np.linspace(1, 0, 300), rng.random(300), np.zeros(300), np.linspace(0, 1, 300)):
+        gate = Gate(GateSettings(share=share, audit_share=0.0, burst=burst))
+        running, sent = RunningThreshold(share, 0.5), 0
+        for score in scores:
+            sent += decide(gate, score, price=running.price(gate.saved)).send
+            running.add(score)
+        assert share * 300 - 1.5 * burst - 1 <= sent <= share * 300 + burst

@@ -52,7 +52,7 @@ TEACHER_LABELS = ('Pedestrian', 'Car', 'Cyclist')
 WRONG_LABELS = ('cat', 'dog', 'cow')
 PARAMETERS = {
     'image_reliability': 'reliable', 'scorer': 'band', 'enter_threshold': 0.5, 'leave_frames': 1,
-    'share': 1.0, 'audit_share': 0.0, 'max_in_flight': 100, 'teacher_pace': False,
+    'share': 1.0, 'audit_share': 0.0, 'refresh': False, 'max_in_flight': 100, 'teacher_pace': False,
     'deadline_ms': 300.0, 'teacher_misses': 3, 'teacher_timeout_s': 1.0, 'probe_interval_s': 0.1,
     'camera_silence_s': 1.0, 'student_silence_s': 1.0, 'hold_s': 0.2}
 

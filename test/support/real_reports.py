@@ -21,8 +21,8 @@ FACTS = (('name', 'rectangles'), ('version', '1.0'), ('path', '/models/a.onnx'),
          ('input', '96x96'))
 COUNTS = {
     'gate.frames': 100, 'gate.ambiguous': 30, 'gate.sent': 20, 'gate.audited': 2, 'gate.probed': 1,
-    'gate.refreshed': 3, 'gate.share_budget': 7, 'arbiter.students': 100, 'arbiter.outputs': 99,
-    'arbiter.deadlines_missed': 3,
+    'gate.refreshed': 3, 'gate.later': 2, 'gate.share_budget': 7,
+    'arbiter.students': 100, 'arbiter.outputs': 99, 'arbiter.deadlines_missed': 3,
     'arbiter.stamps_not_rising': 1, 'arbiter.boxes_cut': 4, 'arbiter.source.student': 80,
     'carry.frames': 30, 'carry.lost': 6, 'arbiter.source.student-no-teacher': 10,
     'arbiter.unverified.no_image': 5, 'arbiter.answer.accepted': 18,
@@ -71,9 +71,10 @@ def fallback_reports(camera='front', state=FallbackState.DEGRADED, active=True):
         'offered': 9, 'written': 5, 'waiting': 1, 'bytes': 4096, 'files': 2, 'deleted_files': 1,
         'stored_bytes': 2048, 'dropped.queue_full': 3, 'dropped.write_error': 0})
     told = StateReport(state, 'teacher silent for 2.1 s', 5 * S, 4) if active else None
-    facts = (('student', 'tiny'), ('student_sha256', 'ab' * 32), ('scorer', 'band'))
+    facts = (('student', 'tiny'), ('student_sha256', 'ab' * 32), ('scorer', 'band'),
+             ('waiting.asked', '2'))
     reports = (teacher_report(breaker, facts, '', active, True, now[0]), *recorder_report(recorder),
-               received(monitor.report(told, COUNTS, 2 * MS)))
+               received(monitor.report(told, COUNTS, 2 * MS).with_values(('budget_saved', '0.500'))))
     return [report.with_values(('lifecycle', 'active' if active else 'inactive')) for report in reports]
 
 

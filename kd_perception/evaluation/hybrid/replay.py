@@ -163,7 +163,7 @@ def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, se
     drive = len(np.unique(frames.drives)) < len(frames)
     facts = {'shares': list(options.shares), 'teacher_ms': options.teacher_ns / _MS, 'scorer': judge.name,
              'deadline_ms': settings.arbiter.deadline_ns / _MS, 'phases': options.phases}
-    reports: List[Dict[str, Any]] = [{**facts, 'ways': {}} for _ in aps]
+    reports: list[dict[str, Any]] = [{**facts, 'ways': {}} for _ in aps]
     for asked, choice in _ASKED:
         chosen = judge if choice is None else Judge.of_scorer(choice, judge.settings)
         for way, carried in _CARRIED:

@@ -20,6 +20,7 @@ from kd_perception.fallback.arbiter import Verdict
 from kd_perception.fallback.camera_fallback import CameraFallback, FallbackSettings
 from kd_perception.fallback.judge import Judge
 from kd_perception.fallback.provenance import Output
+from kd_perception.fallback.waiting import WaitingFrame
 from kd_perception.health.fallback_monitor import FallbackMonitor
 from kd_perception.levels import Report
 from kd_perception.messages.typestore import COMPRESSED_IMAGE, IMAGE
@@ -90,6 +91,7 @@ class FallbackChannel:
     :param node: a lifecycle node. :param logic: of this camera.
     :param wants_scene: whether the scorer looks at the image.
     :param wake: called after each change, to set the alarm for the next deadline.
+    :param teacher_free: called after each answer of the teacher: what waits may be asked.
     :param tick_due: called before each message: the executor serves what was ready with it before it looks at
         the alarm again, and a few images take longer than a deadline should be late.
     :param recorder: takes the frames that the teacher answered; None: nobody does.
@@ -98,7 +100,8 @@ class FallbackChannel:
     """
 
     def __init__(self, node: Any, settings: FallbackNodeSettings, logic: CameraFallback, wants_scene: bool,
-                 throttle: Throttle, wake: Callable[[], None], tick_due: Callable[[], None],
+                 throttle: Throttle, wake: Callable[[], None], teacher_free: Callable[[], None],
+                 tick_due: Callable[[], None],
                  recorder: HardFrameRecorder | None, drift: FallbackDrift,
                  clock: Callable[[], int]):
         """Create the publishers; they are silent until the node is active."""
@@ -106,6 +109,8 @@ class FallbackChannel:
         self._node, self._settings = node, settings
         self._wants_scene = wants_scene
         self._throttle, self._wake, self._tick_due, self._clock = throttle, wake, tick_due, clock
+        self._teacher_free = teacher_free
+        self._kept: tuple[int, BufferedImage] | None = None     # of the frame that waits, by sequence
         self._recorder, self.drift = recorder, drift
         self._answers: dict[int, bytes] = {}    # of frames that wait for those before them, by sequence
         self._labels: Sequence[str] = logic.extractor.labels
@@ -149,6 +154,7 @@ class FallbackChannel:
         self.drift.reset()
         self._sent.clear()
         self._answers.clear()
+        self._kept = None
 
     def follow(self, extractor: FeatureExtractor, judge: Judge, settings: FallbackSettings,
                drift: FallbackDrift) -> None:
@@ -175,6 +181,7 @@ class FallbackChannel:
         """Return the camera's report."""
         state = self.logic.report(self._clock()) if active else None
         report = self.monitor.report(state, self.logic.counts(), self.logic.arbiter.worst_lateness_ns)
+        report = report.with_values(('budget_saved', f'{self.logic.gate.saved:.3f}'))
         return self._input.annotate(report, state is not None and state.image_missing)
 
     def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -239,7 +246,19 @@ class FallbackChannel:
             self._ask_teacher(image)
         elif step.send:
             self._images.expect(stamp_ns, step.sequence)
+        elif step.keep and image is not None:
+            self._kept = step.sequence, image
         self._wake()
+
+    def ask_waiting(self, frame: WaitingFrame) -> bool:
+        """Ask the teacher about a frame that waited; return whether it was possible."""
+        kept, self._kept = self._kept, None
+        if kept is None or kept[0] != frame.sequence:
+            return False
+        asked = self.logic.ask_waiting(frame, kept[1].stamp_ns, self._clock())
+        if asked:
+            self._ask_teacher(kept[1])
+        return asked
 
     def _ask_teacher(self, image: BufferedImage) -> None:
         self._sent[image.stamp_ns] = image.view.frame_id
@@ -279,6 +298,7 @@ class FallbackChannel:
             self.drift.teacher(step.sequence, result.detections)
         self._publish(step.outputs)
         self._wake()
+        self._teacher_free()
 
     def _fault(self, result: SerializedResult) -> str:
         """Return why an answer of the teacher cannot be used; empty: it can."""

@@ -84,8 +84,8 @@ FALLBACK_PARAMETERS = (
         'Frames that may be sent in a row after a quiet time.', changes='live', minimum=1.0, maximum=1000.0),
     ParameterSpec(
         'refresh', 'bool', GateSettings.refresh,
-        'Spend all of share: the more of burst is saved, the clearer a frame may be that is sent. False: only '
-        'ambiguous frames are.', changes='live'),
+        'Spend all of share: the more of burst is saved, the clearer a frame may be that is sent. False: '
+        'only ambiguous frames are.', changes='live'),
     ParameterSpec(
         'max_in_flight', 'int', 2,
         'Frames of a camera that may be with the teacher at once; its detector keeps one that waits besides '
