@@ -216,9 +216,9 @@ class Carrier:
             before.view, after.view, np.concatenate([carried.boxes_xyxy, refuted.boxes_xyxy]))
         mine = slice(len(carried)), slice(len(carried), None)
         self._counts['lost'] += int(np.count_nonzero(~found[mine[0]]))
-        parts = (dataclasses.replace(part, boxes_xyxy=boxes[i]).select(found[i])
-                 for part, i in zip((carried, refuted), mine))
-        moved = Verdicts(*parts, self._verdicts.known[found[mine[0]]])
+        carried, refuted = (dataclasses.replace(part, boxes_xyxy=boxes[i]).select(found[i])
+                            for part, i in zip((carried, refuted), mine))
+        moved = Verdicts(carried, refuted, self._verdicts.known[found[mine[0]]])
         seconds = (after.stamp_ns - before.stamp_ns) / 1e9
         applied = apply(moved, published, after.student, s.merge_iou, s.decay, seconds)
         self._verdicts = applied.verdicts.above(s.min_score)

@@ -65,7 +65,7 @@ def judge(answer: Detections, student: Detections, min_score: float, min_iou: fl
     told = np.where(_same(found, answer) >= min_iou, answer.scores[None, :], _UNSEEN_SCORE).max(
         axis=1, initial=_UNSEEN_SCORE)
     refuted = told < min_score
-    known = (_same(student, carried) >= min_iou).any(axis=0)
+    known = np.any(_same(student, carried) >= min_iou, axis=0)
     return Verdicts(carried, Detections(
         found.boxes_xyxy[refuted], told[refuted], found.class_ids[refuted]), known)
 
@@ -99,7 +99,7 @@ def apply(verdicts: Verdicts, published: Detections, student: Detections, min_io
     boxes[seen] = (1 - _PULL) * boxes[seen] + _PULL * student.boxes_xyxy[partner[seen]]
     factor = np.where(verdicts.known, decay * _LOST_DECAY, decay) ** seconds
     scores = carried.scores * np.where(seen, 1.0, factor)
-    alone = published.select(~(_same(published, carried) >= min_iou).any(axis=1))
+    alone = published.select(np.all(_same(published, carried) < min_iou, axis=1))
     told = np.where(_same(alone, refuted) >= min_iou, refuted.scores[None, :], np.inf).min(
         axis=1, initial=np.inf)
     lower = told < alone.scores

@@ -179,9 +179,9 @@ def compare_ways(frames: PairedFrames, aps: Sequence[HybridAp], judge: Judge, se
 
 
 def _with(settings: FallbackSettings, share: float, carried: bool, drive: bool) -> FallbackSettings:
-    gate = replace(settings.gate, share=share,
-                   audit_share=min(settings.gate.audit_share, share),
-                   **({} if drive else {'leave': settings.gate.enter, 'leave_frames': 1}))
+    gate = replace(settings.gate, share=share, audit_share=min(settings.gate.audit_share, share))
+    if not drive:
+        gate = replace(gate, leave=gate.enter, leave_frames=1)
     carry = settings.carry if carried else replace(settings.carry, frames=0)
     return replace(settings, gate=gate, carry=carry)
 
