@@ -112,7 +112,7 @@ def test_a_camera_of_the_fallback():
         'fallback_teacher_answers_total verdict=accepted': 18}
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert len(found) == len(expected) + 6, 'and the six other percentiles; the breaker is told elsewhere'
-    assert len([key for key in COUNTS if not key.startswith('breaker')]) == 18
+    assert len([key for key in COUNTS if not key.startswith('breaker')]) == 19
     assert {dict(s.labels)['camera'] for s in samples} == {'front'}
     # Not active: no state, and the totals go on.
     found = values(samples_of('/fallback', fallback_reports(active=False)[2], pytest.fail))
