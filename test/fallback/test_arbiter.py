@@ -56,7 +56,7 @@ def test_clear_leaves_at_once():
     assert dict(p.values()) == {
         'source': 'student', 'reason': 'clear', 'ambiguity': '0.1', 'ambiguous': 'false', 'audit': 'false',
         'sent': 'no', 'unverified': '', 'from_student': '1', 'carried': '0', 'carried_frames': '0',
-            'refuted': '0', 'rank': 'unknown',
+        'refuted': '0', 'rank': 'unknown',
         'waited_ms': '0.000', 'teacher_ms': 'unknown', 'image_age_ms': '30.000', 'deadline_met': 'true'}
 
 
