@@ -98,7 +98,8 @@ def _sort(item: Path, files: list[Path], unnamed: list[Path]) -> str:
     hidden = item.name.startswith('.')
     if item.is_dir():
         return _SUB_FOLDER if not hidden and _holds_images(item) else ''
-    if not item.is_file():
+    # A link to nowhere has its place among the frames as a damaged image has; a pipe or socket has none.
+    if not item.is_file() and not item.is_symlink():
         return ''
     if not hidden and item.suffix.lower() in IMAGE_SUFFIXES:
         files.append(item)

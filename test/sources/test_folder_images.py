@@ -74,6 +74,7 @@ def test_content_decides_and_the_rest_is_named(tmp_path):
 def test_a_name_that_lies_keeps_its_place_and_says_what_it_holds(tmp_path):
     write(tmp_path, {'0.jpg': encoded(0), '1.jpg': b'no image at all', '2.jpg': HEIC, '3.jpg': GIF,
                      '4.jpg': encoded(4)})
+    (tmp_path / '5.jpg').symlink_to(tmp_path / 'of a drive that is not mounted')
     reasons = {}
     with open_source(tmp_path) as source:
         for frame in source:
@@ -81,9 +82,10 @@ def test_a_name_that_lies_keeps_its_place_and_says_what_it_holds(tmp_path):
                 frame.decode()
             except ImageError as error:
                 reasons[frame.name] = (error.reason, str(error))
-        assert source.frame_count == 5 and next(iter(source)).encoded() == (encoded(0), 'png')
+        assert source.frame_count == 6 and next(iter(source)).encoded() == (encoded(0), 'png')
     assert {name: reason for name, (reason, _) in reasons.items()} == {
-        '1': 'corrupt_compressed', '2': 'unsupported_encoding', '3': 'unsupported_encoding'}
+        '1': 'corrupt_compressed', '2': 'unsupported_encoding', '3': 'unsupported_encoding',
+        '5': 'short_data'}
     assert '2.jpg holds HEIC' in reasons['2'][1] and '3.jpg holds GIF' in reasons['3'][1]
 
 
