@@ -21,7 +21,7 @@ import numpy as np
 
 from kd_perception.bags.reader import BagReader
 from kd_perception.bags.writer import BagWriter
-from kd_perception.errors import BagError, ConfigError, ImageError, LabelError
+from kd_perception.errors import BagError, ConfigError, ImageError, LabelError, one_line
 from kd_perception.labels.kitti_folder import FrameLabel, KittiFolder
 from kd_perception.labels.kitti_text import KittiObjects, parse_label_text
 from kd_perception.messages import build as messages
@@ -156,12 +156,13 @@ class BagLabels:
 
     :ivar objects: labels by image stamp [ns].
     :ivar names: frame names by image stamp, where the recording holds them.
-    :ivar left_out: messages that could not be used, by reason.
+    :ivar left_out: messages that could not be used, by reason. :ivar problem: of the first such message.
     """
 
     objects: dict[int, KittiObjects]
     names: dict[int, str]
     left_out: Counter
+    problem: str = ''
 
 
 def read_bag_labels(path: Path, topic: str) -> BagLabels:
@@ -176,6 +177,7 @@ def read_bag_labels(path: Path, topic: str) -> BagLabels:
     texts: dict[int, KittiObjects] = {}
     names: dict[int, str] = {}
     left_out: Counter = Counter()
+    problem = ''
     with BagReader(path) as bag:
         require_topic(bag, topic, ts.DETECTION_ARRAY)
         text_topic = f'{topic}/{LABEL_KEY}'
@@ -194,9 +196,10 @@ def read_bag_labels(path: Path, topic: str) -> BagLabels:
                     names[stamp] = name
                     if text is not None:
                         texts[stamp] = parse_label_text(text, f'{path}: {name}', scores=False)
-            except (BagError, LabelError):
+            except (BagError, LabelError) as error:
                 left_out['bad_message'] += 1
-    return BagLabels({**objects, **texts}, names, left_out)
+                problem = problem or one_line(error)
+    return BagLabels({**objects, **texts}, names, left_out, problem)
 
 
 def require_topic(bag: BagReader, topic: str, msgtype: str) -> None:

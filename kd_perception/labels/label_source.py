@@ -39,7 +39,9 @@ class LabelSource:
         elif source.exists() and labels.startswith('/'):
             self._topic = read_bag_labels(source, labels)
             if not self._topic.objects:
-                raise EvaluationError(f'{source}: topic {labels} holds no labels')
+                why = self._topic.problem
+                raise EvaluationError(f'{source}: topic {labels} holds no labels'
+                                      f'{f"; its messages are left out: {why}" if why else ""}')
         else:
             raise EvaluationError(f'{labels}: neither a folder of labels nor a topic')
         self._digest = hashlib.sha256()

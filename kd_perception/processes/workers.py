@@ -21,7 +21,6 @@ from kd_perception.processes.interrupts import END_SIGNALS, exit_code
 
 # A worker that does not come to Python's code in this time (a call into a library) is ended all the same.
 _CLEAN_UP_S = 5.0
-_AGAIN_S = 0.2
 
 
 class _Stopped(BaseException):
@@ -97,13 +96,10 @@ def _begin(parent: Connection) -> None:
 
 
 def _end_with(parent: Connection) -> None:
-    """Wait until the parent closes its end or is gone; then stop this process's call, and the process."""
+    """Wait until the parent closes its end or is gone; then stop this process."""
     parent.poll(None)
-    end = time.monotonic() + _CLEAN_UP_S
     os.kill(os.getpid(), signal.SIGTERM)
-    while _State.busy and time.monotonic() < end:
-        time.sleep(_AGAIN_S)
-    time.sleep(_AGAIN_S)    # for the parent's word that there is nothing more to do
+    time.sleep(_CLEAN_UP_S)
     os._exit(1)
 
 
@@ -112,6 +108,7 @@ def _call(function: Callable, item: Any) -> Any:
         _State.busy = True
         return function(item)
     except _Stopped:
-        raise KdPerceptionError('a worker process was terminated') from None
+        # Not back into the pool, whose parent may wait for the end of this process and say no more to it.
+        os._exit(exit_code(signal.SIGTERM))
     finally:
         _State.busy = False

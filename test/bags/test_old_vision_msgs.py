@@ -1,18 +1,17 @@
 # Copyright 2026 the kd_perception authors. SPDX-License-Identifier: Apache-2.0
 """Recordings of vision_msgs before 4: other bytes are refused by name, other field names are none."""
 
-import dataclasses
+import sqlite3
 
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
-from kd_perception.bags.reader import BagReader
-from kd_perception.errors import BagError
-from kd_perception.labels.kitti_bag import read_bag_labels, require_topic
+from kd_perception.errors import BagError, EvaluationError
+from kd_perception.labels.kitti_bag import read_bag_labels
+from kd_perception.labels.label_source import LabelSource
 from kd_perception.messages import typestore as ts
-from kd_perception.messages.build import parse_detection_array
 
 TOPIC = '/camera/ground_truth'
 # Of ros-perception/vision_msgs: `center` is a geometry_msgs/Pose2D in all releases before 4.
@@ -90,14 +89,16 @@ def test_an_older_layout_is_refused_by_name(storage, tmp_path):
     assert str(path) in told and TOPIC in told and 'vision_msgs before 4' in told and '\n' not in told
 
 
-def test_an_older_layout_without_a_definition_is_counted_and_never_read(tmp_path):
+def test_an_older_layout_without_a_definition_is_never_read(tmp_path):
     """Recorders of Foxy and Humble keep no definitions in sqlite3 files."""
-    with BagReader(write(tmp_path / 'bag', store_of(FOXY), StoragePlugin.SQLITE3)) as bag:
-        bag.topics[TOPIC] = dataclasses.replace(bag.topics[TOPIC], definition='')
-        require_topic(bag, TOPIC, ts.DETECTION_ARRAY)
-        for record in bag.messages([TOPIC]):
-            with pytest.raises(BagError, match='vision_msgs 4 or later'):
-                parse_detection_array(record.raw)
+    path = write(tmp_path / 'bag', store_of(FOXY), StoragePlugin.SQLITE3)
+    with sqlite3.connect(next(path.glob('*.db3'))) as file:
+        file.execute('DELETE FROM message_definitions')
+    file.close()
+    labels = read_bag_labels(path, TOPIC)
+    assert not labels.objects and labels.left_out == {'bad_message': 3}
+    with pytest.raises(EvaluationError, match='holds no labels; .* of vision_msgs 4 or later'):
+        LabelSource(path, TOPIC)
 
 
 @pytest.mark.parametrize('storage', list(StoragePlugin))
