@@ -13,7 +13,9 @@ from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.models.manifest import load_manifest
 
 MODELS = Path(__file__).resolve().parents[2] / 'models'
-TEACHER_MULTIPLY_ADDS = 1_609_000_000  # at 1280x384, docs/results/student.md
+TEACHER_MULTIPLY_ADDS = 1_609_000_000  # at 1280x384, docs/results/teacher.md
+EIGHT_BITS = {'backbone.stem.conv', 'backbone.stages.0.0.conv', 'backbone.stages.1.0.conv',
+              'backbone.stages.1.1.body.conv', 'neck.lateral.0.conv', 'neck.lateral.1.conv', 'head.predict.0'}
 
 
 def weights(layer):
@@ -30,18 +32,17 @@ def test_student_is_what_the_manifest_pins(student):
     entry = load_manifest(MODELS).models['student']
     assert (MODELS / entry.file).stat().st_size == entry.size_bytes < 1_000_000
     assert entry.labels == student.spec.labels == ('Car', 'Pedestrian', 'Cyclist')
-    assert entry.input_hw == student.spec.input.hw == (192, 640)
-    assert student.input_hw((375, 1242)) == (192, 640)
-    assert student.input_hw((720, 1280)) == (256, 448), "a 16:9 camera's aspect, at no more pixels"
+    assert entry.input_hw == student.spec.input.hw == (320, 960)
+    assert student.input_hw((375, 1242)) == (320, 960)
+    assert student.input_hw((720, 1280)) == (384, 704), "a 16:9 camera's aspect, at no more pixels"
     assert entry.metrics == json.loads(json.dumps(student.spec.documents['metrics']))
 
 
-def test_student_has_one_bit_a_weight_but_for_its_ends(student):
+def test_student_has_one_bit_a_weight_but_for_its_ends_and_narrow_first_layers(student):
     layers = student.spec.documents['precision']
-    assert {name for name, layer in layers.items() if layer['bits'] != 1} == {
-        'backbone.stem.conv', 'head.predict.0'}
+    assert {name for name, layer in layers.items() if layer['bits'] != 1} == EIGHT_BITS
     binary = sum(weights(layer) for layer in layers.values() if layer['bits'] == 1)
-    assert binary > 0.99 * sum(weights(layer) for layer in layers.values())
+    assert binary > 0.97 * sum(weights(layer) for layer in layers.values())
 
 
 def test_student_computes_in_integers_but_for_its_predictions(student):
@@ -49,7 +50,7 @@ def test_student_computes_in_integers_but_for_its_predictions(student):
     assert [name for name, layer in layers.items() if layer.get('activation_bits') != 8] == ['head.predict.0']
 
 
-def test_student_is_thirty_times_smaller_than_its_float_twin(student):
+def test_student_is_25_times_smaller_than_its_float_twin(student):
     """The twin as it would be at its smallest: weights, biases and the metadata of both, without a graph."""
     onnx = pytest.importorskip('onnx', reason='the file is read layer by layer')
     layers = student.spec.documents['precision'].values()
@@ -58,13 +59,13 @@ def test_student_is_thirty_times_smaller_than_its_float_twin(student):
     metadata = sum(len(entry.key) + len(entry.value) for entry in model.metadata_props)
     assert metadata < 10_000
     twin = 4 * (sum(weights(layer) for layer in layers) + filters) + metadata
-    assert twin / student.path.stat().st_size >= 30
+    assert twin / student.path.stat().st_size >= 25
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     assert stored['scale'].data_type == stored['scales'].data_type == onnx.TensorProto.FLOAT16
 
 
-def test_student_needs_a_sixth_of_the_teachers_multiply_adds(student):
+def test_student_needs_two_fifths_of_the_teachers_multiply_adds(student):
     onnx = pytest.importorskip('onnx', reason='the graph is read')
     inliner = pytest.importorskip('onnx.inliner', reason='functions are spelt out')
     model = inliner.inline_local_functions(onnx.load(str(student.path)))
@@ -85,7 +86,7 @@ def test_student_needs_a_sixth_of_the_teachers_multiply_adds(student):
             total += weights(layer) * height * width * outputs
             count += 1
     assert count >= len(layers) > 0  # the prediction is shared by the levels
-    assert 0 < 6 * total <= TEACHER_MULTIPLY_ADDS
+    assert 0 < 5 * total <= 2 * TEACHER_MULTIPLY_ADDS
 
 
 def _layer_of(graph, name):
@@ -108,7 +109,7 @@ def test_student_states_origin_licences_and_figures_with_counts(student):
     assert 'non-commercial' in student.spec.licence
     assert provenance['steps'] == provenance['settings']['steps']
     for measured in metrics['sets']:
-        assert measured['input_hw'] == [192, 640]
+        assert measured['input_hw'] == [320, 960]
         for figures in measured['model'].values():
             low, high = figures['interval95']
             assert 0 <= low <= figures['ap50'] <= high <= 1 and figures['objects'] > 0
