@@ -27,7 +27,7 @@ EXAMPLES = """\
 PAGE_NAME, DOCUMENT_NAME = 'review.html', 'review.json'
 DEFAULT_FRAMES = 200
 # The working thresholds of the shipped models.
-DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE = 0.49, 0.5
+DEFAULT_STUDENT_SCORE, DEFAULT_TEACHER_SCORE = 0.52, 0.5
 _COMMAND = 'kd_perception review'
 _SHOWN_NOTES = 10
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-import functools
 import multiprocessing
 from multiprocessing.connection import Connection
 import os
@@ -51,9 +50,12 @@ def worker_pool(count: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
 
     def spread(function: Callable, items: Iterable) -> Iterable:
         with _blocked_signals():
-            results = pool.map(functools.partial(_call, function), items)
+            # Not `pool.map`: its end cancels what waits, and CPython's pool (until 3.12) then dies of a
+            # worker's end with a traceback, its other workers unasked to end.
+            futures = [pool.submit(_call, function, item) for item in items]
         try:
-            yield from results
+            for future in futures:
+                yield future.result()
         except BrokenProcessPool:
             raise KdPerceptionError('a worker process was killed; if memory was short, take fewer --jobs'
                                     ) from None
@@ -64,7 +66,7 @@ def worker_pool(count: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
         parent.close()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         parent.close()
         stopped.close()
 
