@@ -25,8 +25,6 @@ from kd_perception.models.manifest import pinned_sha256
 from kd_perception.models.model_bytes import read_model
 from kd_perception.models.spec import ModelSpec
 
-TRAINING_CONFIG = 'config/training/student_int8.yaml'
-
 
 def write_variants(path: Path, folder: Path) -> list[Path]:
     """
@@ -35,23 +33,27 @@ def write_variants(path: Path, folder: Path) -> list[Path]:
     Both are made of the file itself (see `training.unfold`), which needs PyTorch.
 
     :return: paths of the float twin and of the packed file with float activations.
-    :raises ModelError: PyTorch is missing, or the file is no student of the shipped architecture.
+    :raises ModelError: PyTorch is missing, or the file does not say how a student was trained.
     """
     try:
         import torch
     except ImportError as error:
         raise ModelError('--variants needs PyTorch, which is not installed: make env-train') from error
-    from kd_perception.config import load_config
-    from kd_perception.errors import TrainingError
-    from kd_perception.resources import share_folder
+    from kd_perception.config import from_mapping
+    from kd_perception.errors import ConfigError, TrainingError
     from kd_perception.training.binary.binarization import activate_all
     from kd_perception.training.export.half_scales import fit_half_scales
     from kd_perception.training.export.model_file import write_model
     from kd_perception.training.export.unfold import unfold
     from kd_perception.training.loop.network_builder import build_network
     from kd_perception.training.settings.run import TrainingSettings
-    settings = load_config(TrainingSettings, share_folder() / TRAINING_CONFIG)
     spec = OnnxDetector.load(path, expected_sha256=pinned_sha256(path)).spec
+    try:
+        settings = from_mapping(TrainingSettings, spec.documents['provenance']['settings'],
+                                f'{path}: provenance')
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ModelError(f'{path}: no variants of it can be made: it does not say how it was trained '
+                         f'({error})') from error
     torch.manual_seed(0)
     network = build_network(settings.network, len(spec.labels), settings.binarization, settings.activations)
     try:

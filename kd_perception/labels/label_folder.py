@@ -57,8 +57,8 @@ def _parse_batch(names: Sequence[str], contents: Sequence[bytes], scores: bool) 
     type_ids = np.array([ids.setdefault(name, len(ids)) for name in types], np.int32)
     boxes, occlusion = numbers[:, _BOX], numbers[:, _OCCLUSION]
     # NumPy ends a line at a carriage return, the line parser does not; and it knows byte order marks.
-    if len(rows) != len(lines) or max(map(len, ids)) > _MAX_TYPE_CHARS or '\ufeff' in ''.join(ids) or not np.isfinite(numbers).all() or (
-            boxes[:, 2:] < boxes[:, :2]).any() or (
+    if len(rows) != len(lines) or max(map(len, ids)) > _MAX_TYPE_CHARS or '\ufeff' in ''.join(ids) or (
+            not np.isfinite(numbers).all()) or (boxes[:, 2:] < boxes[:, :2]).any() or (
             occlusion != np.clip(np.rint(occlusion), -_MAX_INT, _MAX_INT)).any():
         raise _NotPlain
     return ObjectTable(tuple(names), np.array(offsets, np.int64), tuple(ids), type_ids, boxes.copy(),

@@ -139,7 +139,8 @@ def test_the_hybrid_answers_each_frame_once(domain, model, two_cameras, tmp_path
         for record in bag.messages(['/front/verified_detections']):
             stamp_ns, _, boxes, _, names = messages.parse_detection_array(record.raw)
             assert stamp_ns == record.log_ns and names == ('Car',)
-            np.testing.assert_allclose(boxes, [BOX], atol=1e-3)
+            # A carried box follows the image's motion, which is estimated.
+            np.testing.assert_allclose(boxes, [BOX], atol=1.5)
     assert cv2.imread(str(out / 'overview.png')).shape[1] == 3 * 640
     assert cv2.imread(str(out / 'timeline.png')) is not None
     for text in ('16 for 16 results', '0 lost, 0 doubled', 'timeline.png', 'latency of rear: teacher'):

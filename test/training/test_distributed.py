@@ -37,7 +37,7 @@ import torch
 from kd_perception.cli.main import main
 from kd_perception.config import load_config
 from kd_perception.errors import TrainingError
-from kd_perception.training import trainer as module
+from kd_perception.training.loop import trainer as module
 from kd_perception.training.loop.distributed import Processes
 from kd_perception.training.settings.run import TrainingSettings
 

@@ -13,7 +13,8 @@ from kd_perception.output_folder import OutputFolder
 
 REPORT_JSON, REPORT_HTML = 'report.json', 'report.html'
 # All that evaluate, evaluate hybrid and evaluate drift write: they share names, so each replaces the others'.
-_FILES = (REPORT_JSON, REPORT_HTML, 'report.md', 'ap_share.png', 'risk_coverage.png', 'delays.png')
+_FILES = (REPORT_JSON, REPORT_HTML, 'report.md', 'ap_share.png', 'ap_share_in_time.png', 'risk_coverage.png',
+          'delays.png')
 
 
 def report_folder(out: Path) -> OutputFolder:
@@ -27,7 +28,10 @@ def write_report(folder: OutputFolder, files: Mapping[str, str | bytes]) -> None
 
     :param files: content by name, report.json last, as whoever finds it takes the rest for granted.
     :raises ConfigError: there is a file of another origin. :raises OSError: it cannot be written.
+    :raises ValueError: a name that the next run would not know for its own.
     """
+    if not set(files) <= set(_FILES):
+        raise ValueError(f'expected names out of {_FILES}, got {sorted(files)}')
     folder.make_room(overwrite=True, alone=False)
     for name, content in files.items():
         write_whole(folder.new(name), content)
