@@ -9,8 +9,8 @@ import fcntl
 import os
 from pathlib import Path
 import re
+import secrets
 import stat
-import tempfile
 from typing import IO
 
 from kd_perception.errors import KdPerceptionError
@@ -78,10 +78,10 @@ def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None
     :raises OSError: it cannot be written; what was there before stays.
     """
     data = content.encode('utf-8') if isinstance(content, str) else content
-    name = None
+    # Named before it is made, unlike mkstemp's: a signal in between must not leave a file that nobody knows.
+    name = path.parent / f'.{path.name}.{secrets.token_hex(8)}'
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-        with os.fdopen(handle, 'wb') as file:
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), 'wb') as file:
             file.write(data)
             if durable:
                 file.flush()
@@ -89,9 +89,8 @@ def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException as error:
-        if name is not None:
-            with suppress(OSError):
-                os.unlink(name)
+        with suppress(OSError):
+            os.unlink(name)
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None   # not the temporary name, or none at all
         raise

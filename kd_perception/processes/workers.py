@@ -53,6 +53,9 @@ def worker_pool(count: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
             # Not `pool.map`: its end cancels what waits, and CPython's pool (until 3.12) then dies of a
             # worker's end with a traceback, its other workers unasked to end.
             futures = [pool.submit(_call, function, item) for item in items]
+            # CPython's pool watches the workers that it knew at its last wake-up, which may lack the one that
+            # was started last: its end would never be noticed. One more call wakes the pool with all started.
+            pool.submit(_nothing)
         try:
             for future in futures:
                 yield future.result()
@@ -79,6 +82,10 @@ def _blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _begin(parent: Connection) -> None:
