@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd_perception.attach.graph_facts import GraphFacts
-from kd_perception.detection.decoders.gfl import cell_counts
+from kd_perception.detection.decoders.gfl import strides_of
 from kd_perception.detection.graph_ports import Port
 
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (8, 16), (4, 8, 16, 32), (8, 16, 32, 64, 128))
@@ -70,7 +70,7 @@ class Seen:
 
     def strides_of(self, places: int | None) -> tuple[int, ...] | None:
         """Return the strides that make so many cells, one place a cell; None where none do."""
-        return next((s for s in STRIDE_SETS if sum(cell_counts(s, self.input_hw)) == places), None)
+        return strides_of(places, self.input_hw, STRIDE_SETS)
 
 
 def sizes(port: Port) -> tuple[int | None, ...]:

@@ -33,6 +33,25 @@ def box_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
+def class_iou(a_xyxy: np.ndarray, a_classes: np.ndarray, b_xyxy: np.ndarray, b_classes: np.ndarray
+              ) -> np.ndarray:
+    """`box_iou` (N, M) of boxes with class ids (N,) and (M,); 0 for two of different classes."""
+    iou = box_iou(a_xyxy, b_xyxy)
+    iou[a_classes[:, None] != b_classes[None, :]] = 0
+    return iou
+
+
+def matched_columns(iou: np.ndarray, min_iou: float) -> np.ndarray:
+    """Pair rows and columns of (N, M) one to one, greatest overlaps first: each row's column (N,), or -1."""
+    chosen = np.full(iou.shape[0], -1)
+    taken = np.zeros(iou.shape[1], dtype=bool)
+    rows, columns = np.nonzero(iou >= min_iou)
+    for i in np.argsort(-iou[rows, columns], kind='stable'):
+        if chosen[rows[i]] < 0 and not taken[columns[i]]:
+            chosen[rows[i]], taken[columns[i]] = columns[i], True
+    return chosen
+
+
 def box_intersection_over_area(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     """
     Intersection over the area of `a` (N, M), in [0, 1]; 0 where that area is 0.

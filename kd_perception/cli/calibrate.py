@@ -14,8 +14,6 @@ from kd_perception.boxes.score_calibration import calibrated_scores, Curve, onto
 from kd_perception.detection.onnx_detector import OnnxDetector
 from kd_perception.errors import ConfigError
 from kd_perception.exit_codes import EXIT_OK
-from kd_perception.models.manifest import resolve_model
-from kd_perception.resources import models_folder
 
 EXAMPLES = """\
   kd_perception model calibrate teacher.onnx --like student --input site --out like_student.onnx
@@ -39,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     from kd_perception.attach.write import write_described
     from kd_perception.evaluation.score_fit import fitted_curves
     from kd_perception.labels.image_sets import list_labelled_images
-    path = resolve_model(args.model, models_folder())
     detector = _plain(OnnxDetector.named(args.model))
     other = None if args.like is None else OnnxDetector.named(args.like)
     frames = [frame for folder in args.input for frame in list_labelled_images(folder)]
@@ -50,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'{", ".join(map(str, args.input))}: too few objects that '
                           f'{"both models find" if other else "the model finds"} to fit a class to')
     spec = dataclasses.replace(detector.spec, calibration=curves)
-    written = write_described(read_facts(path), spec, args.out)
+    written = write_described(read_facts(detector.path), spec, args.out)
     _print_table(curves, detector.spec.labels)
     print(f'wrote {args.out}, sha256 {written.sha256}, from {len(frames)} images')
     return EXIT_OK

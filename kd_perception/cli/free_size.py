@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_perception.detection.input_size import allowed_sizes, parse_input_size
+from kd_perception.detection.input_size import allowed_sizes, parse_size
 from kd_perception.detection.onnx_detector import ExecutionOptions, OnnxDetector
 from kd_perception.errors import ModelError
 from kd_perception.exit_codes import EXIT_OK
@@ -17,7 +17,7 @@ from kd_perception.files import write_whole
 from kd_perception.models.free_sizes import leave_sizes_free
 from kd_perception.models.manifest import pinned_sha256, resolve_model, write_entry
 from kd_perception.models.model_bytes import read_model
-from kd_perception.models.spec import SPEC_KEY
+from kd_perception.models.spec import ModelSpec, SPEC_KEY
 from kd_perception.resources import models_folder
 
 
@@ -40,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     path = resolve_model(args.model, models_folder())
     content, _ = read_model(path, pinned_sha256(path))
     before = OnnxDetector.from_bytes(content, path, ExecutionOptions(input_size='model'))
-    freed = free_sizes(content, args.step, path)
+    freed = free_sizes(content, before.spec, args.step, path)
     _compare(before, OnnxDetector.from_bytes(freed, args.out), args.step)
     if size_hw is not None:
-        freed = free_sizes(content, args.step, path, size_hw)
+        freed = free_sizes(content, before.spec, args.step, path, size_hw)
     after = OnnxDetector.from_bytes(freed, args.out)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -58,19 +58,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _named_size(text: str) -> tuple[int, int]:
     try:
-        size = parse_input_size(text)
-    except ValueError:
-        size = text
-    if isinstance(size, str):
-        raise ModelError(f'--size: expected WIDTHxHEIGHT, got {text!r}')
-    return size
+        return parse_size(text)
+    except ValueError as error:
+        raise ModelError(f'--size: {error}') from None
 
 
-def free_sizes(content: bytes, step: int, path: Path, size_hw: tuple[int, int] | None = None) -> bytes:
+def free_sizes(content: bytes, spec: ModelSpec, step: int, path: Path,
+               size_hw: tuple[int, int] | None = None) -> bytes:
     """
     Return a model file whose height and width are free, and whose metadata say so; weights stay as they are.
 
-    :param size_hw: the size of the file; None: as it was.
+    :param spec: what the file says of itself. :param size_hw: the size of the file; None: as it was.
     :raises ModelError: the input is no image of fixed size, or a size is not of multiples of `step`.
     """
     try:
@@ -78,7 +76,6 @@ def free_sizes(content: bytes, step: int, path: Path, size_hw: tuple[int, int] |
     except ImportError as error:
         raise ModelError('changing a graph needs the Python package onnx (not installed)') from error
     model = onnx.load_model_from_string(content)
-    spec = OnnxDetector.from_bytes(content, path).spec
     if spec.input.size_step is not None or step < 1 or any(
             side % step for side in (*spec.input.hw, *(size_hw or ()))):
         wanted = '' if size_hw is None else f', {size_hw[1]}x{size_hw[0]}'

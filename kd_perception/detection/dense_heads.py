@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from kd_perception.detection.decoders.gfl import cell_counts, expected_distances, gfl_levels
+from kd_perception.detection.decoders.gfl import cell_counts, expected_distances, gfl_levels, strides_of
 from kd_perception.detection.decoders.values import sigmoid, to_px, to_xyxy
 from kd_perception.detection.decoders.yolo import yolox_places
 from kd_perception.models.spec import ModelSpec
@@ -46,7 +46,7 @@ def dense_strides(spec: ModelSpec, places: int | None = None) -> tuple[int, ...]
         return decoder.strides
     if decoder.type != 'yolo':
         return None
-    return next((each for each in STRIDES if sum(cell_counts(each, spec.input.hw)) == places), None)
+    return strides_of(places, spec.input.hw, STRIDES)
 
 
 def dense_levels(outputs: Sequence[np.ndarray], spec: ModelSpec) -> dict[int, DenseLevel]:

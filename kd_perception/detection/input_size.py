@@ -28,9 +28,21 @@ def parse_input_size(text: str) -> InputSize:
         return 'camera'
     if text == 'model':
         return 'model'
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise ValueError(f'input size: expected camera, model or WIDTHxHEIGHT, got {text!r}') from None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """
+    Read WIDTHxHEIGHT; return (height, width) px.
+
+    :raises ValueError: the text is something else.
+    """
     match = re.fullmatch(r'([1-9][0-9]{0,4})x([1-9][0-9]{0,4})', text)
     if match is None:
-        raise ValueError(f'input size: expected camera, model or WIDTHxHEIGHT, got {text!r}')
+        raise ValueError(f'expected WIDTHxHEIGHT, got {text!r}')
     return int(match[2]), int(match[1])
 
 

@@ -201,7 +201,7 @@ class OnnxDetector:
         size = self._size_for(image_bgr.shape[:2])
         outputs = self._infer(self._tensor(image_bgr, size)[1], size)
         self._check_shapes(outputs, size.spec)
-        return [_as_float32(output) for output in outputs]
+        return [as_float32(output) for output in outputs]
 
     def input_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) px that an image of this size is fitted into."""
@@ -247,7 +247,7 @@ class OnnxDetector:
             LEAST_RAW_SCORE, least_raw_score(score_threshold, curves, labels))
         least = raw if classes is None else classes.least_score(raw)
         try:
-            candidates = decode([_as_float32(output) for output in outputs], spec, least)
+            candidates = decode([as_float32(output) for output in outputs], spec, least)
         except ValueError as error:
             raise ModelError(f'{self.path or self.spec.name}: outputs cannot be decoded: {error}') from error
         if classes is not None:
@@ -286,5 +286,6 @@ def to_tensor(canvas_bgr: np.ndarray, spec: InputSpec) -> np.ndarray:
     return image[None] if spec.layout.startswith('N') else image
 
 
-def _as_float32(output: np.ndarray) -> np.ndarray:
+def as_float32(output: np.ndarray) -> np.ndarray:
+    """Return float16 values as float32, which decoders compute in; others as they are."""
     return output.astype(np.float32) if output.dtype == np.float16 else output

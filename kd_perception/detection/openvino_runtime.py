@@ -14,8 +14,6 @@ from kd_perception.detection.graph_ports import GraphPorts, Port
 from kd_perception.errors import ModelError
 from kd_perception.processes.cores import thread_count
 
-MAX_IR_BYTES = 1 << 30
-
 
 class OpenVinoSession:
     """A compiled model, called as onnxruntime's session is."""

@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.boxes.overlap import box_iou
+from kd_perception.boxes.overlap import class_iou, matched_columns
 
 _NEW_SHARE = 0.5        # of a velocity just measured, against the one before
 
@@ -94,15 +94,7 @@ class Tracks:
     def _match(self, boxes: np.ndarray, class_ids: np.ndarray, stamp_ns: int) -> np.ndarray:
         """Return the index of each box's track, (N,), -1 for none; the greatest overlaps first."""
         expected = self._boxes + self._speed * (stamp_ns - self._seen_ns)[:, None] / 1e9
-        iou = box_iou(boxes, expected)
-        iou[class_ids[:, None] != self._class_ids[None, :]] = 0
-        chosen = np.full(len(boxes), -1)
-        rows, columns = np.nonzero(iou >= self.settings.min_iou)
-        taken = np.zeros(len(self._ids), dtype=bool)
-        for i in np.argsort(-iou[rows, columns], kind='stable'):
-            if chosen[rows[i]] < 0 and not taken[columns[i]]:
-                chosen[rows[i]], taken[columns[i]] = columns[i], True
-        return chosen
+        return matched_columns(class_iou(boxes, class_ids, expected, self._class_ids), self.settings.min_iou)
 
     def _keep(self, index: np.ndarray) -> None:
         """Keep only the tracks of `index`, which this frame has missed, as long as they may be."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_perception.boxes.detections import Detections
-from kd_perception.boxes.overlap import box_iou
+from kd_perception.boxes.overlap import class_iou, matched_columns
 
 # Of a box that the teacher does not mention its score is below all that it gives.
 _UNSEEN_SCORE = 0.05
@@ -110,17 +110,12 @@ def apply(verdicts: Verdicts, published: Detections, student: Detections, min_io
 
 def _same(first: Detections, second: Detections) -> np.ndarray:
     """Return the IoU (N, M) of boxes of one class, 0 for others."""
-    iou = box_iou(first.boxes_xyxy, second.boxes_xyxy)
-    iou[first.class_ids[:, None] != second.class_ids[None, :]] = 0
-    return iou
+    return class_iou(first.boxes_xyxy, first.class_ids, second.boxes_xyxy, second.class_ids)
 
 
 def _partners(same: np.ndarray, min_iou: float) -> np.ndarray:
     """Return for each carried box (M,) the student's box that is it, -1: none; one each, best first."""
+    chosen = matched_columns(same, min_iou)
     partner = np.full(same.shape[1], -1)
-    rows, columns = np.nonzero(same >= min_iou)
-    taken = np.zeros(same.shape[0], dtype=bool)
-    for i in np.argsort(-same[rows, columns], kind='stable'):
-        if partner[columns[i]] < 0 and not taken[rows[i]]:
-            partner[columns[i]], taken[rows[i]] = rows[i], True
+    partner[chosen[chosen >= 0]] = np.flatnonzero(chosen >= 0)
     return partner

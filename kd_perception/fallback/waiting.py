@@ -75,10 +75,6 @@ class WaitingFrames:
                 return True
         return False
 
-    def forget(self, camera: str) -> None:
-        """Forget a camera's frame."""
-        self._frames.pop(camera, None)
-
     def _expire(self, now_ns: int) -> int:
         elapsed_ns = self._time.advance(now_ns)
         for frame in list(self._frames.values()):

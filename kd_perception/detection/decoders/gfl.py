@@ -62,6 +62,12 @@ def cell_counts(strides: Sequence[int], input_hw: tuple[int, int]) -> list[int]:
     return [(-(-input_hw[0] // stride)) * (-(-input_hw[1] // stride)) for stride in strides]
 
 
+def strides_of(places: int | None, input_hw: tuple[int, int], choices: Sequence[tuple[int, ...]]
+               ) -> tuple[int, ...] | None:
+    """Return the first of several sets of strides that makes so many cells; None where none does."""
+    return next((each for each in choices if sum(cell_counts(each, input_hw)) == places), None)
+
+
 def expected_distances(logits: np.ndarray, decoder: DecoderSpec) -> np.ndarray:
     """(4 * bins, N) logits -> (4, N) expected distances (left, top, right, bottom) in cells."""
     bins = decoder.reg_max + 1

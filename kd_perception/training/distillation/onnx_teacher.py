@@ -20,9 +20,10 @@ from torch import nn
 from kd_perception.detection.decode import output_shapes
 from kd_perception.detection.decoders.gfl import cell_counts
 from kd_perception.detection.dense_heads import dense_levels, DenseLevel
+from kd_perception.detection.graph_ports import check_inputs
 from kd_perception.detection.letterbox import Letterbox
 from kd_perception.detection.model_loading import is_ir
-from kd_perception.detection.onnx_detector import OnnxDetector, to_tensor
+from kd_perception.detection.onnx_detector import as_float32, OnnxDetector, to_tensor
 from kd_perception.detection.onnx_session import create_session, ExecutionOptions, session_ports
 from kd_perception.errors import TrainingError
 from kd_perception.models.model_bytes import read_model
@@ -53,8 +54,8 @@ class OnnxTeacher:
         self.problems: list[str] = []
         self.labels, self.image_hw = tuple(labels), image_hw
         self.spec, self._session, self._known = _open(detector, image_hw, _pair_names(settings))
-        self._input = next(port.name for port in session_ports(self._session).inputs
-                           if port.name not in self.spec.input.constants)
+        self._input, self._constants = check_inputs(
+            session_ports(self._session), self.spec.input, detector.path)
         self.classes = comparable_classes(self.spec, labels)
         self.settings = self._served(settings)
         self._maps = [name for name in taught_maps(dataclasses.replace(
@@ -101,21 +102,21 @@ class OnnxTeacher:
 
     def _one(self, pixels_bgr: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the teacher says of one image (H, W, 3) uint8."""
-        own = self.spec.input
-        letterbox = Letterbox.fit(pixels_bgr.shape[:2], own.hw, own.fit)
-        feeds = {self._input: to_tensor(letterbox.apply(pixels_bgr, own.pad_value), own)}
-        for port in session_ports(self._session).inputs:
-            if port.name in own.constants:
-                shape = (1,) * (len(port.shape) - 1) + (-1,) if port.shape else ()
-                feeds[port.name] = np.array(own.constants[port.name]).astype(port.dtype).reshape(shape)
-        names = [*output_shapes(self.spec), *self._maps]
-        values = [value.astype(np.float32) if value.dtype == np.float16 else value
-                  for value in self._session.run(names, feeds)]
+        values = self._values(pixels_bgr, self._maps)
         count = len(output_shapes(self.spec))
         found = {name: value[0] for name, value in zip(self._maps, values[count:])}
         if self.settings.needs_teacher_head:
             found.update(self._head(dense_levels(values[:count], self.spec)))
         return found
+
+    def _values(self, pixels_bgr: np.ndarray, maps: Sequence[str] = ()) -> list[np.ndarray]:
+        """Return the outputs, and the maps named, of one image (H, W, 3) uint8."""
+        own = self.spec.input
+        letterbox = Letterbox.fit(pixels_bgr.shape[:2], own.hw, own.fit)
+        tensor = to_tensor(letterbox.apply(pixels_bgr, own.pad_value), own)
+        values = self._session.run([*output_shapes(self.spec), *maps],
+                                   {self._input: tensor, **self._constants})
+        return [as_float32(value) for value in values]
 
     def _head(self, levels: Mapping[int, DenseLevel]) -> dict[str, np.ndarray]:
         chosen = [levels[_stride(name)] for _, name in self.settings.levels]
@@ -161,13 +162,10 @@ class OnnxTeacher:
         if not self.classes:
             return 'its head, which tells none of the classes apart without the rider rule'
         strides = [_stride(name) for _, name in settings.levels]
-        blank = np.full((*self.image_hw, 3), 114, np.uint8)
         own = self.spec.input
-        tensor = to_tensor(Letterbox.fit(blank.shape[:2], own.hw, own.fit).apply(blank), own)
         if own.constants:
             return 'its head, which takes other inputs than an image'
-        outputs = self._session.run([*output_shapes(self.spec)], {self._input: tensor})
-        levels = dense_levels(outputs, self.spec)
+        levels = dense_levels(self._values(np.full((*self.image_hw, 3), 114, np.uint8)), self.spec)
         if not levels:
             return f'its head ({self.spec.decoder.type}), which has not one place a cell'
         wanted = cell_counts([_stride(name) for name, _ in settings.levels], self.image_hw)
